@@ -1,0 +1,358 @@
+"""config.yaml -> Config. Unknown keys are refused with their line and a suggestion; nothing is read twice."""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+import yaml
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from dicom_node.errors import ConfigError
+
+# PS3.5 6.2: AE is at most 16 characters of the default repertoire, no backslash, not only spaces.
+AETitle = Annotated[str, StringConstraints(strip_whitespace=True, pattern=r"^[^\\\x00-\x1f\x7f-\uffff]{1,16}$")]
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$")]
+Port = Annotated[int, Field(ge=1, le=65535)]
+Seconds = Annotated[float, Field(ge=0, le=7 * 86400)]
+
+
+def _network(text: str) -> str:
+    ipaddress.ip_network(text, strict=False)
+    return text
+
+
+Network = Annotated[str, AfterValidator(_network)]
+
+Priority = Literal["stat", "high", "routine", "low"]
+StorageClassGroup = Literal["enhanced_ct", "images", "results", "other"]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
+
+
+class StorageConfig(_Section):
+    """Where files live. `min_free_gb`: below it nothing more is accepted (0xA700)."""
+
+    root: Path
+    min_free_gb: float = Field(default=5.0, ge=0)
+
+
+class DatabaseConfig(_Section):
+    """`url` null: SQLite under the storage root. PostgreSQL: postgresql+psycopg://user:password@host/name."""
+
+    url: str | None = None
+
+    @field_validator("url")
+    @classmethod
+    def _known_dialect(cls, url: str | None) -> str | None:
+        if url is not None and not url.startswith(("sqlite:///", "postgresql+psycopg://")):
+            raise ValueError("must start with sqlite:/// or postgresql+psycopg://")
+        return url
+
+
+class ReceiveConfig(_Section):
+    """The Storage SCP. `also_accept`: groups of storage classes beside CT Image Storage."""
+
+    ae_title: AETitle = "DICOMNODE"
+    host: str = "0.0.0.0"  # noqa: S104  a node on a hospital network listens on all its interfaces
+    port: Annotated[int, Field(ge=0, le=65535)] = 11112
+    max_pdu_bytes: int = Field(default=131072, ge=4096, le=16 * 1024 * 1024)
+    max_associations: int = Field(default=20, ge=1, le=500)
+    idle_timeout_s: Seconds = 60.0
+    unknown_peers: Literal["refuse", "accept"] = "refuse"
+    also_accept: tuple[StorageClassGroup, ...] = ("enhanced_ct", "images")
+
+
+class AssembleConfig(_Section):
+    """When a series counts as complete. A peer's own `quiet_time_s` wins over this one."""
+
+    quiet_time_s: Seconds = 20.0
+    longest_wait_s: Seconds = 3600.0
+
+
+class GateConfig(_Section):
+    """Which geometry a model may see. A series outside is reported, never analysed."""
+
+    min_slices: int = Field(default=20, ge=2)
+    min_length_mm: float = Field(default=100.0, ge=0)
+    max_slice_spacing_mm: float = Field(default=3.0, gt=0)
+    max_slice_thickness_mm: float = Field(default=3.5, gt=0)
+    max_instances: int = Field(default=5000, ge=2)
+    lossy: Literal["refuse", "accept"] = "refuse"
+
+
+class PeerConfig(_Section):
+    """A DICOM application beside us: it may send to us, and results can be sent to it.
+
+    `from`: addresses it may call from (single or CIDR); empty means its `host` alone.
+    """
+
+    ae_title: AETitle
+    host: str = Field(min_length=1)
+    port: Port | None = None
+    may_send: bool = False
+    calls_from: tuple[Network, ...] = Field(default=(), alias="from")
+    quiet_time_s: Seconds | None = None
+    called_as: AETitle | None = None
+    max_pdu_bytes: int = Field(default=131072, ge=4096, le=16 * 1024 * 1024)
+    connect_timeout_s: Seconds = 10.0
+    response_timeout_s: Seconds = 30.0
+
+
+class ModelConfig(_Section):
+    """A model bundle's folder, or `builtin:NAME` for one that ships with the package."""
+
+    bundle: str = Field(min_length=1)
+
+
+class Condition(_Section):
+    """What one attribute must be. Every key given must hold."""
+
+    equals: str | float | None = None
+    any_of: tuple[str | float, ...] | None = Field(default=None, alias="in")
+    regex: str | None = None
+    min: float | None = None
+    max: float | None = None
+    present: bool | None = None
+
+    @field_validator("regex")
+    @classmethod
+    def _compiles(cls, pattern: str | None) -> str | None:
+        if pattern is not None:
+            try:
+                re.compile(pattern)
+            except re.error as err:
+                raise ValueError(f"is no regular expression: {err}") from err
+        return pattern
+
+    @model_validator(mode="after")
+    def _not_empty(self) -> Condition:
+        if all(getattr(self, name) is None for name in type(self).model_fields):
+            raise ValueError("needs at least one of: equals, in, regex, min, max, present")
+        return self
+
+
+class RouteConfig(_Section):
+    """One rule. The first rule whose conditions all hold decides; `when` empty matches every series."""
+
+    name: Name
+    when: dict[str, Condition] = Field(default_factory=dict)
+    model: Name
+    destinations: tuple[Name, ...] = ()
+    priority: Priority = "routine"
+    report_rejected: bool = True
+
+    @field_validator("when")
+    @classmethod
+    def _known_attributes(cls, when: dict[str, Condition]) -> dict[str, Condition]:
+        from pydicom.datadict import tag_for_keyword
+
+        for keyword in when:
+            if keyword not in NODE_ATTRIBUTES and tag_for_keyword(keyword) is None:
+                raise ValueError(f"{keyword!r} is no DICOM keyword" + _did_you_mean(keyword, _keywords()))
+        return when
+
+
+# What a rule may ask beside DICOM attributes: facts of how the series came and of its checked geometry.
+NODE_ATTRIBUTES = frozenset({"SourceAETitle", "SliceCount", "SliceSpacing"})
+
+
+class WorkConfig(_Section):
+    """The analysing process. `drain_s`: how long a running analysis may go on after SIGTERM."""
+
+    device: str = Field(default="cpu", pattern=r"^(cpu|cuda:\d+)$")
+    drain_s: Seconds = 60.0
+    longest_analysis_s: Seconds = 3600.0
+
+
+class DeliverConfig(_Section):
+    """Waits between attempts double from the first to the longest; after `give_up_after_h` an object is parked."""
+
+    first_wait_s: float = Field(default=5.0, gt=0)
+    longest_wait_s: float = Field(default=600.0, gt=0)
+    give_up_after_h: float = Field(default=72.0, gt=0)
+
+
+class LogConfig(_Section):
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["text", "json"] = "text"
+
+
+class Config(_Section):
+    """All settings of a node. Valid when built: names that rules use exist."""
+
+    storage: StorageConfig
+    database: DatabaseConfig = DatabaseConfig()
+    receive: ReceiveConfig = ReceiveConfig()
+    assemble: AssembleConfig = AssembleConfig()
+    gate: GateConfig = GateConfig()
+    peers: dict[Name, PeerConfig] = Field(default_factory=dict)
+    models: dict[Name, ModelConfig] = Field(default_factory=dict)
+    routes: tuple[RouteConfig, ...] = ()
+    work: WorkConfig = WorkConfig()
+    deliver: DeliverConfig = DeliverConfig()
+    log: LogConfig = LogConfig()
+
+    @model_validator(mode="after")
+    def _names_exist(self) -> Config:
+        seen: set[str] = set()
+        for route in self.routes:
+            if route.name in seen:
+                raise ValueError(f"two routes are named {route.name!r}")
+            seen.add(route.name)
+            if route.model not in self.models:
+                raise ValueError(
+                    f"route {route.name!r} names model {route.model!r}, which models: does not define"
+                    + _did_you_mean(route.model, self.models)
+                )
+            for destination in route.destinations:
+                if destination not in self.peers:
+                    raise ValueError(
+                        f"route {route.name!r} names destination {destination!r}, which peers: does not define"
+                        + _did_you_mean(destination, self.peers)
+                    )
+                if self.peers[destination].port is None:
+                    raise ValueError(f"peer {destination!r} is a destination and needs a port")
+        return self
+
+    def database_url(self) -> str:
+        return self.database.url or f"sqlite:///{(self.storage.root / 'node.sqlite').absolute()}"
+
+    def quiet_time_s(self, source_ae: str) -> float:
+        """The quiet time of whoever sent the series."""
+        for peer in self.peers.values():
+            if peer.ae_title == source_ae and peer.quiet_time_s is not None:
+                return peer.quiet_time_s
+        return self.assemble.quiet_time_s
+
+    def route(self, name: str) -> RouteConfig:
+        for route in self.routes:
+            if route.name == name:
+                return route
+        raise ConfigError(f"no route is named {name!r} any more: bring it back in config.yaml, then retry")
+
+
+def load_config(path: Path) -> Config:
+    """Read and check `path`. Raises ConfigError with one line an error: file:line: key: what, and the mend."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as err:
+        raise ConfigError(f"{path}: no such file; copy config.yaml of the project and edit it") from err
+    except (OSError, UnicodeDecodeError) as err:
+        raise ConfigError(f"{path}: cannot be read as text: {err}") from err
+    return parse_config(text, str(path))
+
+
+def parse_config(text: str, source: str) -> Config:
+    """`text` as YAML -> Config; `source` is how errors name it."""
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as err:
+        mark = getattr(err, "problem_mark", None)
+        line = mark.line + 1 if mark is not None else 1
+        raise ConfigError(f"{source}:{line}: is no YAML: {getattr(err, 'problem', err)}") from err
+    if not isinstance(data, dict):
+        raise ConfigError(f"{source}:1: is empty or no mapping; it needs at least storage: {{root: FOLDER}}")
+    lines = dict(_lines(node, ()))
+    doubled = _doubled_keys(node)
+    if doubled:
+        raise ConfigError("\n".join(f"{source}:{line}: {key}: is given twice" for key, line in doubled))
+    try:
+        return Config.model_validate(data)
+    except ValidationError as err:
+        raise ConfigError("\n".join(_explain(err, lines, source))) from err
+
+
+def _lines(node: yaml.Node | None, path: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], int]]:
+    """Every key path of a YAML document with its line number, from 1."""
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            here = (*path, key.value)
+            yield here, key.start_mark.line + 1
+            yield from _lines(value, here)
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            yield (*path, index), value.start_mark.line + 1
+            yield from _lines(value, (*path, index))
+
+
+def _doubled_keys(node: yaml.Node | None) -> list[tuple[str, int]]:
+    """YAML lets the last of two equal keys win in silence; a node's settings must not."""
+    found: list[tuple[str, int]] = []
+    if isinstance(node, yaml.MappingNode):
+        seen: set[str] = set()
+        for key, value in node.value:
+            if key.value in seen:
+                found.append((str(key.value), key.start_mark.line + 1))
+            seen.add(key.value)
+            found += _doubled_keys(value)
+    elif isinstance(node, yaml.SequenceNode):
+        for value in node.value:
+            found += _doubled_keys(value)
+    return found
+
+
+def _explain(err: ValidationError, lines: dict[tuple[str | int, ...], int], source: str) -> Iterator[str]:
+    for problem in err.errors():
+        loc = problem["loc"]
+        line = next((lines[loc[:n]] for n in range(len(loc), 0, -1) if loc[:n] in lines), 1)
+        key = ".".join(str(part) for part in loc) or "config"
+        if problem["type"] == "extra_forbidden":
+            what = "unknown key" + _did_you_mean(str(loc[-1]), _known_keys(loc[:-1]))
+        elif problem["type"] == "missing":
+            what = "is missing"
+        else:
+            # The value is not echoed: it may be a database password.
+            what = problem["msg"].removeprefix("Value error, ")
+        yield f"{source}:{line}: {key}: {what}"
+
+
+def _known_keys(loc: tuple[str | int, ...]) -> list[str]:
+    """The keys allowed at `loc`, found by walking the models as the document was walked."""
+    annotation: Any = Config
+    for part in loc:
+        annotation = _inside(annotation, part)
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [field.alias or name for name, field in annotation.model_fields.items()]
+    return []
+
+
+def _inside(annotation: Any, part: str | int) -> Any:
+    """The type of element `part` of something of type `annotation`: a field, a dict's value, a tuple's item."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        fields = annotation.model_fields
+        return next((f.annotation for n, f in fields.items() if part in (n, f.alias)), None)
+    arguments = get_args(annotation)
+    if get_origin(annotation) is dict:
+        return arguments[1]
+    return arguments[0] if arguments else None
+
+
+def _did_you_mean(word: str, known: Any) -> str:
+    known = sorted(known)
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    return f"; known: {', '.join(known)}" if 0 < len(known) <= 30 else ""
+
+
+def _keywords() -> list[str]:
+    from pydicom._dicom_dict import DicomDictionary
+
+    return [entry[4] for entry in DicomDictionary.values() if entry[4]]

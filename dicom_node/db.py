@@ -1,0 +1,477 @@
+"""Rows: every state change of ours, each one statement that names the old state it expects.
+
+No row changed means that somebody else owns the row: StaleState. Everything here may be done twice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+from dicom_node import schema
+from dicom_node.errors import ConfigError, StaleState
+from dicom_node.locks import exclusive
+
+Row = sa.RowMapping
+Arrival = Literal["new", "same", "replaced"]
+
+FINISHED = ("complete", "rejected", "failed", "parked", "cancelled")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReceivedInstance:
+    """A durable file and what its header says. `path` is relative to the storage root."""
+
+    sop_instance_uid: str
+    sop_class_uid: str
+    transfer_syntax_uid: str
+    study_uid: str
+    series_uid: str
+    path: str
+    sha256: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResultObject:
+    """A durable result file. `path` is relative to the storage root; kind is "seg" or "sr"."""
+
+    sop_instance_uid: str
+    sop_class_uid: str
+    kind: str
+    path: str
+    sha256: str
+    size_bytes: int
+
+
+class Database:
+    """One database, SQLite or PostgreSQL, by its SQLAlchemy URL. Safe to share between threads."""
+
+    def __init__(self, url: str, *, now: Callable[[], float] = time.time) -> None:
+        self.url = url
+        self._now = now
+        self.engine = _engine(url)
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+    @contextlib.contextmanager
+    def _begin(self) -> Iterator[sa.Connection]:
+        with self.engine.begin() as connection:
+            yield connection
+
+    def _insert(self, table: sa.Table) -> Any:
+        module = sqlite if self.engine.dialect.name == "sqlite" else postgresql
+        return module.insert(table)
+
+    def migrate(self) -> None:
+        """Bring the schema to this version's. Several processes may call it at once."""
+        from alembic import command
+        from alembic.config import Config as AlembicConfig
+
+        settings = AlembicConfig()
+        settings.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+        with exclusive(self.url, "migrate"), self.engine.begin() as connection:
+            settings.attributes["connection"] = connection
+            command.upgrade(settings, "head")
+
+    def check(self) -> str:
+        """Answer of the database to a query. Raises ConfigError with what to do."""
+        try:
+            with self.engine.connect() as connection:
+                connection.execute(sa.select(sa.literal(1)))
+                version = connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar()
+        except sa.exc.SQLAlchemyError as err:
+            raise ConfigError(f"the database does not answer: {type(err).__name__}; is it running?") from err
+        return f"{self.engine.dialect.name}, schema {version}"
+
+    # -- instances ---------------------------------------------------------------------------------
+
+    def record_instance(self, new: ReceivedInstance, *, source_ae: str, source_ip: str) -> Arrival:
+        """The row of a durable file, committed on return. A known instance with equal bytes changes nothing."""
+        now = self._now()
+        with self._begin() as connection:
+            known = connection.execute(
+                sa.select(schema.instance.c.sha256, schema.instance.c.series_uid).where(
+                    schema.instance.c.sop_instance_uid == new.sop_instance_uid
+                )
+            ).one_or_none()
+            if known is not None and tuple(known) == (new.sha256, new.series_uid):
+                return "same"
+            values = {
+                **{name: getattr(new, name) for name in new.__dataclass_fields__},
+                "received_at": now,
+            }
+            insert = self._insert(schema.instance).values(values)
+            connection.execute(insert.on_conflict_do_update(index_elements=["sop_instance_uid"], set_=values))
+            self._touch_series(connection, new, source_ae, source_ip, now)
+            if known is not None:
+                self._event(connection, "instance replaced", series_uid=new.series_uid)
+        return "new" if known is None else "replaced"
+
+    def _touch_series(
+        self, connection: sa.Connection, new: ReceivedInstance, source_ae: str, source_ip: str, now: float
+    ) -> None:
+        insert = self._insert(schema.series).values(
+            series_uid=new.series_uid,
+            study_uid=new.study_uid,
+            source_ae=source_ae,
+            source_ip=source_ip,
+            first_at=now,
+            last_at=now,
+            released=False,
+        )
+        connection.execute(
+            insert.on_conflict_do_update(
+                index_elements=["series_uid"],
+                set_={"last_at": now, "released": False, "source_ae": source_ae, "source_ip": source_ip},
+            )
+        )
+
+    def instance(self, sop_instance_uid: str) -> Row | None:
+        return self._one(sa.select(schema.instance).where(schema.instance.c.sop_instance_uid == sop_instance_uid))
+
+    def instances(self, series_uid: str) -> list[Row]:
+        """The rows of one series by SOP Instance UID."""
+        return self._all(
+            sa.select(schema.instance)
+            .where(schema.instance.c.series_uid == series_uid)
+            .order_by(schema.instance.c.sop_instance_uid)
+        )
+
+    def association_released(self, series_uids: Sequence[str]) -> None:
+        """The Association that brought these series ended in order: evidence of completeness."""
+        with self._begin() as connection:
+            connection.execute(
+                sa.update(schema.series).where(schema.series.c.series_uid.in_(series_uids)).values(released=True)
+            )
+
+    def series(self, series_uid: str) -> Row | None:
+        return self._one(sa.select(schema.series).where(schema.series.c.series_uid == series_uid))
+
+    def series_assembled(self, series_uid: str, manifest_sha256: str) -> None:
+        with self._begin() as connection:
+            connection.execute(
+                sa.update(schema.series)
+                .where(schema.series.c.series_uid == series_uid)
+                .values(assembled_sha256=manifest_sha256, assembled_at=self._now())
+            )
+
+    def series_to_assemble(self) -> list[Row]:
+        """Series that grew since assemble last saw them: what a crash may have left unannounced."""
+        s = schema.series
+        return self._all(
+            sa.select(s)
+            .where(sa.or_(s.c.assembled_at.is_(None), s.c.last_at > s.c.assembled_at))
+            .order_by(s.c.first_at)
+        )
+
+    # -- jobs --------------------------------------------------------------------------------------
+
+    def create_job(self, job_id: str, *, state: Literal["queued", "rejected"], **values: Any) -> bool:
+        """Insert the job unless it exists. True when this call made it."""
+        now = self._now()
+        row = {
+            "progress": 0.0,
+            "timings_s": {},
+            "created_at": now,
+            "finished_at": now if state == "rejected" else None,
+            **values,
+        }
+        with self._begin() as connection:
+            done = connection.execute(
+                self._insert(schema.job)
+                .values(job_id=job_id, state=state, **row)
+                .on_conflict_do_nothing(index_elements=["job_id"])
+            )
+            if done.rowcount:
+                details = {k: values[k] for k in ("reason", "route", "priority") if values.get(k)}
+                self._event(connection, f"job {state}", job_id=job_id, series_uid=values["series_uid"], **details)
+        return bool(done.rowcount)
+
+    def start_job(self, job_id: str, executor: str) -> None:
+        """queued -> running, or running -> running when the executor before us died."""
+        self._move_job(
+            job_id, ("queued", "running"), "running", executor=executor, started_at=self._now(), progress=0.0
+        )
+
+    def job_progress(self, job_id: str, executor: str, progress: float) -> bool:
+        """False when the job is no longer ours to run: cancelled, or taken over."""
+        j = schema.job.c
+        with self._begin() as connection:
+            done = connection.execute(
+                sa.update(schema.job)
+                .where(j.job_id == job_id, j.state == "running", j.executor == executor)
+                .values(progress=progress)
+            )
+        return bool(done.rowcount)
+
+    def fail_job(self, job_id: str, text: str) -> None:
+        self._move_job(
+            job_id,
+            ("queued", "running"),
+            "failed",
+            reason="FAILED",
+            reason_text=text,
+            finished_at=self._now(),
+        )
+
+    def park_job(self, job_id: str, text: str) -> bool:
+        """A poison job: its workers died too often. False when it has ended otherwise."""
+        with contextlib.suppress(StaleState):
+            self._move_job(
+                job_id,
+                ("queued", "running"),
+                "parked",
+                reason="PARKED",
+                reason_text=text,
+                finished_at=self._now(),
+            )
+            return True
+        return False
+
+    def cancel_job(self, job_id: str) -> None:
+        """Also takes its unsent objects out of the ledger's queue."""
+        self._move_job(job_id, ("queued", "running", "failed", "parked"), "cancelled", finished_at=self._now())
+
+    def requeue_job(self, job_id: str) -> None:
+        self._move_job(
+            job_id,
+            ("failed", "parked", "cancelled"),
+            "queued",
+            reason=None,
+            reason_text=None,
+            executor=None,
+            progress=0.0,
+            finished_at=None,
+        )
+
+    def finish_job(
+        self,
+        job_id: str,
+        *,
+        state: Literal["complete", "rejected"],
+        objects: Sequence[ResultObject],
+        destinations: Sequence[str],
+        findings: Sequence[Mapping[str, Any]] = (),
+        timings_s: Mapping[str, float] | None = None,
+        model: Mapping[str, Any] | None = None,
+        reason: str | None = None,
+        reason_text: str | None = None,
+    ) -> None:
+        """Results, findings, ledger rows and the job's end in one transaction. Repeated by a recovered worker.
+
+        A job that was rejected already only gains its report.
+        """
+        now = self._now()
+        values: dict[str, Any] = {
+            "progress": 1.0,
+            "finished_at": now,
+            "reason": reason,
+            "reason_text": reason_text,
+        }
+        if timings_s is not None:
+            values["timings_s"] = dict(timings_s)
+        if model is not None:
+            values["model"] = dict(model)
+        with self._begin() as connection:
+            expected = ("running", "complete") if state == "complete" else ("running", "rejected")
+            self._move(connection, job_id, expected, state, **values)
+            self._record_results(connection, job_id, objects, destinations, findings, now)
+
+    def _record_results(
+        self,
+        connection: sa.Connection,
+        job_id: str,
+        objects: Sequence[ResultObject],
+        destinations: Sequence[str],
+        findings: Sequence[Mapping[str, Any]],
+        now: float,
+    ) -> None:
+        for number, found in enumerate(findings, start=1):
+            insert = self._insert(schema.finding).values(job_id=job_id, number=number, values=dict(found))
+            connection.execute(insert.on_conflict_do_nothing())
+        for made in objects:
+            row = {name: getattr(made, name) for name in made.__dataclass_fields__}
+            connection.execute(self._insert(schema.result).values(job_id=job_id, **row).on_conflict_do_nothing())
+            for destination in destinations:
+                insert = self._insert(schema.delivery).values(
+                    sop_instance_uid=made.sop_instance_uid,
+                    destination=destination,
+                    job_id=job_id,
+                    state="waiting",
+                    attempts=0,
+                    created_at=now,
+                    changed_at=now,
+                )
+                connection.execute(insert.on_conflict_do_nothing())
+
+    def _move_job(self, job_id: str, expected: Sequence[str], state: str, **values: Any) -> None:
+        with self._begin() as connection:
+            self._move(connection, job_id, expected, state, **values)
+
+    def _move(self, connection: sa.Connection, job_id: str, expected: Sequence[str], state: str, **values: Any) -> None:
+        j = schema.job.c
+        done = connection.execute(
+            sa.update(schema.job).where(j.job_id == job_id, j.state.in_(expected)).values(state=state, **values)
+        )
+        if not done.rowcount:
+            raise StaleState(f"job {job_id} is not {' or '.join(expected)}, so it cannot become {state}")
+        details = {k: values[k] for k in ("reason", "executor") if values.get(k)}
+        self._event(connection, f"job {state}", job_id=job_id, **details)
+
+    def job(self, job_id: str) -> Row | None:
+        return self._one(sa.select(schema.job).where(schema.job.c.job_id == job_id))
+
+    def jobs(self, *, state: str | None = None, series_uid: str | None = None, limit: int = 100) -> list[Row]:
+        """Newest first."""
+        query = sa.select(schema.job).order_by(schema.job.c.created_at.desc()).limit(limit)
+        if state is not None:
+            query = query.where(schema.job.c.state == state)
+        if series_uid is not None:
+            query = query.where(schema.job.c.series_uid == series_uid)
+        return self._all(query)
+
+    def findings(self, job_id: str) -> list[dict[str, Any]]:
+        rows = self._all(
+            sa.select(schema.finding).where(schema.finding.c.job_id == job_id).order_by(schema.finding.c.number)
+        )
+        return [dict(row["values"]) for row in rows]
+
+    def results(self, job_id: str) -> list[Row]:
+        return self._all(
+            sa.select(schema.result).where(schema.result.c.job_id == job_id).order_by(schema.result.c.kind)
+        )
+
+    # -- the ledger --------------------------------------------------------------------------------
+
+    def deliveries(self, job_id: str, destination: str | None = None) -> list[Row]:
+        """Ledger rows with what is needed to send them, in the order of sending: SEG before the SR that cites it."""
+        query = (
+            sa.select(schema.delivery, schema.result.c.path, schema.result.c.kind, schema.result.c.sop_class_uid)
+            .join(schema.result, schema.result.c.sop_instance_uid == schema.delivery.c.sop_instance_uid)
+            .where(schema.delivery.c.job_id == job_id)
+            .order_by(schema.delivery.c.destination, schema.result.c.kind)
+        )
+        if destination is not None:
+            query = query.where(schema.delivery.c.destination == destination)
+        return self._all(query)
+
+    def move_delivery(
+        self,
+        sop_instance_uid: str,
+        destination: str,
+        expected: Sequence[str],
+        state: str,
+        *,
+        status: int | None = None,
+        message: str | None = None,
+        attempt: bool = False,
+    ) -> None:
+        d = schema.delivery.c
+        values: dict[str, Any] = {"state": state, "changed_at": self._now()}
+        values |= {"attempts": d.attempts + 1} if attempt else {"status": status, "message": message}
+        with self._begin() as connection:
+            done = connection.execute(
+                sa.update(schema.delivery)
+                .where(
+                    d.sop_instance_uid == sop_instance_uid,
+                    d.destination == destination,
+                    d.state.in_(expected),
+                )
+                .values(**values)
+            )
+            if not done.rowcount:
+                raise StaleState(f"object {sop_instance_uid} for {destination} is not {' or '.join(expected)}")
+
+    def delivery_event(self, job_id: str, action: str, **details: Any) -> None:
+        with self._begin() as connection:
+            self._event(connection, action, job_id=job_id, **details)
+
+    def retry_deliveries(self, job_id: str) -> list[str]:
+        """parked or cancelled -> waiting. The destinations that have something to send again."""
+        d = schema.delivery.c
+        now = self._now()
+        with self._begin() as connection:
+            rows = connection.execute(
+                sa.update(schema.delivery)
+                .where(d.job_id == job_id, d.state.in_(("parked", "cancelled")))
+                # A fresh start of the clock that parks what waited too long.
+                .values(state="waiting", changed_at=now, created_at=now)
+                .returning(d.destination)
+            ).all()
+        return sorted({row[0] for row in rows})
+
+    def cancel_deliveries(self, job_id: str) -> int:
+        """waiting, unknown or parked -> cancelled. What is on the wire just now is not touched."""
+        d = schema.delivery.c
+        with self._begin() as connection:
+            done = connection.execute(
+                sa.update(schema.delivery)
+                .where(d.job_id == job_id, d.state.in_(("waiting", "unknown", "parked")))
+                .values(state="cancelled", changed_at=self._now())
+            )
+        return int(done.rowcount)
+
+    # -- events ------------------------------------------------------------------------------------
+
+    def events(self, job_id: str) -> list[Row]:
+        return self._all(
+            sa.select(schema.event).where(schema.event.c.job_id == job_id).order_by(schema.event.c.event_id)
+        )
+
+    def _event(
+        self,
+        connection: sa.Connection,
+        action: str,
+        *,
+        job_id: str | None = None,
+        series_uid: str | None = None,
+        **details: Any,
+    ) -> None:
+        connection.execute(
+            sa.insert(schema.event).values(
+                at=self._now(), action=action, job_id=job_id, series_uid=series_uid, details=details
+            )
+        )
+
+    def _one(self, query: sa.Select[Any]) -> Row | None:
+        rows = self._all(query)
+        return rows[0] if rows else None
+
+    def _all(self, query: sa.Select[Any]) -> list[Row]:
+        with self.engine.connect().execution_options(read_only=True) as connection:
+            return list(connection.execute(query).mappings())
+
+
+def _engine(url: str) -> sa.Engine:
+    if not url.startswith("sqlite"):
+        return sa.create_engine(url, pool_pre_ping=True)
+    engine = sa.create_engine(url, connect_args={"timeout": 60})
+
+    @sa.event.listens_for(engine, "connect")
+    def _settings(connection: Any, _record: Any) -> None:
+        cursor = connection.cursor()
+        # Lets readers go on beside the one writer; a property of the file, so only the first one changes it.
+        cursor.execute("PRAGMA journal_mode=WAL")
+        # FULL: a commit is on the disk when it returns. NORMAL would lose acknowledged rows in a power cut.
+        cursor.execute("PRAGMA synchronous=FULL")
+        cursor.execute("PRAGMA foreign_keys=ON")
+        cursor.close()
+        # We begin transactions ourselves: the driver would begin them as readers, and a reader that turns
+        # writer while another writes fails at once instead of waiting its turn.
+        connection.isolation_level = None
+
+    @sa.event.listens_for(engine, "begin")
+    def _begin(connection: sa.Connection) -> None:
+        reads = connection.get_execution_options().get("read_only", False)
+        connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
+
+    return engine

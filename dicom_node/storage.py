@@ -1,0 +1,157 @@
+"""Bytes -> durable file. Nothing is visible under its final name before it is safe on the disk."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from dicom_node.errors import InvalidUID, OutOfSpace, StorageError
+
+# PS3.5 9.1: components of digits joined by dots, no leading zero in a component, at most 64 characters.
+_UID = re.compile(r"(0|[1-9][0-9]*)(\.(0|[1-9][0-9]*))+")
+_TEMPORARY = ".part"
+
+
+def checked_uid(uid: object, name: str) -> str:
+    """`uid` as text, safe as a file name. Raises InvalidUID, whose text never repeats a hostile value."""
+    text = str(uid or "")
+    if len(text) > 64 or not _UID.fullmatch(text):
+        what = "is empty" if not text else f"is no valid UID ({len(text)} characters)"
+        raise InvalidUID(f"{name} {what}")
+    return text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredFile:
+    """A durable file. `path` is relative to the storage root."""
+
+    path: str
+    sha256: str
+    size_bytes: int
+
+
+class Storage:
+    """The storage root: incoming/<study>/<series>/<sop>.dcm and results/<job>/<name>."""
+
+    def __init__(self, root: Path, *, min_free_gb: float = 0.0) -> None:
+        self.root = root.absolute()
+        self._min_free_bytes = int(min_free_gb * 1e9)
+        try:
+            for folder in ("incoming", "results"):
+                (self.root / folder).mkdir(parents=True, exist_ok=True, mode=0o750)
+        except OSError as err:
+            raise StorageError(f"storage.root cannot be written to: {err.strerror}") from err
+
+    def path(self, relative: str) -> Path:
+        return self.root / relative
+
+    def free_bytes(self) -> int:
+        return shutil.disk_usage(self.root).free
+
+    def check_space(self, incoming_bytes: int = 0) -> None:
+        """Raises OutOfSpace when fewer bytes than the watermark would be left."""
+        free = self.free_bytes()
+        if free - incoming_bytes < self._min_free_bytes:
+            raise OutOfSpace(
+                f"{free / 1e9:.1f} GB free, storage.min_free_gb is {self._min_free_bytes / 1e9:.1f}: free some space"
+            )
+
+    def write_instance(self, study_uid: str, series_uid: str, sop_instance_uid: str, *parts: bytes) -> StoredFile:
+        """The received file, durable on return; one that is there already with equal bytes is left alone."""
+        folder = f"incoming/{checked_uid(study_uid, 'StudyInstanceUID')}/{checked_uid(series_uid, 'SeriesInstanceUID')}"
+        return self._write(f"{folder}/{checked_uid(sop_instance_uid, 'SOPInstanceUID')}.dcm", *parts)
+
+    def write_result(self, job_id: str, name: str, data: bytes) -> StoredFile:
+        """A result file of a job. The same bytes again change nothing."""
+        series_uid, _, digest = job_id.partition("-")
+        checked_uid(series_uid, "job id")
+        if not digest.isalnum() or not re.fullmatch(r"[a-z0-9_]+\.[a-z0-9]+", name):
+            raise StorageError("not a job id or a result's name")
+        return self._write(f"results/{job_id}/{name}", data)
+
+    def _write(self, relative: str, *parts: bytes) -> StoredFile:
+        size = sum(len(part) for part in parts)
+        self.check_space(size)
+        digest = hashlib.sha256()
+        for part in parts:
+            digest.update(part)
+        stored = StoredFile(path=relative, sha256=digest.hexdigest(), size_bytes=size)
+        final = self.root / relative
+        try:
+            if _same_file(final, stored):
+                return stored
+            _make_durable_folder(final.parent, self.root)
+            _replace(final, parts)
+        except OSError as err:
+            if err.errno in (28, 122):  # ENOSPC, EDQUOT
+                raise OutOfSpace("the disk is full: free some space under storage.root") from err
+            raise StorageError(f"a file could not be made durable: {err.strerror}") from err
+        return stored
+
+    def sweep(self) -> int:
+        """Remove temporary files that a crash left behind. For the receiver alone, before it accepts anything."""
+        removed = 0
+        for path in (self.root / "incoming").rglob(f"*{_TEMPORARY}"):
+            with contextlib.suppress(FileNotFoundError):
+                path.unlink()
+                removed += 1
+        return removed
+
+    def incoming_files(self) -> Iterator[str]:
+        """Relative paths of all received files."""
+        for path in sorted((self.root / "incoming").rglob("*.dcm")):
+            yield str(path.relative_to(self.root))
+
+
+def _same_file(final: Path, stored: StoredFile) -> bool:
+    try:
+        if final.stat().st_size != stored.size_bytes:
+            return False
+        with final.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() == stored.sha256
+    except FileNotFoundError:
+        return False
+
+
+def _make_durable_folder(folder: Path, root: Path) -> None:
+    """Make `folder`; each new one's entry in its parent is flushed too, else a power cut could lose the branch."""
+    missing = []
+    while folder != root and not folder.is_dir():
+        missing.append(folder)
+        folder = folder.parent
+    for new in reversed(missing):
+        new.mkdir(exist_ok=True, mode=0o750)
+        _sync_folder(new.parent)
+
+
+def _replace(final: Path, parts: tuple[bytes, ...]) -> None:
+    # Two Associations may bring the same instance at once: each has a temporary name of its own.
+    temporary = final.with_name(f".{uuid.uuid4().hex}{_TEMPORARY}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
+    try:
+        with os.fdopen(descriptor, "wb", buffering=0) as file:
+            for part in parts:
+                view = memoryview(part)
+                while view:
+                    view = view[file.write(view) :]
+            os.fsync(file.fileno())
+        temporary.replace(final)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync_folder(final.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
