@@ -1,0 +1,97 @@
+"""Fixtures for all tests: shared data, a node's settings in a temporary folder, real peers."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dicom_node.config import Config
+from tests import peers
+
+_REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real imaging data, which does not travel with the repository."""
+    folder = Path(os.environ.get("DICOM_NODE_SHARED") or _REPOSITORY.parent / "shared" / "data")
+    if not folder.is_dir():
+        pytest.skip("no shared data here: set DICOM_NODE_SHARED to its folder")
+    return folder
+
+
+@pytest.fixture
+def node_config(tmp_path: Path) -> Callable[..., Config]:
+    """`node_config(receive={"max_associations": 1})`: a Config in tmp_path, loopback, port 0, any peer accepted."""
+
+    def build(**sections: Any) -> Config:
+        base: dict[str, Any] = {
+            "storage": {"root": str(tmp_path / "node"), "min_free_gb": 0},
+            "receive": {"host": "127.0.0.1", "port": 0, "unknown_peers": "accept", "idle_timeout_s": 10},
+            "assemble": {"quiet_time_s": 0.5},
+        }
+        return Config.model_validate(_merged(base, sections))
+
+    return build
+
+
+def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    both = {
+        key: _merged(base[key], over[key])
+        for key in base.keys() & over.keys()
+        if isinstance(base[key], Mapping) and isinstance(over[key], Mapping)
+    }
+    return {**base, **over, **both}
+
+
+@pytest.fixture
+def no_leaked_threads() -> Iterator[None]:
+    """Threads that a test started end with it."""
+    before = set(threading.enumerate())
+    yield
+    deadline = time.monotonic() + 5
+    for thread in set(threading.enumerate()) - before:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    left = [thread.name for thread in set(threading.enumerate()) - before]
+    assert not left, f"threads outlived the test: {left}"
+
+
+@pytest.fixture(scope="session")
+def orthanc_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[peers.Orthanc]:
+    if shutil.which("Orthanc") is None and not Path("/usr/sbin/Orthanc").exists():
+        pytest.skip("no Orthanc here: tests/peers.sh installs it")
+    with peers.run_orthanc(tmp_path_factory.mktemp("orthanc")) as running:
+        yield running
+
+
+@pytest.fixture
+def orthanc(orthanc_server: peers.Orthanc) -> peers.Orthanc:
+    """A real Orthanc, empty. One process serves the whole test session."""
+    orthanc_server.clear()
+    return orthanc_server
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[str]:
+    if not list(Path("/usr/lib/postgresql").glob("*/bin/initdb")):
+        pytest.skip("no PostgreSQL here: tests/peers.sh installs it")
+    with peers.run_postgres() as url:
+        yield url
+
+
+@pytest.fixture
+def postgres_url(postgres_server: str, request: pytest.FixtureRequest) -> str:
+    """The URL of a fresh, empty database in a real PostgreSQL."""
+    import psycopg
+
+    name = f"t{abs(hash(request.node.nodeid)) % 10**12}_{time.monotonic_ns()}"
+    with psycopg.connect(postgres_server.replace("+psycopg", ""), autocommit=True) as connection:
+        connection.execute(f'CREATE DATABASE "{name}"')
+    return postgres_server.rsplit("/", 1)[0] + f"/{name}"
