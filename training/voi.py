@@ -1,0 +1,111 @@
+"""The shared nodule crops (NIfTI + metadata.csv) -> Voi objects, and which of them may be learned from."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dicom_node.domain import Volume
+from training.ct import from_image
+
+# Whole scans of these patients test the model: none of their nodules is ever learned from.
+TEST_PATIENTS = frozenset({"LIDC-IDRI-0001", "LIDC-IDRI-0002"})
+FORBIDDEN_SUBSET = 9
+HELD_OUT_SUBSET = 8
+FULL_MM, NONE_MM = 1.0, 3.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Voi:
+    """A real nodule in its own surroundings.
+
+    mask: bool, the readers' nodule. blend: uint8, 255 up to 1 mm round the nodule, falling to 0 at 3.5 mm.
+    """
+
+    name: str
+    patient: str
+    subset: int
+    diameter_mm: float
+    volume: Volume
+    mask: NDArray[np.bool_]
+    blend: NDArray[np.uint8]
+
+    @property
+    def center_mm(self) -> NDArray[np.float64]:
+        return self.volume.to_mm(np.argwhere(self.mask).mean(axis=0))
+
+
+def load_vois(data: Path, cache: Path | None = None) -> list[Voi]:
+    """All crops below `data`/nodule_voi, through a cache file that needs no NIfTI reader."""
+    if cache is not None and cache.exists():
+        return _read_cache(cache)
+    with (data / "nodule_voi" / "metadata.csv").open(newline="") as table:
+        vois = [_read(data / "nodule_voi", row) for row in csv.DictReader(table)]
+    if cache is not None:
+        _write_cache(cache, vois)
+    return vois
+
+
+def split(vois: Iterable[Voi]) -> tuple[list[Voi], list[Voi]]:
+    """(to learn from, held out). Test patients are in neither; subset 9 must not be there at all."""
+    vois = list(vois)
+    if any(v.subset == FORBIDDEN_SUBSET for v in vois):
+        raise ValueError(f"subset {FORBIDDEN_SUBSET} is nobody's training data")
+    usable = [v for v in vois if v.patient not in TEST_PATIENTS]
+    held_out = [v for v in usable if v.subset == HELD_OUT_SUBSET]
+    held_out_patients = {v.patient for v in held_out}
+    return [v for v in usable if v.patient not in held_out_patients], held_out
+
+
+def _read(folder: Path, row: dict[str, str]) -> Voi:
+    import SimpleITK as sitk  # lazily: a training machine may only hold prepared caches
+
+    image = sitk.ReadImage(str(folder / "image" / f"{row['voi']}.nii.gz"), sitk.sitkInt16)
+    mask = sitk.ReadImage(str(folder / "nodule_mask" / f"{row['voi']}.nii.gz"), sitk.sitkUInt8) > 0
+    distance = sitk.SignedMaurerDistanceMap(mask, squaredDistance=False, useImageSpacing=True)
+    weight = ((NONE_MM - sitk.GetArrayFromImage(distance)) / (NONE_MM - FULL_MM)).clip(0, 1)
+    return Voi(
+        name=row["voi"],
+        patient=row["patient_id"],
+        subset=int(row["luna16_subset"]),
+        diameter_mm=float(row["diameter_mm"]),
+        volume=from_image(image),
+        mask=sitk.GetArrayFromImage(mask) > 0,
+        blend=(255 * weight).astype(np.uint8),
+    )
+
+
+def _write_cache(path: Path, vois: list[Voi]) -> None:
+    arrays: dict[str, NDArray[np.generic]] = {
+        "name": np.array([v.name for v in vois]),
+        "patient": np.array([v.patient for v in vois]),
+        "subset": np.array([v.subset for v in vois]),
+        "diameter_mm": np.array([v.diameter_mm for v in vois]),
+        "affine": np.stack([v.volume.affine for v in vois]),
+    }
+    for i, voi in enumerate(vois):
+        arrays |= {f"hu{i}": voi.volume.hu, f"mask{i}": voi.mask, f"blend{i}": voi.blend}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(path, allow_pickle=False, **arrays)
+
+
+def _read_cache(path: Path) -> list[Voi]:
+    with np.load(path, allow_pickle=False) as stored:
+        table = {key: stored[key] for key in ("name", "patient", "subset", "diameter_mm", "affine")}
+        return [
+            Voi(
+                name=str(table["name"][i]),
+                patient=str(table["patient"][i]),
+                subset=int(table["subset"][i]),
+                diameter_mm=float(table["diameter_mm"][i]),
+                volume=Volume(hu=stored[f"hu{i}"], affine=table["affine"][i]),
+                mask=stored[f"mask{i}"],
+                blend=stored[f"blend{i}"],
+            )
+            for i in range(len(table["name"]))
+        ]
