@@ -1,0 +1,292 @@
+"""The job engine: durable workflows on DBOS, and liveness by lock. Nothing else in the project names DBOS.
+
+A workflow is a function of (Run, *small JSON values); what it does happens in steps, whose results are
+checkpointed. Killed anywhere, it goes on after its last finished step: at once when its executor comes
+back, else on another executor that finds the dead one's lock free.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import sqlalchemy as sa
+from dbos import (
+    DBOS,
+    DBOSClient,
+    DBOSConfig,
+    DBOSPortableJSONSerializer,
+    DebouncerClient,
+    EnqueueOptions,
+    StepOptions,
+)
+
+from dicom_node.errors import ConfigError, StaleState
+from dicom_node.locks import Lock, exclusive, try_lock
+
+log = logging.getLogger(__name__)
+
+Json = Any
+
+# Bump only after a drain: a workflow of another version is left alone by executors of this one.
+ENGINE_VERSION = "1"
+# Unset would be 0, which is the highest.
+PRIORITIES = {"stat": 1, "high": 10, "routine": 100, "low": 1000}
+QUEUES: Mapping[str, dict[str, Any]] = {
+    "assemble": {"worker_concurrency": 2},
+    "analyse": {"worker_concurrency": 1},
+    # One at a time to a destination: a dead PACS holds up its own queue and no other.
+    "deliver": {"partition_worker_concurrency": 1},
+}
+MAX_CRASHES = 3
+_POLL_S = 0.4
+_LIVENESS_S = 2.0
+
+
+class Run(Protocol):
+    """What a workflow may do. Each call is checkpointed, so it must be reached in the same order every time."""
+
+    def step(self, name: str, function: Callable[..., Json], *args: Json) -> Json: ...
+
+    def enqueue(
+        self, workflow: str, workflow_id: str, *args: Json, priority: str, partition: str | None = None
+    ) -> None: ...
+
+    def sleep(self, seconds: float) -> None: ...
+
+
+Workflow = Callable[..., None]
+
+
+class _DurableRun:
+    """Run, by DBOS."""
+
+    def step(self, name: str, function: Callable[..., Json], *args: Json) -> Json:
+        return DBOS.run_step(StepOptions(name=name), function, *args)
+
+    def enqueue(
+        self, workflow: str, workflow_id: str, *args: Json, priority: str, partition: str | None = None
+    ) -> None:
+        DBOS.enqueue_workflow_with_options(_options(workflow, workflow_id, priority, partition), *args)
+
+    def sleep(self, seconds: float) -> None:
+        DBOS.sleep(seconds)
+
+
+def _options(workflow: str, workflow_id: str, priority: str, partition: str | None) -> EnqueueOptions:
+    options = EnqueueOptions(
+        workflow_name=workflow,
+        queue_name=workflow,
+        workflow_id=workflow_id,
+        app_version=ENGINE_VERSION,
+        priority=PRIORITIES[priority],
+    )
+    if partition is not None:
+        options["queue_partition_key"] = partition
+    return options
+
+
+def engine_url(url: str) -> str:
+    """Where the engine keeps its tables: a file beside ours on SQLite (one writer each), a schema on PostgreSQL."""
+    if not url.startswith("sqlite"):
+        return url
+    database = Path(str(sa.make_url(url).database))
+    return f"sqlite:///{database.with_name('engine.sqlite')}"
+
+
+def migrate(url: str) -> None:
+    """Make or update the engine's tables. Several processes may call it at once."""
+    quiet_library_log()
+    with exclusive(url, "migrate-engine"):
+        if url.startswith("sqlite"):
+            # Before the first table: with the default journal each enqueue costs four flushes instead of one.
+            engine = sa.create_engine(engine_url(url))
+            with engine.connect() as connection:
+                connection.exec_driver_sql("PRAGMA journal_mode=WAL")
+            engine.dispose()
+        DBOS.migrate(engine_url(url))
+
+
+def quiet_library_log() -> None:
+    """The library logs to the console by itself, some of it advertising; its warnings go through our logging."""
+    logger = logging.getLogger("dbos")
+    logger.handlers.clear()
+    logger.propagate = True
+    logger.setLevel(logging.WARNING)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkflowState:
+    """One workflow as the engine sees it."""
+
+    workflow_id: str
+    name: str
+    status: str
+    executor_id: str | None
+    error: str | None
+
+
+class EngineClient:
+    """Enqueue, debounce, list, cancel and retry from any process; runs nothing itself."""
+
+    def __init__(self, url: str) -> None:
+        quiet_library_log()
+        self._client = DBOSClient(system_database_url=engine_url(url), serializer=DBOSPortableJSONSerializer())
+
+    def close(self) -> None:
+        self._client.destroy()
+
+    def bounce(self, workflow: str, key: str, delay_s: float, *args: Json, longest_s: float) -> None:
+        """Run `workflow(*args)` once, `delay_s` after the last bounce of `key`, or `longest_s` after the first."""
+        options = EnqueueOptions(workflow_name=workflow, queue_name=workflow, app_version=ENGINE_VERSION)
+        DebouncerClient(self._client, options, debounce_timeout_sec=longest_s).debounce(key, delay_s, *args)
+
+    def enqueue(
+        self, workflow: str, workflow_id: str, *args: Json, priority: str, partition: str | None = None
+    ) -> None:
+        """A second enqueue of the same id changes nothing."""
+        self._client.enqueue(_options(workflow, workflow_id, priority, partition), *args)
+
+    def state(self, workflow_id: str) -> WorkflowState | None:
+        found = self._client.list_workflows(workflow_ids=[workflow_id], load_input=False, load_output=False)
+        return _state(found[0]) if found else None
+
+    def states(self, *, status: Sequence[str] | None = None, name: str | None = None) -> list[WorkflowState]:
+        rows = self._client.list_workflows(
+            status=list(status) if status else None, name=name, load_input=False, load_output=False
+        )
+        return [_state(row) for row in rows]
+
+    def cancel(self, workflow_id: str) -> None:
+        """A queued one never starts; a running one ends after its present step."""
+        self._client.cancel_workflow(workflow_id)
+
+    def retry(self, workflow_id: str, *, partition: str | None = None) -> None:
+        """Run an ended workflow again from the step that failed; what its earlier steps did is kept."""
+        state = self.state(workflow_id)
+        if state is None:
+            raise StaleState(f"no workflow {workflow_id} is known to the engine: its record may have been cleaned away")
+        failed = [s["function_id"] for s in self._client.list_workflow_steps(workflow_id) if s["error"] is not None]
+        start = min(failed) if failed else None
+        if start is None and state.status in ("CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"):
+            self._client.resume_workflow(workflow_id, queue_name=state.name)
+            return
+        self._client.rewind_workflow(
+            workflow_id,
+            start_step=start,
+            application_version=ENGINE_VERSION,
+            queue_name=state.name,
+            queue_partition_key=partition,
+        )
+
+
+def _state(row: Any) -> WorkflowState:
+    return WorkflowState(
+        workflow_id=row.workflow_id,
+        name=row.name,
+        status=row.status,
+        executor_id=row.executor_id,
+        error=None if row.error is None else str(row.error),
+    )
+
+
+class Engine:
+    """Runs the workflows of some queues in this process, as executor `executor_id`. One a process."""
+
+    def __init__(self, url: str, executor_id: str, workflows: Mapping[str, Workflow], queues: Sequence[str]) -> None:
+        self._url, self.executor_id, self._queues = url, executor_id, tuple(queues)
+        self._workflows = dict(workflows)
+        self._lock: Lock | None = None
+        self._stop = threading.Event()
+        self._liveness: threading.Thread | None = None
+        self.lost = threading.Event()
+        self._on_poison: Callable[[str, str], None] = lambda _workflow_id, _name: None
+
+    def on_poison(self, function: Callable[[str, str], None]) -> None:
+        """`function(workflow_id, name)` hears of each workflow that was parked for killing its executors."""
+        self._on_poison = function
+
+    def start(self) -> None:
+        """Raises ConfigError when a living process already runs under this name."""
+        self._lock = try_lock(self._url, _lock_name(self.executor_id))
+        if self._lock is None:
+            raise ConfigError(f"another process runs as {self.executor_id}; give this one another --name")
+        config = DBOSConfig(
+            name="dicom-node",
+            system_database_url=engine_url(self._url),
+            executor_id=self.executor_id,
+            application_version=ENGINE_VERSION,
+            serializer=DBOSPortableJSONSerializer(),
+            log_level="WARNING",
+            run_migrations=False,
+            use_listen_notify=False,
+        )
+        DBOS(config=config)
+        quiet_library_log()
+        for name, function in self._workflows.items():
+            DBOS.workflow(name=name, max_recovery_attempts=MAX_CRASHES)(_bound(function))
+        DBOS.listen_queues(list(self._queues))
+        DBOS.launch()
+        for name in self._queues:
+            DBOS.register_queue(name, polling_interval_sec=_POLL_S, on_conflict="always_update", **QUEUES[name])
+        self._liveness = threading.Thread(target=self._watch, name="liveness", daemon=True)
+        self._liveness.start()
+
+    def stop(self, drain_s: float) -> None:
+        """Take nothing new; give what runs `drain_s` to end. What does not is handed back by our lock's release."""
+        self._stop.set()
+        DBOS.destroy(workflow_completion_timeout_sec=int(drain_s), destroy_registry=True)
+        if self._liveness is not None:
+            self._liveness.join()
+        if self._lock is not None:
+            self._lock.release()
+
+    def _watch(self) -> None:
+        client = EngineClient(self._url)
+        told: set[str] = set()
+        try:
+            while not self._stop.wait(_LIVENESS_S):
+                try:
+                    self._look(client, told)
+                except (sa.exc.SQLAlchemyError, OSError) as err:
+                    log.warning("liveness check failed", extra={"action": "liveness", "error": type(err).__name__})
+        finally:
+            client.close()
+
+    def _look(self, client: EngineClient, told: set[str]) -> None:
+        if self._lock is not None and not self._lock.still_held():
+            # Others may have taken our jobs: what we would still write could be a dead one's late word.
+            self.lost.set()
+            return
+        for executor_id in {s.executor_id for s in client.states(status=["PENDING"])} - {self.executor_id, None}:
+            self._take_over(str(executor_id))
+        for state in client.states(status=["MAX_RECOVERY_ATTEMPTS_EXCEEDED"]):
+            if state.workflow_id not in told:
+                self._on_poison(state.workflow_id, state.name)
+                told.add(state.workflow_id)
+
+    def _take_over(self, executor_id: str) -> None:
+        lock = try_lock(self._url, _lock_name(executor_id))
+        if lock is None:
+            return
+        try:
+            log.warning("executor is dead, taking over", extra={"action": "takeover", "executor": executor_id})
+            # The public way (resume) would reset the count of crashes that parks a poison job.
+            DBOS._recover_pending_workflows([executor_id])
+        finally:
+            lock.release()
+
+
+def _lock_name(executor_id: str) -> str:
+    return f"executor:{executor_id}"
+
+
+def _bound(function: Workflow) -> Callable[..., None]:
+    def run(*args: Json) -> None:
+        function(_DurableRun(), *args)
+
+    return run

@@ -1,0 +1,105 @@
+"""Which series goes to which model and where to: the first route whose conditions all hold, and why not the others."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from dicom_node.config import NODE_ATTRIBUTES, Condition, RouteConfig
+from dicom_node.domain import CTSeries
+from dicom_node.series import InstanceFile, consensus
+
+Values = Sequence[str | float]
+# keyword -> the series' values of it; None: not known, so a condition on it can't be asked.
+Facts = Callable[[str], Values | None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """One route against one series: what failed, empty where it matches."""
+
+    route: str
+    failed: tuple[str, ...]
+
+    @property
+    def matches(self) -> bool:
+        return not self.failed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """The route that matched (None: none did) and the verdict on each route that was looked at."""
+
+    route: RouteConfig | None
+    verdicts: tuple[Verdict, ...]
+
+    def explain(self) -> list[str]:
+        return [f"{v.route}: " + ("matches" if v.matches else "; ".join(v.failed)) for v in self.verdicts]
+
+
+def facts_of(files: Sequence[InstanceFile], series: CTSeries | None, source_ae: str) -> Facts:
+    """Attributes by consensus of the axial images; geometry only where the gate passed (`series`)."""
+    known: dict[str, Values | None] = {
+        "SourceAETitle": [source_ae],
+        "SliceCount": None if series is None else [float(len(series.images))],
+        "SliceSpacing": None if series is None else [series.spacing_mm[0]],
+    }
+
+    def look_up(keyword: str) -> Values | None:
+        return known[keyword] if keyword in NODE_ATTRIBUTES else consensus(files, keyword)
+
+    return look_up
+
+
+def choose(routes: Sequence[RouteConfig], facts: Facts) -> Choice:
+    """Looks no further than the first match: later routes have no say."""
+    verdicts: list[Verdict] = []
+    for route in routes:
+        verdicts.append(judge(route, facts))
+        if verdicts[-1].matches:
+            return Choice(route=route, verdicts=tuple(verdicts))
+    return Choice(route=None, verdicts=tuple(verdicts))
+
+
+def judge(route: RouteConfig, facts: Facts) -> Verdict:
+    failed: list[str] = []
+    for keyword, condition in route.when.items():
+        values = facts(keyword)
+        if values is not None:
+            failed += [f"{keyword} {problem}" for problem in _problems(condition, values)]
+    return Verdict(route=route.name, failed=tuple(failed))
+
+
+def _problems(condition: Condition, values: Values) -> list[str]:
+    """What of `condition` does not hold. An attribute with several values holds when one of them does."""
+    if condition.present is not None and condition.present != bool(values):
+        return ["is absent" if condition.present else "is present"]
+    shown = "absent" if not values else " \\ ".join(str(value) for value in values)
+    problems = []
+    if condition.equals is not None and not any(_same(v, condition.equals) for v in values):
+        problems.append(f"is {shown}, not {condition.equals}")
+    if condition.any_of is not None and not any(_same(v, wanted) for v in values for wanted in condition.any_of):
+        problems.append(f"is {shown}, none of {', '.join(str(wanted) for wanted in condition.any_of)}")
+    if condition.regex is not None and not any(re.search(condition.regex, str(v)) for v in values):
+        problems.append(f"is {shown}, which /{condition.regex}/ does not match")
+    numbers = [number for number in map(_number, values) if number is not None]
+    if condition.min is not None and not any(number >= condition.min for number in numbers):
+        problems.append(f"is {shown}, less than {condition.min:g}" if numbers else f"is {shown}, no number")
+    if condition.max is not None and not any(number <= condition.max for number in numbers):
+        problems.append(f"is {shown}, more than {condition.max:g}" if numbers else f"is {shown}, no number")
+    return problems
+
+
+def _same(value: str | float, wanted: str | float) -> bool:
+    left, right = _number(value), _number(wanted)
+    if left is not None and right is not None:
+        return left == right
+    return str(value).strip() == str(wanted).strip()
+
+
+def _number(value: str | float) -> float | None:
+    try:
+        return float(value)
+    except ValueError:
+        return None
