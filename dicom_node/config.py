@@ -119,6 +119,10 @@ class ModelConfig(_Section):
 
     bundle: str = Field(min_length=1)
 
+    def folder(self) -> Path:
+        """Where the bundle lies. Raises ConfigError for an unknown built-in name."""
+        return bundle_folder(self.bundle)
+
 
 class Condition(_Section):
     """What one attribute must be. Every key given must hold."""
@@ -245,6 +249,18 @@ class Config(_Section):
             if route.name == name:
                 return route
         raise ConfigError(f"no route is named {name!r} any more: bring it back in config.yaml, then retry")
+
+
+def bundle_folder(bundle: str) -> Path:
+    """`builtin:NAME` -> the folder in the package; anything else is a folder already."""
+    name = bundle.removeprefix("builtin:")
+    if name == bundle:
+        return Path(bundle)
+    shipped = Path(__file__).parent / "data" / "models"
+    known = sorted(path.name for path in shipped.iterdir() if path.is_dir())
+    if name not in known:
+        raise ConfigError(f"no built-in model {name!r}" + _did_you_mean(name, known))
+    return shipped / name
 
 
 def load_config(path: Path) -> Config:

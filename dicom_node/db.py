@@ -83,13 +83,17 @@ class Database:
             command.upgrade(settings, "head")
 
     def check(self) -> str:
-        """Answer of the database to a query. Raises ConfigError with what to do."""
+        """What answers: dialect and schema version. Raises ConfigError with what to do."""
         try:
-            with self.engine.connect() as connection:
-                connection.execute(sa.select(sa.literal(1)))
+            with self.engine.connect().execution_options(read_only=True) as connection:
+                if not sa.inspect(connection).has_table("alembic_version"):
+                    return f"{self.engine.dialect.name}; its tables are made at the first start"
                 version = connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar()
         except sa.exc.SQLAlchemyError as err:
-            raise ConfigError(f"the database does not answer: {type(err).__name__}; is it running?") from err
+            # The error's own text may hold the URL with its password.
+            raise ConfigError(
+                f"the database does not answer ({type(err).__name__}): is it running, and are name and password right?"
+            ) from err
         return f"{self.engine.dialect.name}, schema {version}"
 
     # -- instances ---------------------------------------------------------------------------------
@@ -156,12 +160,13 @@ class Database:
     def series(self, series_uid: str) -> Row | None:
         return self._one(sa.select(schema.series).where(schema.series.c.series_uid == series_uid))
 
-    def series_assembled(self, series_uid: str, manifest_sha256: str) -> None:
+    def series_assembled(self, series_uid: str, manifest_sha256: str, seen_until: float) -> None:
+        """Assemble saw what came up to `seen_until`; anything later still needs a look."""
         with self._begin() as connection:
             connection.execute(
                 sa.update(schema.series)
                 .where(schema.series.c.series_uid == series_uid)
-                .values(assembled_sha256=manifest_sha256, assembled_at=self._now())
+                .values(assembled_sha256=manifest_sha256, assembled_at=seen_until)
             )
 
     def series_to_assemble(self) -> list[Row]:
@@ -391,10 +396,6 @@ class Database:
             if not done.rowcount:
                 raise StaleState(f"object {sop_instance_uid} for {destination} is not {' or '.join(expected)}")
 
-    def delivery_event(self, job_id: str, action: str, **details: Any) -> None:
-        with self._begin() as connection:
-            self._event(connection, action, job_id=job_id, **details)
-
     def retry_deliveries(self, job_id: str) -> list[str]:
         """parked or cancelled -> waiting. The destinations that have something to send again."""
         d = schema.delivery.c
@@ -420,7 +421,45 @@ class Database:
             )
         return int(done.rowcount)
 
+    # -- purge -------------------------------------------------------------------------------------
+
+    def purgeable_series(self, before: float) -> list[str]:
+        """Series that brought nothing new and whose jobs all ended before `before`, with nothing left to deliver."""
+        j, d, s = schema.job.c, schema.delivery.c, schema.series.c
+        unfinished = sa.select(j.job_id).where(
+            j.series_uid == s.series_uid, sa.or_(j.finished_at.is_(None), j.finished_at >= before)
+        )
+        unsent = (
+            sa.select(d.job_id)
+            .join(schema.job, j.job_id == d.job_id)
+            .where(j.series_uid == s.series_uid, d.state.not_in(("stored", "cancelled")))
+        )
+        broken = sa.select(j.job_id).where(j.series_uid == s.series_uid, j.state.in_(("failed", "parked")))
+        query = sa.select(s.series_uid).where(
+            s.assembled_at.is_not(None),
+            s.last_at < before,
+            s.last_at <= s.assembled_at,
+            ~unfinished.exists(),
+            ~unsent.exists(),
+            ~broken.exists(),
+        )
+        return [row["series_uid"] for row in self._all(query.order_by(s.first_at))]
+
+    def purge_series(self, series_uid: str) -> None:
+        """All rows of one series but its events."""
+        jobs = sa.select(schema.job.c.job_id).where(schema.job.c.series_uid == series_uid)
+        with self._begin() as connection:
+            for table in (schema.delivery, schema.result, schema.finding):
+                connection.execute(sa.delete(table).where(table.c.job_id.in_(jobs)))
+            for table in (schema.job, schema.instance, schema.series):
+                connection.execute(sa.delete(table).where(table.c.series_uid == series_uid))
+            self._event(connection, "series purged", series_uid=series_uid)
+
     # -- events ------------------------------------------------------------------------------------
+
+    def add_event(self, action: str, *, job_id: str, **details: Any) -> None:
+        with self._begin() as connection:
+            self._event(connection, action, job_id=job_id, **details)
 
     def events(self, job_id: str) -> list[Row]:
         return self._all(

@@ -42,7 +42,9 @@ QUEUES: Mapping[str, dict[str, Any]] = {
     # One at a time to a destination: a dead PACS holds up its own queue and no other.
     "deliver": {"partition_worker_concurrency": 1},
 }
-MAX_CRASHES = 3
+# A job that kills its worker three times is parked. Only the analysis runs code that can: a delivery may
+# well be handed on by many restarts of the node while its destination is down.
+MAX_CRASHES = {"assemble": 10, "analyse": 3, "deliver": 10_000}
 _POLL_S = 0.4
 _LIVENESS_S = 2.0
 
@@ -62,11 +64,42 @@ class Run(Protocol):
 Workflow = Callable[..., None]
 
 
+class _Steps:
+    """Counts the steps that run, so that a stop can wait for them and for nothing else (a sleep may take hours)."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._running = 0
+        self._stopping = False
+
+    def run(self, function: Callable[[], Json]) -> Json:
+        with self._changed:
+            # Once we stop, no step begins: the workflow waits here until the process ends, and is handed back.
+            while self._stopping:
+                self._changed.wait()
+            self._running += 1
+        try:
+            return function()
+        finally:
+            with self._changed:
+                self._running -= 1
+                self._changed.notify_all()
+
+    def drain(self, seconds: float) -> bool:
+        """Let no further step begin; True when the running ones ended in time."""
+        with self._changed:
+            self._stopping = True
+            return self._changed.wait_for(lambda: self._running == 0, seconds)
+
+
 class _DurableRun:
     """Run, by DBOS."""
 
+    def __init__(self, steps: _Steps) -> None:
+        self._steps = steps
+
     def step(self, name: str, function: Callable[..., Json], *args: Json) -> Json:
-        return DBOS.run_step(StepOptions(name=name), function, *args)
+        return self._steps.run(lambda: DBOS.run_step(StepOptions(name=name), function, *args))
 
     def enqueue(
         self, workflow: str, workflow_id: str, *args: Json, priority: str, partition: str | None = None
@@ -165,6 +198,14 @@ class EngineClient:
         """A queued one never starts; a running one ends after its present step."""
         self._client.cancel_workflow(workflow_id)
 
+    def resume(self, state: WorkflowState) -> None:
+        """Put a workflow that does not run back on its queue."""
+        self._client.resume_workflow(state.workflow_id, queue_name=state.name)
+
+    def forget(self, workflow_ids: Sequence[str]) -> None:
+        """Delete ended workflows, so that their ids are free again."""
+        self._client.delete_workflows(list(workflow_ids))
+
     def retry(self, workflow_id: str, *, partition: str | None = None) -> None:
         """Run an ended workflow again from the step that failed; what its earlier steps did is kept."""
         state = self.state(workflow_id)
@@ -173,7 +214,7 @@ class EngineClient:
         failed = [s["function_id"] for s in self._client.list_workflow_steps(workflow_id) if s["error"] is not None]
         start = min(failed) if failed else None
         if start is None and state.status in ("CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"):
-            self._client.resume_workflow(workflow_id, queue_name=state.name)
+            self.resume(state)
             return
         self._client.rewind_workflow(
             workflow_id,
@@ -201,6 +242,7 @@ class Engine:
         self._url, self.executor_id, self._queues = url, executor_id, tuple(queues)
         self._workflows = dict(workflows)
         self._lock: Lock | None = None
+        self._steps = _Steps()
         self._stop = threading.Event()
         self._liveness: threading.Thread | None = None
         self.lost = threading.Event()
@@ -228,7 +270,7 @@ class Engine:
         DBOS(config=config)
         quiet_library_log()
         for name, function in self._workflows.items():
-            DBOS.workflow(name=name, max_recovery_attempts=MAX_CRASHES)(_bound(function))
+            DBOS.workflow(name=name, max_recovery_attempts=MAX_CRASHES[name])(self._bound(function))
         DBOS.listen_queues(list(self._queues))
         DBOS.launch()
         for name in self._queues:
@@ -236,14 +278,36 @@ class Engine:
         self._liveness = threading.Thread(target=self._watch, name="liveness", daemon=True)
         self._liveness.start()
 
-    def stop(self, drain_s: float) -> None:
-        """Take nothing new; give what runs `drain_s` to end. What does not is handed back by our lock's release."""
+    def stop(self, drain_s: float) -> bool:
+        """Begin nothing new and give running steps `drain_s` to end; hand back what did not end or still waits.
+
+        True when all steps ended. Else the process should end at once: what it still does counts for nothing.
+        """
         self._stop.set()
-        DBOS.destroy(workflow_completion_timeout_sec=int(drain_s), destroy_registry=True)
+        drained = self._steps.drain(drain_s)
+        DBOS.destroy(workflow_completion_timeout_sec=0, destroy_registry=True)
         if self._liveness is not None:
             self._liveness.join()
+        self._hand_back()
         if self._lock is not None:
             self._lock.release()
+        return drained
+
+    def _hand_back(self) -> None:
+        """Our unfinished workflows to their queues; unlike a crash this does not count against them."""
+        client = EngineClient(self._url)
+        try:
+            for state in client.states(status=["PENDING"]):
+                if state.executor_id == self.executor_id:
+                    client.resume(state)
+        finally:
+            client.close()
+
+    def _bound(self, function: Workflow) -> Callable[..., None]:
+        def run(*args: Json) -> None:
+            function(_DurableRun(self._steps), *args)
+
+        return run
 
     def _watch(self) -> None:
         client = EngineClient(self._url)
@@ -283,10 +347,3 @@ class Engine:
 
 def _lock_name(executor_id: str) -> str:
     return f"executor:{executor_id}"
-
-
-def _bound(function: Workflow) -> Callable[..., None]:
-    def run(*args: Json) -> None:
-        function(_DurableRun(), *args)
-
-    return run

@@ -1,0 +1,109 @@
+"""`dicom-node check`: each part that the node needs, tried; one line an item: what is wrong and what to do."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from dicom_node.config import Config
+from dicom_node.db import Database
+from dicom_node.errors import BundleError, ConfigError, DicomNodeError
+from dicom_node.storage import Storage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Item:
+    """One thing that was tried. `text`: what was seen, or what is wrong and what to do."""
+
+    name: str
+    ok: bool
+    text: str
+
+
+def check(config: Config) -> Iterator[Item]:
+    """Tries everything; one failure hides no other."""
+    yield _try("storage", lambda: _storage(config))
+    yield _try("database", lambda: _database(config))
+    yield _try("port", lambda: _port(config))
+    yield _try("device", lambda: _device(config))
+    for name in config.models:
+        yield _try(f"model {name}", lambda name=name: _model(config, name))
+    yield _try("routes", lambda: _routes(config))
+    for name, peer in config.peers.items():
+        if peer.port is not None:
+            yield _try(f"peer {name}", lambda name=name: _echo(config, name))
+
+
+def _try(name: str, look: Callable[[], str]) -> Item:
+    try:
+        return Item(name=name, ok=True, text=look())
+    except DicomNodeError as err:
+        return Item(name=name, ok=False, text=str(err))
+
+
+def _storage(config: Config) -> str:
+    storage = Storage(config.storage.root, min_free_gb=config.storage.min_free_gb)
+    storage.check_space()
+    return f"{storage.free_bytes() / 1e9:.1f} GB free in {storage.root}"
+
+
+def _database(config: Config) -> str:
+    Storage(config.storage.root)
+    database = Database(config.database_url())
+    try:
+        return database.check()
+    finally:
+        database.close()
+
+
+def _port(config: Config) -> str:
+    host, port = config.receive.host, config.receive.port
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except PermissionError as err:
+            raise ConfigError(f"receive.port {port} needs root; take one above 1023, like 11112") from err
+        except OSError as err:
+            raise ConfigError(
+                f"{host}:{port} cannot be listened on ({err.strerror}): another program has it, or the node runs already"
+            ) from err
+    return f"{host}:{port} is free"
+
+
+def _device(config: Config) -> str:
+    from dicom_node.model.detector import checked_device
+
+    return f"{checked_device(config.work.device)} is here"
+
+
+def _model(config: Config, name: str) -> str:
+    from dicom_node.model.bundle import load_bundle
+
+    folder = config.models[name].folder()
+    if not folder.is_dir():
+        raise BundleError(f"{folder} is no folder: give models.{name}.bundle the folder of a bundle")
+    form = load_bundle(folder).form
+    return f"{form.name} {form.version}"
+
+
+def _routes(config: Config) -> str:
+    if not config.routes:
+        raise ConfigError("no routes: every series will be rejected with NO_ROUTE; add one under routes:")
+    silent = [route.name for route in config.routes if not route.destinations]
+    if silent:
+        raise ConfigError(f"route {', '.join(silent)} has no destinations: its results stay in the storage root")
+    if not any(peer.may_send for peer in config.peers.values()) and config.receive.unknown_peers == "refuse":
+        raise ConfigError("no peer may send: set may_send: true for the PACS, or receive.unknown_peers: accept")
+    return f"{len(config.routes)} routes"
+
+
+def _echo(config: Config, name: str) -> str:
+    from dicom_node.dimse.scu import echo
+
+    peer = config.peers[name]
+    outcome = echo(peer, config.receive.ae_title)
+    if not outcome.ok:
+        raise DicomNodeError(outcome.message)
+    return f"{peer.ae_title} at {peer.host}:{peer.port} answers"

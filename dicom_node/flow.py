@@ -1,0 +1,413 @@
+"""The three workflows, read top-down: assemble a series, analyse it, deliver its results.
+
+Each step may run twice (a worker died after the work and before the checkpoint), so each does the same
+thing again: same files, same bytes, same UIDs, rows that are there already.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+from dicom_node import analysis, routing
+from dicom_node.config import Config, PeerConfig
+from dicom_node.db import Database, ResultObject, Row
+from dicom_node.domain import CTSeries
+from dicom_node.engine import Json, Run, Workflow
+from dicom_node.errors import DicomNodeError, JobCancelled, Reason, SeriesRejected, StaleState, UnreadableInstance
+from dicom_node.logs import describe
+from dicom_node.series import InstanceFile, check_series, read_headers
+from dicom_node.storage import Storage
+
+log = logging.getLogger(__name__)
+
+# There was no axial CT to look at: a report in the PACS would only be in the way.
+_NOTHING_TO_REPORT = {Reason.NOT_CT, Reason.NO_AXIAL_IMAGES, Reason.NO_ROUTE, Reason.MISSING_UID, Reason.MIXED_SERIES}
+
+
+class Sender(Protocol):
+    """Sends files to a peer: an outcome for each file, in order."""
+
+    def __call__(self, files: Sequence[Path], peer: PeerConfig, calling_ae: str) -> Sequence[SendOutcome]: ...
+
+
+class SendOutcome(Protocol):
+    """kind: stored, retry, unknown (no answer: it may have arrived) or refused (an operator must look)."""
+
+    @property
+    def kind(self) -> str: ...
+    @property
+    def status(self) -> int | None: ...
+    @property
+    def message(self) -> str: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flow:
+    """The workflows and what they work with.
+
+    detector: model name -> Detector; only the work role has any.
+    """
+
+    config: Config
+    database: Database
+    storage: Storage
+    executor_id: str
+    detector: Callable[[str], analysis.Detector]
+    send: Sender
+    now: Callable[[], float] = time.time
+
+    def workflows(self) -> Mapping[str, Workflow]:
+        return {"assemble": self.assemble, "analyse": self.analyse, "deliver": self.deliver}
+
+    # -- assemble ----------------------------------------------------------------------------------
+
+    def assemble(self, run: Run, series_uid: str) -> None:
+        """The series was quiet for long enough: decide what becomes of it."""
+        decision = run.step("decide", self.decide, series_uid)
+        if decision["verdict"] == "analyse":
+            run.enqueue("analyse", decision["job_id"], decision["job_id"], priority=decision["priority"])
+        elif decision["verdict"] == "report":
+            outcome = run.step("report", self.report_rejected, decision["job_id"])
+            self._enqueue_deliveries(run, decision["job_id"], outcome)
+
+    def decide(self, series_uid: str) -> Json:
+        """Manifest, completeness, gate, route -> a job row, unless this very set of instances has one."""
+        seen = self.database.series(series_uid)
+        if seen is None:
+            return {"verdict": "nothing"}
+        rows = self.database.instances(series_uid)
+        manifest = manifest_sha256(row["sop_instance_uid"] for row in rows)
+        job_id = f"{series_uid}-{manifest[:16]}"
+        if self.database.job(job_id) is None:
+            self._write_manifest(job_id, rows)
+            self._create_job(job_id, manifest, seen, rows)
+        self.database.series_assembled(series_uid, manifest, seen["last_at"])
+        return self._verdict(job_id)
+
+    def _create_job(self, job_id: str, manifest: str, seen: Row, rows: Sequence[Row]) -> None:
+        evidence = self._evidence(seen, rows)
+        values: dict[str, Any] = {
+            "series_uid": seen["series_uid"],
+            "study_uid": seen["study_uid"],
+            "manifest_sha256": manifest,
+            "instance_count": len(rows),
+            "source_ae": seen["source_ae"],
+            "evidence": evidence,
+        }
+        try:
+            files = read_headers([self.storage.path(row["path"]) for row in rows])
+        except UnreadableInstance as err:
+            values |= {"reason": Reason.PIXELS_UNDECODABLE, "reason_text": str(err), "explanation": []}
+            self.database.create_job(job_id, state="rejected", priority="routine", **values)
+            return
+        series, rejected = self._gate(files)
+        choice = routing.choose(self.config.routes, routing.facts_of(files, series, seen["source_ae"]))
+        if choice.route is None and rejected is None:
+            rejected = SeriesRejected(Reason.NO_ROUTE, "no route matches: dicom-node route DIR explains")
+        values["explanation"] = choice.explain()
+        values["route"] = choice.route.name if choice.route else None
+        values["priority"] = choice.route.priority if choice.route else "routine"
+        if series is not None:
+            values["evidence"] = {**evidence, "slices": len(series.images), "left_out": len(series.left_out)}
+        if rejected is not None:
+            values |= {"reason": rejected.reason, "reason_text": rejected.text}
+        self.database.create_job(job_id, state="queued" if rejected is None else "rejected", **values)
+
+    def _gate(self, files: Sequence[InstanceFile]) -> tuple[CTSeries | None, SeriesRejected | None]:
+        try:
+            return check_series(files, self.config.gate), None
+        except SeriesRejected as err:
+            return None, err
+
+    def _evidence(self, seen: Row, rows: Sequence[Row]) -> dict[str, Any]:
+        """Why the series counts as complete: stored, shown, and written into the report."""
+        waited = self.now() - seen["last_at"]
+        forced = self.now() - seen["first_at"] >= self.config.assemble.longest_wait_s
+        return {
+            "instances": len(rows),
+            "association_released": bool(seen["released"]),
+            "quiet_time_s": self.config.quiet_time_s(seen["source_ae"]),
+            "quiet_s": round(waited, 1),
+            "partial": forced and waited < self.config.quiet_time_s(seen["source_ae"]),
+        }
+
+    def _write_manifest(self, job_id: str, rows: Sequence[Row]) -> None:
+        files = {row["sop_instance_uid"]: row["path"] for row in rows}
+        self.storage.write_result(job_id, "manifest.json", json.dumps(files, indent=0).encode())
+
+    def _verdict(self, job_id: str) -> Json:
+        job = self._job(job_id)
+        if job["state"] == "queued":
+            return {"verdict": "analyse", "job_id": job_id, "priority": job["priority"]}
+        if job["state"] == "rejected" and self._reported(job):
+            return {"verdict": "report", "job_id": job_id}
+        return {"verdict": "nothing"}
+
+    def _reported(self, job: Row) -> bool:
+        """Whether the PACS shall hear that this series was not analysed."""
+        return (
+            job["route"] is not None
+            and self.config.route(job["route"]).report_rejected
+            and job["reason"] not in _NOTHING_TO_REPORT
+        )
+
+    # -- analyse -----------------------------------------------------------------------------------
+
+    def analyse(self, run: Run, job_id: str) -> None:
+        """Series -> findings -> SEG and SR on the disk -> one delivery a destination."""
+        outcome = run.step("analyse", self.analyse_job, job_id)
+        self._enqueue_deliveries(run, job_id, outcome)
+
+    def analyse_job(self, job_id: str) -> Json:
+        """The work itself. A rejected series ends as such; what nobody foresaw fails the job and the workflow."""
+        try:
+            self.database.start_job(job_id, self.executor_id)
+        except StaleState:
+            return self._outcome(job_id)  # it ended while it waited: cancelled, or done by the worker before us
+        try:
+            self._analyse(job_id)
+        except JobCancelled:
+            log.info("job cancelled", extra={"action": "cancelled", "job": job_id})
+        except SeriesRejected as err:
+            self._reject(job_id, err)
+        except Exception as err:
+            text = str(err) if isinstance(err, DicomNodeError) else describe(err)
+            log.exception("job failed", extra={"action": "failed", "job": job_id})
+            self.database.fail_job(job_id, text)
+            # The engine keeps the error's text: it gets ours, which holds no patient data.
+            raise DicomNodeError(text) from None
+        return self._outcome(job_id)
+
+    def _analyse(self, job_id: str) -> None:
+        job = self._job(job_id)
+        route = self.config.route(job["route"])
+        made = analysis.analyse(
+            self._manifest_paths(job_id),
+            self.detector(route.model),
+            self.config.gate,
+            analysis.Origin(
+                manifest_sha256=job["manifest_sha256"],
+                made_at=_made_at(job),
+                evidence=evidence_text(job),
+                predecessor=self._predecessor(job),
+            ),
+            progress=lambda part: self._progress(job_id, part),
+        )
+        objects = [self._write(job_id, f"{kind}.dcm", kind, dataset) for kind, dataset in made.objects().items()]
+        if made.montage_png is not None:
+            self.storage.write_result(job_id, "montage.png", made.montage_png)
+        self.database.finish_job(
+            job_id,
+            state="complete",
+            objects=objects,
+            destinations=route.destinations,
+            findings=made.findings,
+            timings_s=made.timings_s,
+            model={"name": made.model.name, "version": made.model.version, "bundle_sha256": made.model.bundle_sha256},
+        )
+
+    def _progress(self, job_id: str, part: float) -> None:
+        if not self.database.job_progress(job_id, self.executor_id, part):
+            raise JobCancelled(f"job {job_id} is no longer ours")
+
+    def _reject(self, job_id: str, err: SeriesRejected) -> None:
+        log.info("series rejected", extra={"action": "rejected", "job": job_id, "reason": str(err.reason)})
+        self.database.finish_job(
+            job_id, state="rejected", objects=[], destinations=[], reason=err.reason, reason_text=err.text
+        )
+        if self._reported(self._job(job_id)):
+            self.report_rejected(job_id)
+
+    def report_rejected(self, job_id: str) -> Json:
+        """A small SR that says why there is no result: silence must not look like "nothing found"."""
+        job = self._job(job_id)
+        headers = [file.header for file in read_headers(self._manifest_paths(job_id))]
+        report = analysis.rejection(
+            headers,
+            reason=Reason(job["reason"]),
+            text=job["reason_text"],
+            origin=analysis.Origin(
+                manifest_sha256=job["manifest_sha256"],
+                made_at=_made_at(job),
+                evidence=evidence_text(job),
+                predecessor=None,
+            ),
+        )
+        made = self._write(job_id, "sr.dcm", "sr", report)
+        self.database.finish_job(
+            job_id,
+            state="rejected",
+            objects=[made],
+            destinations=self.config.route(job["route"]).destinations,
+            reason=job["reason"],
+            reason_text=job["reason_text"],
+        )
+        return self._outcome(job_id)
+
+    def _write(self, job_id: str, name: str, kind: str, made: analysis.ResultFile) -> ResultObject:
+        stored = self.storage.write_result(job_id, name, made.data)
+        return ResultObject(
+            sop_instance_uid=made.sop_instance_uid,
+            sop_class_uid=made.sop_class_uid,
+            kind=kind,
+            path=stored.path,
+            sha256=stored.sha256,
+            size_bytes=stored.size_bytes,
+        )
+
+    def _manifest_paths(self, job_id: str) -> list[Path]:
+        """The files of the very set of instances that the job was made for; later ones make a job of their own."""
+        text = self.storage.path(f"results/{job_id}/manifest.json").read_text()
+        return [self.storage.path(path) for path in json.loads(text).values()]
+
+    def _predecessor(self, job: Row) -> tuple[str, str, str] | None:
+        """Study, series and instance UID of the report that this one follows: the series grew since."""
+        for older in self.database.jobs(series_uid=job["series_uid"]):
+            if older["job_id"] == job["job_id"] or older["created_at"] > job["created_at"]:
+                continue
+            for made in self.database.results(older["job_id"]):
+                if made["kind"] == "sr":
+                    header = read_headers([self.storage.path(made["path"])])[0].header
+                    return str(header.StudyInstanceUID), str(header.SeriesInstanceUID), str(header.SOPInstanceUID)
+        return None
+
+    def _outcome(self, job_id: str) -> Json:
+        job = self._job(job_id)
+        destinations = sorted({row["destination"] for row in self.database.deliveries(job_id)})
+        return {"state": job["state"], "priority": job["priority"], "destinations": destinations}
+
+    def _enqueue_deliveries(self, run: Run, job_id: str, outcome: Json) -> None:
+        for destination in outcome["destinations"]:
+            run.enqueue(
+                "deliver",
+                delivery_id(job_id, destination),
+                job_id,
+                destination,
+                priority=outcome["priority"],
+                partition=destination,
+            )
+
+    # -- deliver -----------------------------------------------------------------------------------
+
+    def deliver(self, run: Run, job_id: str, destination: str) -> None:
+        """Until each object is stored, parked or cancelled. While one destination is down, only its queue waits."""
+        while True:
+            outcome = run.step("send", self.send_job, job_id, destination)
+            if outcome["wait_s"] is None:
+                return
+            run.sleep(outcome["wait_s"])
+
+    def send_job(self, job_id: str, destination: str) -> Json:
+        """One attempt at all that this destination has not stored yet. `wait_s`: null when nothing is left to do."""
+        # sending: the process that sent it died before it knew; the same UID again does no harm.
+        due = [
+            row
+            for row in self.database.deliveries(job_id, destination)
+            if row["state"] in ("waiting", "unknown", "sending")
+        ]
+        if not due:
+            return {"wait_s": None}
+        peer = self.config.peers.get(destination)
+        if peer is None or peer.port is None:
+            self._settle_all(due, "parked", f"destination {destination} is no longer in config.yaml; add it and retry")
+            return {"wait_s": None}
+        for row in due:
+            self.database.move_delivery(
+                row["sop_instance_uid"], destination, ("waiting", "unknown", "sending"), "sending", attempt=True
+            )
+        outcomes = self.send([self.storage.path(r["path"]) for r in due], peer, self.config.receive.ae_title)
+        again = False
+        for row, outcome in zip(due, outcomes, strict=True):
+            again |= self._settle(row, outcome)
+        return {"wait_s": self._wait_s(max(row["attempts"] for row in due)) if again else None}
+
+    def _settle(self, row: Row, outcome: SendOutcome) -> bool:
+        """The ledger's next state of one object; True when it must be sent again."""
+        state = {"stored": "stored", "refused": "parked", "retry": "waiting", "unknown": "unknown"}[outcome.kind]
+        if (
+            state in ("waiting", "unknown")
+            and self.now() - row["created_at"] > self.config.deliver.give_up_after_h * 3600
+        ):
+            state = "parked"
+        self.database.move_delivery(
+            row["sop_instance_uid"],
+            row["destination"],
+            ("sending",),
+            state,
+            status=outcome.status,
+            message=outcome.message or None,
+        )
+        log.log(
+            logging.INFO if state == "stored" else logging.WARNING,
+            "object %s",
+            state,
+            extra={
+                "action": f"delivery {state}",
+                "job": row["job_id"],
+                "destination": row["destination"],
+                "kind": row["kind"],
+                "status": None if outcome.status is None else f"0x{outcome.status:04X}",
+                "text": outcome.message,
+            },
+        )
+        self.database.add_event(
+            f"delivery {state}", job_id=row["job_id"], destination=row["destination"], kind=row["kind"]
+        )
+        return state in ("waiting", "unknown")
+
+    def _settle_all(self, rows: Sequence[Row], state: str, message: str) -> None:
+        for row in rows:
+            self.database.move_delivery(
+                row["sop_instance_uid"],
+                row["destination"],
+                ("waiting", "unknown", "sending"),
+                state,
+                message=message,
+            )
+
+    def _wait_s(self, attempts: int) -> float:
+        settings = self.config.deliver
+        return min(settings.longest_wait_s, settings.first_wait_s * 2.0 ** min(attempts, 30))
+
+    def _job(self, job_id: str) -> Row:
+        job = self.database.job(job_id)
+        if job is None:
+            raise StaleState(f"job {job_id} is not in the database")
+        return job
+
+
+def manifest_sha256(sop_instance_uids: Any) -> str:
+    """Hash of a set of SOP Instance UIDs: order and repetition do not matter."""
+    return hashlib.sha256("\n".join(sorted(set(sop_instance_uids))).encode()).hexdigest()
+
+
+def delivery_id(job_id: str, destination: str) -> str:
+    """The workflow that delivers a job's objects to one destination."""
+    return f"{job_id}:{destination}"
+
+
+def evidence_text(job: Row) -> str:
+    """The completeness evidence as one line for people."""
+    evidence = job["evidence"]
+    parts = [f"{evidence['instances']} instances received"]
+    if "slices" in evidence:
+        parts.append(f"{evidence['slices']} axial slices, contiguous")
+    if evidence["association_released"]:
+        parts.append("Association released")
+    parts.append(f"quiet for {evidence['quiet_time_s']:g} s")
+    if evidence["partial"]:
+        parts.append("PARTIAL: taken at the time limit while images still came")
+    return "; ".join(parts)
+
+
+def _made_at(job: Row) -> datetime:
+    """Content date and time come from the job, so the same job makes the same bytes."""
+    return datetime.fromtimestamp(int(job["created_at"]), UTC)

@@ -1,0 +1,174 @@
+"""The long-running processes: receive, work, deliver. Start in order, wait for a signal, drain, stop in order.
+
+Nothing but the database and the storage root is between them.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dicom_node import engine as job_engine
+from dicom_node.config import Config, PeerConfig
+from dicom_node.db import Database
+from dicom_node.engine import Engine, EngineClient
+from dicom_node.errors import DicomNodeError
+from dicom_node.flow import Flow, SendOutcome
+from dicom_node.storage import Storage
+
+if TYPE_CHECKING:
+    from dicom_node.analysis import Detector
+
+log = logging.getLogger(__name__)
+
+SUPERVISED = "DICOM_NODE_SUPERVISOR_PID"
+
+
+class Stop:
+    """Set by SIGTERM or SIGINT, or when the supervisor is gone: a child without it would never be stopped."""
+
+    def __init__(self) -> None:
+        self.event = threading.Event()
+        self._supervisor = int(os.environ.get(SUPERVISED, "0"))
+
+    def on_signals(self) -> Stop:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: self.event.set())
+        return self
+
+    def wait(self, watch: Callable[[], None] = lambda: None, every_s: float = 1.0) -> None:
+        """Until set; `watch` is called now and then."""
+        while not self.event.wait(every_s):
+            if self._supervisor and os.getppid() != self._supervisor:
+                log.error("the supervisor is gone, stopping", extra={"action": "orphaned"})
+                return
+            watch()
+
+
+def open_state(config: Config) -> tuple[Storage, Database]:
+    """Storage and database, their schema brought up to date. Any role may be the first to start."""
+    storage = Storage(config.storage.root, min_free_gb=config.storage.min_free_gb)
+    database = Database(config.database_url())
+    database.migrate()
+    job_engine.migrate(config.database_url())
+    return storage, database
+
+
+def executor_id(role: str, name: str | None) -> str:
+    """Stable over restarts, so that a process finds its own unfinished work again; one living process a name."""
+    return f"{socket.gethostname()}/{name or role}"
+
+
+def receive(config: Config, stop: Stop) -> None:
+    """The Storage SCP. Imports neither torch nor pixel decoders."""
+    from dicom_node.dimse.announce import Announcer
+    from dicom_node.dimse.scp import Receiver
+
+    storage, database = open_state(config)
+    client = EngineClient(config.database_url())
+
+    def bounce(series_uid: str, quiet_time_s: float) -> None:
+        client.bounce("assemble", series_uid, quiet_time_s, series_uid, longest_s=config.assemble.longest_wait_s)
+
+    announcer = Announcer(bounce, config.quiet_time_s)
+    receiver = Receiver(config, storage, database, announcer)
+    port = receiver.start()
+    log.info("receiving", extra={"action": "ready", "port": port, "ae_title": config.receive.ae_title})
+    try:
+        stop.wait()
+    finally:
+        log.info("stopping", extra={"action": "stopping"})
+        receiver.stop(drain_s=config.work.drain_s)
+        client.close()
+        database.close()
+
+
+def work(config: Config, stop: Stop, name: str | None = None) -> None:
+    """One process a GPU: assembles and analyses."""
+    storage, database = open_state(config)
+    me = executor_id("work", name)
+    detectors = _load_detectors(config)
+    flow = _flow(config, database, storage, me, lambda model: detectors[model])
+    _run_engine(config, flow, database, stop, queues=("assemble", "analyse"), watch_analysis=True)
+
+
+def deliver(config: Config, stop: Stop, name: str | None = None) -> None:
+    """Sends results; imports no torch."""
+    storage, database = open_state(config)
+    flow = _flow(config, database, storage, executor_id("deliver", name), _no_detector)
+    _run_engine(config, flow, database, stop, queues=("deliver",), watch_analysis=False)
+
+
+def _load_detectors(config: Config) -> dict[str, Detector]:
+    from dicom_node.model.detector import Detector as MaskRCNNDetector
+
+    loaded: dict[str, Detector] = {}
+    for name, model in config.models.items():
+        loaded[name] = MaskRCNNDetector.load(model.folder(), config.work.device)
+        log.info("model loaded", extra={"action": "model", "model": name, "device": config.work.device})
+    return loaded
+
+
+def _no_detector(model: str) -> Detector:
+    raise DicomNodeError(f"this process has no model {model}: only the work role analyses")
+
+
+def _send(files: Sequence[Path], peer: PeerConfig, calling_ae: str) -> Sequence[SendOutcome]:
+    from dicom_node.dimse.scu import send
+
+    return send(files, peer, calling_ae)
+
+
+def _flow(config: Config, database: Database, storage: Storage, me: str, detector: Callable[[str], Detector]) -> Flow:
+    return Flow(config=config, database=database, storage=storage, executor_id=me, detector=detector, send=_send)
+
+
+def _run_engine(
+    config: Config, flow: Flow, database: Database, stop: Stop, *, queues: Sequence[str], watch_analysis: bool
+) -> None:
+    engine = Engine(config.database_url(), flow.executor_id, flow.workflows(), queues)
+    engine.on_poison(lambda workflow_id, name: _park(database, workflow_id, name))
+    engine.start()
+    log.info("working", extra={"action": "ready", "executor": flow.executor_id, "queues": ",".join(queues)})
+
+    def watch() -> None:
+        if engine.lost.is_set():
+            log.error("the lock of this executor is lost, stopping", extra={"action": "lost"})
+            stop.event.set()
+        if watch_analysis:
+            _end_if_hung(config, database, flow.executor_id)
+
+    try:
+        stop.wait(watch)
+    finally:
+        log.info("stopping", extra={"action": "stopping"})
+        drained = engine.stop(config.work.drain_s)
+        database.close()
+        log.info("stopped", extra={"action": "stopped", "drained": drained})
+    # Threads of handed-back workflows must not write another word, and would keep the process alive.
+    logging.shutdown()
+    os._exit(0)
+
+
+def _park(database: Database, workflow_id: str, name: str) -> None:
+    if name == "analyse" and database.park_job(
+        workflow_id, "its workers died while they ran it; jobs retry tries again"
+    ):
+        log.error("job parked", extra={"action": "parked", "job": workflow_id})
+
+
+def _end_if_hung(config: Config, database: Database, me: str) -> None:
+    """A step can't be interrupted: a hung one ends with its process, and the crash counts against the job."""
+    limit = config.work.longest_analysis_s
+    for job in database.jobs(state="running"):
+        if job["executor"] == me and time.time() - job["started_at"] > limit:
+            log.error("analysis hangs, ending the process", extra={"action": "hung", "job": job["job_id"]})
+            logging.shutdown()
+            os._exit(70)
