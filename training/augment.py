@@ -43,5 +43,5 @@ def vary_intensity(rng: np.random.Generator, planes_hu: NDArray[np.float32]) -> 
 
 def _soften(planes: NDArray[np.float32]) -> NDArray[np.float32]:
     for axis in (1, 2):
-        planes = (np.roll(planes, 1, axis) + 2 * planes + np.roll(planes, -1, axis)) / 4
+        planes = (0.25 * (np.roll(planes, 1, axis) + 2 * planes + np.roll(planes, -1, axis))).astype(np.float32)
     return planes

@@ -134,7 +134,7 @@ class SliceComposer:
         window = _window(at, _reach(voi, patch), self.size)
         offset = (self.local_mm[window] - self.local_mm[self.middle, at[0], at[1]] + depth) @ frame.T
         index = voi.volume.to_index(voi.center_mm + offset)
-        weight = _patch_weight(voi, index) if patch else trilinear(voi.blend, index, 0) / 255
+        weight = _patch_weight(voi, index) if patch else trilinear(voi.blend, index, 0) / np.float32(255)
         content = self._nothing(rng, patch)[window] if nothing else self._content(voi, index)
         out, mask = planes.copy(), np.zeros((self.size, self.size), np.float32)
         out[window] = blend(planes[window], content, weight, behind=not patch)

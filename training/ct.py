@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 
 from dicom_node.domain import Volume
+from dicom_node.model.preprocess import simple_itk
 
 
 def read_ct(folder: Path) -> Volume:
     """The largest series below a folder, slices sorted along the normal by GDCM."""
-    import SimpleITK as sitk  # lazily: a training machine may only hold prepared caches
-
+    sitk = simple_itk()
     found = [
         names
         for sub in [folder, *sorted(p for p in folder.rglob("*") if p.is_dir())]
@@ -27,10 +27,8 @@ def read_ct(folder: Path) -> Volume:
 
 def from_image(image: Any) -> Volume:
     """A SimpleITK image as Volume: ITK counts column, row, slice."""
-    import SimpleITK as sitk
-
     direction = np.array(image.GetDirection()).reshape(3, 3) * np.array(image.GetSpacing())
     affine = np.eye(4)
     affine[:3, :3] = direction[:, ::-1]
     affine[:3, 3] = image.GetOrigin()
-    return Volume(hu=sitk.GetArrayFromImage(image).astype(np.int16), affine=affine)
+    return Volume(hu=simple_itk().GetArrayFromImage(image).astype(np.int16), affine=affine)

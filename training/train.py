@@ -47,16 +47,12 @@ class FitSettings:
     seed: int = 1
 
 
-def fit(
-    data: Path, cache: Path, out: Path, network: NetworkSpec, prep: PreprocessSpec, settings: FitSettings
-) -> None:
+def fit(data: Path, cache: Path, out: Path, network: NetworkSpec, prep: PreprocessSpec, settings: FitSettings) -> None:
     """Trains into `out` until the steps or the minutes are used up."""
     torch.manual_seed(settings.seed)
     backgrounds, vois = prepare(data, cache, prep)
     composer = SliceComposer(backgrounds, split(vois)[0], prep, settings.size)
-    model = build_network(
-        network, prep, norm=nn.BatchNorm2d, rpn_type=IgnoringRPN, roi_type=IgnoringRoIHeads
-    ).train()
+    model = build_network(network, prep, norm=nn.BatchNorm2d, rpn_type=IgnoringRPN, roi_type=IgnoringRoIHeads).train()
     optimizer = torch.optim.SGD(
         model.parameters(), lr=0.0, momentum=settings.momentum, weight_decay=settings.weight_decay
     )

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dicom_node.domain import Volume
+from dicom_node.model.preprocess import simple_itk
 from training.ct import from_image
 
 # Whole scans of these patients test the model: none of their nodules is ever learned from.
@@ -63,8 +64,7 @@ def split(vois: Iterable[Voi]) -> tuple[list[Voi], list[Voi]]:
 
 
 def _read(folder: Path, row: dict[str, str]) -> Voi:
-    import SimpleITK as sitk  # lazily: a training machine may only hold prepared caches
-
+    sitk = simple_itk()
     image = sitk.ReadImage(str(folder / "image" / f"{row['voi']}.nii.gz"), sitk.sitkInt16)
     mask = sitk.ReadImage(str(folder / "nodule_mask" / f"{row['voi']}.nii.gz"), sitk.sitkUInt8) > 0
     distance = sitk.SignedMaurerDistanceMap(mask, squaredDistance=False, useImageSpacing=True)

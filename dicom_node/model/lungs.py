@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from dicom_node.domain import Side, Volume
 from dicom_node.errors import Reason, SeriesRejected
-from dicom_node.model.preprocess import _sitk, resample, to_image, trilinear
+from dicom_node.model.preprocess import resample, simple_itk, to_image, trilinear
 
 GRID_MM = 2.0
 AIR_BELOW_HU = -400
@@ -65,18 +65,18 @@ def find_lungs(volume: Volume, air_hu: int = -1024) -> Lungs:
 
 def _inner_air(air: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Air that no slice joins to its own edge: the room, and air under the table, are not inside a body."""
-    sitk = _sitk()
+    sitk = simple_itk()
     inner = np.zeros_like(air)
     for k, plane in enumerate(air):
         framed = np.pad(plane, 1, constant_values=True).astype(np.uint8)
         labels = sitk.GetArrayFromImage(sitk.ConnectedComponent(sitk.GetImageFromArray(framed)))
-        inner[k] = (plane & (labels != labels[0, 0])[1:-1, 1:-1])
+        inner[k] = plane & (labels != labels[0, 0])[1:-1, 1:-1]
     return inner
 
 
 def _largest_lungs(air: NDArray[np.bool_], grid: Volume) -> NDArray[np.bool_]:
     """The largest body of lung-like air, and a second one where the lungs do not touch."""
-    sitk = _sitk()
+    sitk = simple_itk()
     labels_image = sitk.RelabelComponent(sitk.ConnectedComponent(sitk.GetImageFromArray(air.astype(np.uint8))), True)
     labels = sitk.GetArrayFromImage(labels_image)
     counts = np.bincount(labels.ravel())[1:6]
@@ -98,7 +98,7 @@ def _largest_lungs(air: NDArray[np.bool_], grid: Volume) -> NDArray[np.bool_]:
 
 def _sides(air: NDArray[np.bool_], grid: Volume) -> tuple[NDArray[np.bool_], bool]:
     """(left, known): every voxel of the grid goes to the nearer lung; the patient's left is +x."""
-    sitk = _sitk()
+    sitk = simple_itk()
     depth = -_distance_mm(air)
     for shrink_mm in (1.0, 3.0, 5.0, 8.0, 12.0):
         core = sitk.GetImageFromArray((depth > shrink_mm).astype(np.uint8))
@@ -121,14 +121,14 @@ def _close(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 def _fill_slices(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    sitk = _sitk()
+    sitk = simple_itk()
     filled = [sitk.GetArrayFromImage(sitk.BinaryFillhole(sitk.GetImageFromArray(p.astype(np.uint8)))) for p in mask]
     return np.asarray(np.stack(filled) > 0)
 
 
 def _distance_mm(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
     """Signed Euclidean distance to the mask on the 2 mm grid, negative inside."""
-    sitk = _sitk()
+    sitk = simple_itk()
     image: Any = to_image(mask.astype(np.uint8), np.diag([GRID_MM, GRID_MM, GRID_MM, 1.0])[[2, 1, 0, 3]])
     distance = sitk.SignedMaurerDistanceMap(image, squaredDistance=False, useImageSpacing=True)
     return np.asarray(sitk.GetArrayFromImage(distance), dtype=np.float32)

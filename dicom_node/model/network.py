@@ -76,9 +76,7 @@ class TrueSize(GeneralizedRCNNTransform):  # type: ignore[misc]  # torchvision s
     def __init__(self, mean: float, std: float, channels: int, stride: int) -> None:
         super().__init__(0, 0, [mean] * channels, [std] * channels, size_divisible=stride)
 
-    def resize(
-        self, image: Tensor, target: dict[str, Tensor] | None = None
-    ) -> tuple[Tensor, dict[str, Tensor] | None]:
+    def resize(self, image: Tensor, target: dict[str, Tensor] | None = None) -> tuple[Tensor, dict[str, Tensor] | None]:
         return image, target
 
     def postprocess(
@@ -93,9 +91,7 @@ class TrueSize(GeneralizedRCNNTransform):  # type: ignore[misc]  # torchvision s
 class NoExtraLevel(ExtraFPNBlock):  # type: ignore[misc]  # torchvision ships no types
     """Without it BackboneWithFPN adds a max-pooled level that no anchors belong to."""
 
-    def forward(
-        self, results: list[Tensor], x: list[Tensor], names: list[str]
-    ) -> tuple[list[Tensor], list[str]]:
+    def forward(self, results: list[Tensor], x: list[Tensor], names: list[str]) -> tuple[list[Tensor], list[str]]:
         return results, names
 
 

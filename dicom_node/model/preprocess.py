@@ -19,8 +19,6 @@ from torch.nn import functional
 from dicom_node.domain import Volume
 from dicom_node.model.spec import PreprocessSpec
 
-Box = tuple[slice, slice, slice]
-
 
 def resample(volume: Volume, spacing_mm: float, air_hu: int, within_mm: NDArray[np.float64] | None = None) -> Volume:
     """The volume on an axis-aligned isotropic LPS grid (linear, int16), whatever its own directions.
@@ -28,7 +26,7 @@ def resample(volume: Volume, spacing_mm: float, air_hu: int, within_mm: NDArray[
     within_mm: (2, 3) lowest and highest x, y, z to cover; default: all voxel centres of the volume.
     What no voxel covers, and padding below `air_hu`, becomes air.
     """
-    sitk = _sitk()
+    sitk = simple_itk()
     low, high = extent_mm(volume) if within_mm is None else within_mm
     size = [int(n) for n in np.floor((high - low) / spacing_mm + 1e-6).astype(int) + 1]
     source = to_image(volume.hu.clip(min=air_hu), volume.affine)
@@ -57,7 +55,7 @@ def extent_mm(volume: Volume) -> NDArray[np.float64]:
 
 def to_image(array: NDArray[Any], affine: NDArray[np.float64]) -> Any:
     """An array (slice, row, column) as SimpleITK image, in the same place in space."""
-    image = _sitk().GetImageFromArray(array)
+    image = simple_itk().GetImageFromArray(array)
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     direction = (affine[:3, :3] / spacing)[:, ::-1]  # ITK counts column, row, slice
     image.SetSpacing([float(s) for s in spacing[::-1]])
@@ -104,7 +102,7 @@ def trilinear(array: NDArray[Any], index: NDArray[np.float64], outside: float) -
     return value
 
 
-def _sitk() -> Any:
+def simple_itk() -> Any:
     import SimpleITK  # not on every training machine: those read prepared caches
 
     return SimpleITK

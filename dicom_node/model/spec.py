@@ -86,8 +86,8 @@ class MergeSpec(Spec):
 
     link_iou, link_mm: boxes of neighbouring slices belong together at this overlap or centre distance.
     gap: how many grid slices may be missing inside a candidate.
-    top_k: the score starts as the mean of the best k slices.
-    full_length_mm: candidates shorter than this along z are scored down in proportion.
+    trim: end slices whose score is below this part of the candidate's best are cut off.
+    top_k: the score starts as the mean of the best k slices; a slice that is not there counts as 0.
     elongation: (full, zero): z length over in-plane size; from `full` on the score falls, at `zero` it is 0.
     nms_iou: 3D boxes that overlap more are one candidate. mask_threshold: probability of the mask's edge.
     """
@@ -95,8 +95,8 @@ class MergeSpec(Spec):
     link_iou: Fraction = 0.3
     link_mm: Annotated[float, Field(ge=0)] = 2.0
     gap: Annotated[int, Field(ge=0)] = 1
+    trim: Fraction = 0.25
     top_k: Count = 3
-    full_length_mm: Annotated[float, Field(ge=0)] = 3.0
     elongation: tuple[Positive, Positive] = (2.0, 4.0)
     nms_iou: Fraction = 0.2
     mask_threshold: Fraction = 0.5

@@ -1,0 +1,188 @@
+"""A model bundle on disk <-> checked objects. A folder with weights.safetensors, bundle.json and MODEL_CARD.md.
+
+Nothing in it can run code. What does not match its own description is refused before a network is built.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+from dicom_node.domain import ModelIdentity
+from dicom_node.errors import BundleError
+from dicom_node.model.network import build_network
+from dicom_node.model.spec import Fraction, MergeSpec, NetworkSpec, PreprocessSpec, Spec
+
+FORM = 1
+WEIGHTS, FORM_FILE, CARD = "weights.safetensors", "bundle.json", "MODEL_CARD.md"
+
+
+class Thresholds(Spec):
+    """proposal_score: what a slice detection needs. operating_point: what a finding needs to be reported."""
+
+    proposal_score: Fraction
+    operating_point: Fraction
+
+
+class ClassCode(Spec):
+    """A class of the network and the coded concept a DICOM object names it with."""
+
+    name: str
+    code_value: str
+    coding_scheme: str
+    code_meaning: str
+
+
+class Metric(Spec):
+    """A figure, with what it is, on which data, and the command that gave it."""
+
+    name: str
+    value: float
+    definition: str
+    data: str
+    command: str
+
+
+class BundleForm(Spec):
+    """bundle.json."""
+
+    form: int = Field(ge=FORM, le=FORM)
+    name: str = Field(pattern=r"^[a-z0-9_]+$")
+    version: str = Field(pattern=r"^\d+\.\d+\.\d+$")
+    network: NetworkSpec
+    preprocessing: PreprocessSpec
+    merging: MergeSpec
+    thresholds: Thresholds
+    classes: tuple[ClassCode, ...] = Field(min_length=1)
+    training_data: str
+    metrics: tuple[Metric, ...]
+    licence: str
+    weights_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bundle:
+    """A bundle whose weights fit its network. weights: float32, by name."""
+
+    folder: Path
+    form: BundleForm
+    weights: dict[str, Tensor]
+    sha256: str
+
+    @property
+    def identity(self) -> ModelIdentity:
+        return ModelIdentity(
+            name=self.form.name,
+            version=self.form.version,
+            bundle_sha256=self.sha256,
+            operating_point=self.form.thresholds.operating_point,
+            parameters=parameters_of(self.form),
+        )
+
+    def network(self) -> nn.Module:
+        """The network with its weights, in eval mode."""
+        model = build_network(
+            self.form.network, self.form.preprocessing, score_threshold=self.form.thresholds.proposal_score
+        )
+        model.load_state_dict(self.weights)
+        return model.eval()
+
+
+def default_bundle() -> Path:
+    """The folder of the bundle that comes with the package."""
+    return Path(str(resources.files("dicom_node") / "data" / "models" / "lung_nodule_small"))
+
+
+def load_bundle(folder: Path) -> Bundle:
+    """Raises BundleError: missing, altered, truncated, of another form, or not what its network needs."""
+    if not folder.is_dir():
+        raise BundleError(f"model bundle {folder}: no such folder")
+    text, stored = _read(folder, FORM_FILE), _read(folder, WEIGHTS)
+    _read(folder, CARD)
+    form = parse_form(text, folder)
+    found = hashlib.sha256(stored).hexdigest()
+    if found != form.weights_sha256:
+        raise BundleError(
+            f"model bundle {folder}: {WEIGHTS} was altered or cut short "
+            f"({len(stored)} bytes, sha256 {found[:12]}..., {FORM_FILE} says {form.weights_sha256[:12]}...)"
+        )
+    try:
+        weights = {name: value.float() for name, value in load(stored).items()}
+    except SafetensorError as err:
+        raise BundleError(f"model bundle {folder}: {WEIGHTS} is not a safetensors file: {err}") from err
+    check_weights(form, weights, folder)
+    return Bundle(folder=folder, form=form, weights=weights, sha256=hashlib.sha256(text + stored).hexdigest())
+
+
+def _read(folder: Path, name: str) -> bytes:
+    try:
+        return (folder / name).read_bytes()
+    except OSError as err:
+        raise BundleError(f"model bundle {folder}: {name} can't be read ({err.strerror})") from err
+
+
+def parse_form(text: bytes, folder: Path) -> BundleForm:
+    """bundle.json's text -> its form. Raises BundleError naming the place."""
+    try:
+        raw = json.loads(text)
+    except ValueError as err:
+        raise BundleError(f"model bundle {folder}: {FORM_FILE} is not JSON: {err}") from err
+    version = raw.get("form") if isinstance(raw, dict) else None
+    if version != FORM:
+        raise BundleError(f"model bundle {folder}: form {version!r} is unknown; this version reads form {FORM}")
+    try:
+        return BundleForm.model_validate_json(text)
+    except ValidationError as err:
+        first = err.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise BundleError(f"model bundle {folder}: {FORM_FILE} at {place}: {first['msg']}") from err
+
+
+def check_weights(form: BundleForm, weights: dict[str, Tensor], folder: Path) -> None:
+    """Raises BundleError unless names and shapes are exactly those of the network described."""
+    with torch.device("meta"):
+        wanted = build_network(form.network, form.preprocessing).state_dict()
+    problems = [f"{name} is missing" for name in wanted.keys() - weights.keys()]
+    problems += [f"{name} is not part of the network" for name in weights.keys() - wanted.keys()]
+    problems += [
+        f"{name} has shape {tuple(weights[name].shape)}, the network needs {tuple(wanted[name].shape)}"
+        for name in wanted.keys() & weights.keys()
+        if wanted[name].shape != weights[name].shape
+    ]
+    problems += [f"{name} is not finite" for name, value in weights.items() if not value.isfinite().all()]
+    if problems:
+        raise BundleError(f"model bundle {folder}: {sorted(problems)[0]} ({len(problems)} such)")
+
+
+def write_bundle(folder: Path, description: dict[str, Any], weights: dict[str, Tensor], card: str) -> Bundle:
+    """Writes and reads back. description: bundle.json without `form` and `weights_sha256`.
+
+    Matrices are stored as float16, vectors (biases, norms) as float32.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    packed = {n: (v.half() if v.ndim > 1 else v.float()).contiguous() for n, v in weights.items()}
+    stored = save(packed)
+    raw = {"form": FORM, **description, "weights_sha256": hashlib.sha256(stored).hexdigest()}
+    form = BundleForm.model_validate_json(json.dumps(raw))
+    (folder / WEIGHTS).write_bytes(stored)
+    (folder / FORM_FILE).write_text(json.dumps(form.model_dump(mode="json"), indent=2) + "\n")
+    (folder / CARD).write_text(card)
+    return load_bundle(folder)
+
+
+def parameters_of(form: BundleForm) -> dict[str, Any]:
+    """The numbers that shaped a result, flat: what a report can print."""
+    parts = {"thresholds": form.thresholds, "merging": form.merging, "preprocessing": form.preprocessing}
+    return {
+        f"{part}.{key}": value for part, spec in parts.items() for key, value in spec.model_dump(mode="json").items()
+    }
