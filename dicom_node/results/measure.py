@@ -1,0 +1,113 @@
+"""Finding on its Volume -> what a radiologist would measure: volume, long and short axis, CT number, outline."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dicom_node.domain import Finding, Point, Volume
+from dicom_node.results.outline import Points, chord_across, convex_hull, longest_chord, pieces
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Axis:
+    """A straight caliper. Ends as (slice, row, column) with fractions, and as LPS mm."""
+
+    length_mm: float
+    ends_index: tuple[Point, Point]
+    ends_mm: tuple[Point, Point]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measurement:
+    """Numbers of one finding.
+
+    volume_mm3: number of voxels times the volume of one voxel.
+    equivalent_diameter_mm: of the sphere with that volume.
+    long_axis: longest diameter of one connected piece in any axial slice.
+    short_axis: longest chord at right angles to it, in the same slice, of the piece's convex hull.
+    slice_index: the slice of the long axis, the largest one; where slices tie, the one with more pixels.
+    mean_hu, sd_hu: over all voxels of the mask (standard deviation of the population).
+    contours: outlines of the mask's pieces in that slice, largest first; each (n, 2) of (column, row) in image
+        coordinates of PS3.3 C.18.6.1.2 (the centre of the top left pixel is 0.5, 0.5), last point = first point.
+    """
+
+    voxels: int
+    volume_mm3: float
+    equivalent_diameter_mm: float
+    long_axis: Axis
+    short_axis: Axis
+    slice_index: int
+    mean_hu: float
+    sd_hu: float
+    contours: tuple[NDArray[np.float64], ...]
+
+    @property
+    def long_axis_mm(self) -> float:
+        return self.long_axis.length_mm
+
+    @property
+    def short_axis_mm(self) -> float:
+        return self.short_axis.length_mm
+
+
+def measure(finding: Finding, volume: Volume) -> Measurement:
+    """Measure a finding on the grid that it was found in."""
+    voxels = int(finding.mask.sum())
+    volume_mm3 = voxels * volume.voxel_mm3
+    hu = volume.hu[finding.slices][finding.mask].astype(np.float64)
+    index, hull = _largest_slice(finding, volume)
+    long_ends = longest_chord(hull)
+    k, row, column = finding.corner
+    shift = np.array([column, row], dtype=np.float64)
+    return Measurement(
+        voxels=voxels,
+        volume_mm3=volume_mm3,
+        equivalent_diameter_mm=(6.0 * volume_mm3 / math.pi) ** (1 / 3),
+        long_axis=_axis(long_ends, k + index, shift, volume),
+        short_axis=_axis(chord_across(hull, *long_ends), k + index, shift, volume),
+        slice_index=k + index,
+        mean_hu=float(hu.mean()),
+        sd_hu=float(hu.std()),
+        contours=tuple(piece.outline + shift for piece in pieces(finding.mask[index])),
+    )
+
+
+def _largest_slice(finding: Finding, volume: Volume) -> tuple[int, Points]:
+    """Index within the mask of the slice with the longest diameter, and the hull of its longest piece in mm."""
+    best: tuple[tuple[float, int], int, Points] | None = None
+    pixel_mm = _pixel_mm(volume)
+    for index, mask in enumerate(finding.mask):
+        for piece in pieces(mask):
+            hull = convex_hull(piece.reach * pixel_mm)
+            a, b = longest_chord(hull)
+            size = (round(float(np.linalg.norm(b - a)), 6), int(mask.sum()))
+            if best is None or size > best[0]:
+                best = (size, index, hull)
+    assert best is not None  # noqa: S101  # a Finding has at least one voxel
+    return best[1], best[2]
+
+
+def _pixel_mm(volume: Volume) -> Points:
+    """Size of a pixel along (column, row)."""
+    _, row_mm, column_mm = volume.spacing_mm
+    return np.array([column_mm, row_mm])
+
+
+def _axis(ends: tuple[Points, Points], slice_index: int, shift: Points, volume: Volume) -> Axis:
+    """Ends in mm from the mask's own top left corner -> an Axis of the Volume."""
+    # Pixel r covers r..r+1 in an outline, and its centre has the index r.
+    column_row = np.stack(ends) / _pixel_mm(volume) + shift - 0.5
+    index = np.concatenate([np.full((2, 1), slice_index), column_row[:, ::-1]], axis=1)
+    return Axis(
+        length_mm=float(np.linalg.norm(ends[1] - ends[0])),
+        ends_index=(_point(index[0]), _point(index[1])),
+        ends_mm=(_point(volume.to_mm(index[0])), _point(volume.to_mm(index[1]))),
+    )
+
+
+def _point(values: NDArray[np.float64]) -> Point:
+    return float(values[0]), float(values[1]), float(values[2])
