@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import re
@@ -78,19 +79,19 @@ class Storage:
 
     def _write(self, relative: str, *parts: bytes) -> StoredFile:
         size = sum(len(part) for part in parts)
-        self.check_space(size)
         digest = hashlib.sha256()
         for part in parts:
             digest.update(part)
         stored = StoredFile(path=relative, sha256=digest.hexdigest(), size_bytes=size)
         final = self.root / relative
         try:
+            self.check_space(size)
             if _same_file(final, stored):
                 return stored
             _make_durable_folder(final.parent, self.root)
             _replace(final, parts)
         except OSError as err:
-            if err.errno in (28, 122):  # ENOSPC, EDQUOT
+            if err.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise OutOfSpace("the disk is full: free some space under storage.root") from err
             raise StorageError(f"a file could not be made durable: {err.strerror}") from err
         return stored

@@ -1,0 +1,132 @@
+"""Which SOP Classes and Transfer Syntaxes the Storage SCP accepts: one table, also for the conformance statement."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+
+import pydicom.uid as sop_class
+from pynetdicom.presentation import AllStoragePresentationContexts, PresentationContext
+
+from dicom_node.config import StorageClassGroup
+
+EXPLICIT_LITTLE = "1.2.840.10008.1.2.1"
+IMPLICIT_LITTLE = "1.2.840.10008.1.2"
+EXPLICIT_BIG = "1.2.840.10008.1.2.2"
+DEFLATED = "1.2.840.10008.1.2.1.99"
+
+UNCOMPRESSED = (EXPLICIT_LITTLE, IMPLICIT_LITTLE, EXPLICIT_BIG, DEFLATED)
+
+# In order of preference, for peers that offer several in one context: what needs no decoder first, then
+# lossless, then lossy. Nothing is decoded on the way in, so every syntax that CT archives hold is welcome.
+TRANSFER_SYNTAXES = (
+    *UNCOMPRESSED,
+    "1.2.840.10008.1.2.4.80",  # JPEG-LS lossless
+    "1.2.840.10008.1.2.4.90",  # JPEG 2000 lossless
+    "1.2.840.10008.1.2.5",  # RLE
+    "1.2.840.10008.1.2.4.70",  # JPEG lossless, first-order prediction
+    "1.2.840.10008.1.2.4.57",  # JPEG lossless
+    "1.2.840.10008.1.2.4.201",  # HTJ2K lossless
+    "1.2.840.10008.1.2.4.202",  # HTJ2K lossless, RPCL
+    "1.2.840.10008.1.2.4.203",  # HTJ2K
+    "1.2.840.10008.1.2.4.91",  # JPEG 2000
+    "1.2.840.10008.1.2.4.81",  # JPEG-LS near lossless
+    "1.2.840.10008.1.2.4.51",  # JPEG extended, 12 bits
+    "1.2.840.10008.1.2.4.50",  # JPEG baseline, 8 bits
+)
+
+CT_IMAGE = str(sop_class.CTImageStorage)
+VERIFICATION = "1.2.840.10008.1.1"
+
+_ENHANCED_CT = (sop_class.EnhancedCTImageStorage, sop_class.LegacyConvertedEnhancedCTImageStorage)
+
+_IMAGES = (
+    sop_class.ComputedRadiographyImageStorage,
+    sop_class.DigitalXRayImageStorageForPresentation,
+    sop_class.DigitalXRayImageStorageForProcessing,
+    sop_class.DigitalMammographyXRayImageStorageForPresentation,
+    sop_class.DigitalMammographyXRayImageStorageForProcessing,
+    sop_class.BreastTomosynthesisImageStorage,
+    sop_class.MRImageStorage,
+    sop_class.EnhancedMRImageStorage,
+    sop_class.EnhancedMRColorImageStorage,
+    sop_class.LegacyConvertedEnhancedMRImageStorage,
+    sop_class.PositronEmissionTomographyImageStorage,
+    sop_class.EnhancedPETImageStorage,
+    sop_class.LegacyConvertedEnhancedPETImageStorage,
+    sop_class.NuclearMedicineImageStorage,
+    sop_class.UltrasoundImageStorage,
+    sop_class.UltrasoundMultiFrameImageStorage,
+    sop_class.SecondaryCaptureImageStorage,
+    sop_class.MultiFrameSingleBitSecondaryCaptureImageStorage,
+    sop_class.MultiFrameGrayscaleByteSecondaryCaptureImageStorage,
+    sop_class.MultiFrameGrayscaleWordSecondaryCaptureImageStorage,
+    sop_class.MultiFrameTrueColorSecondaryCaptureImageStorage,
+    sop_class.XRayAngiographicImageStorage,
+    sop_class.EnhancedXAImageStorage,
+    sop_class.XRayRadiofluoroscopicImageStorage,
+    sop_class.EnhancedXRFImageStorage,
+    sop_class.XRay3DAngiographicImageStorage,
+    sop_class.RTImageStorage,
+)
+
+_RESULTS = (
+    sop_class.SegmentationStorage,
+    "1.2.840.10008.5.1.4.1.1.66.7",  # Label Map Segmentation, which pydicom 3.0 does not name
+    sop_class.SurfaceSegmentationStorage,
+    sop_class.ParametricMapStorage,
+    sop_class.RealWorldValueMappingStorage,
+    sop_class.SpatialRegistrationStorage,
+    sop_class.DeformableSpatialRegistrationStorage,
+    sop_class.SpatialFiducialsStorage,
+    sop_class.BasicTextSRStorage,
+    sop_class.EnhancedSRStorage,
+    sop_class.ComprehensiveSRStorage,
+    sop_class.Comprehensive3DSRStorage,
+    sop_class.ExtensibleSRStorage,
+    sop_class.KeyObjectSelectionDocumentStorage,
+    sop_class.ChestCADSRStorage,
+    sop_class.XRayRadiationDoseSRStorage,
+    sop_class.EnhancedXRayRadiationDoseSRStorage,
+    sop_class.PatientRadiationDoseSRStorage,
+    sop_class.GrayscaleSoftcopyPresentationStateStorage,
+    sop_class.ColorSoftcopyPresentationStateStorage,
+    sop_class.BlendingSoftcopyPresentationStateStorage,
+    sop_class.EncapsulatedPDFStorage,
+    sop_class.RTStructureSetStorage,
+)
+
+
+def _others() -> tuple[str, ...]:
+    """Every further class of PS3.4's Storage Service Class that pynetdicom knows."""
+    named = {CT_IMAGE, *map(str, (*_ENHANCED_CT, *_IMAGES, *_RESULTS))}
+    return tuple(uid for cx in AllStoragePresentationContexts if (uid := str(cx.abstract_syntax)) not in named)
+
+
+# CT Image Storage is always accepted; receive.also_accept adds these groups.
+STORAGE_CLASSES: Mapping[StorageClassGroup, tuple[str, ...]] = MappingProxyType(
+    {
+        "enhanced_ct": tuple(map(str, _ENHANCED_CT)),
+        "images": tuple(map(str, _IMAGES)),
+        "results": tuple(map(str, _RESULTS)),
+        "other": _others(),
+    }
+)
+
+
+def accepted_classes(groups: Iterable[StorageClassGroup]) -> tuple[str, ...]:
+    """The Storage SOP Classes that a node with these groups accepts, CT Image Storage first."""
+    return (CT_IMAGE, *(uid for group in sorted(set(groups)) for uid in STORAGE_CLASSES[group]))
+
+
+def supported_contexts(groups: Iterable[StorageClassGroup]) -> list[PresentationContext]:
+    """What the acceptor offers. PS3.2: every acceptor also accepts Verification."""
+    verification = _context(VERIFICATION, UNCOMPRESSED[:3])
+    return [verification, *(_context(uid, TRANSFER_SYNTAXES) for uid in accepted_classes(groups))]
+
+
+def _context(abstract_syntax: str, transfer_syntaxes: tuple[str, ...]) -> PresentationContext:
+    context = PresentationContext()
+    context.abstract_syntax = abstract_syntax
+    context.transfer_syntax = list(transfer_syntaxes)
+    return context

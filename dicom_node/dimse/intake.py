@@ -1,0 +1,218 @@
+"""Received Instance -> checked identifiers -> durable file -> committed row -> status. Nothing decodes pixels."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import PurePosixPath
+
+import sqlalchemy as sa
+
+from dicom_node.db import Arrival, Database, ReceivedInstance, Row
+from dicom_node.dimse import part10
+from dicom_node.errors import DicomNodeError, InvalidUID, StorageError, UnreadableInstance
+from dicom_node.logs import describe
+from dicom_node.storage import Storage, StoredFile, checked_uid
+
+log = logging.getLogger(__name__)
+
+# PS3.4 B.2.3 and PS3.7 C.5.
+SUCCESS = 0x0000
+PROCESSING_FAILURE = 0x0110
+SOP_CLASS_NOT_SUPPORTED = 0x0122
+OUT_OF_RESOURCES = 0xA700
+DATA_SET_DOES_NOT_MATCH = 0xA900
+CANNOT_UNDERSTAND = 0xC000
+
+
+class DataSetMismatch(DicomNodeError):
+    """The data set is not the Instance that the C-STORE request announced."""
+
+
+class ClassNotNegotiated(DicomNodeError):
+    """The request names another SOP Class than its Presentation Context."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreRequest:
+    """One C-STORE request: what its command and its Presentation Context say, and the data set as encoded."""
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    abstract_syntax: str
+    transfer_syntax_uid: str
+    data_set: bytes
+    source_ae: str
+    source_ip: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreAnswer:
+    """The status of the response. `series_uid` and `arrival` are set on Success alone."""
+
+    status: int
+    comment: str = ""
+    series_uid: str | None = None
+    arrival: Arrival | None = None
+
+
+class Intake:
+    """Makes received Instances durable. Safe to call from many threads."""
+
+    def __init__(self, storage: Storage, database: Database) -> None:
+        self._storage, self._database = storage, database
+        self._instances = _KeyedLocks()
+
+    def store(self, request: StoreRequest) -> StoreAnswer:
+        """Success only when file and row are safe; any other status leaves nothing half-written behind.
+
+        A complete file whose row could not be committed stays: sending again, or the next start, adopts it.
+        """
+        try:
+            return self._store(request)
+        except DicomNodeError as err:
+            status, comment = _status_of(err), str(err)
+        except sa.exc.SQLAlchemyError as err:
+            # PS3.4 B.2.3: 0xA7xx says that our resources failed, so the peer may try again. 0xCxxx blames its data.
+            log.error("row not recorded", extra={"action": "refuse", "error": describe(err)})
+            return StoreAnswer(status=OUT_OF_RESOURCES, comment="the database does not answer")
+        log.warning(
+            "instance refused",
+            extra={"action": "refuse", "status": f"{status:#06x}", "why": comment, "source_ae": request.source_ae},
+        )
+        return StoreAnswer(status=status, comment=comment)
+
+    def _store(self, request: StoreRequest) -> StoreAnswer:
+        identifiers = _checked(request)
+        head = part10.write_file_head(
+            sop_class_uid=identifiers.sop_class_uid,
+            sop_instance_uid=identifiers.sop_instance_uid,
+            transfer_syntax_uid=request.transfer_syntax_uid,
+        )
+        # The same Instance may come on two Associations at once: file and row of one stay together.
+        with self._instances.held(identifiers.sop_instance_uid):
+            stored = self._storage.write_instance(
+                identifiers.study_uid,
+                identifiers.series_uid,
+                identifiers.sop_instance_uid,
+                head,
+                request.data_set,
+            )
+            arrival = self._database.record_instance(
+                _row(identifiers, request.transfer_syntax_uid, stored),
+                source_ae=request.source_ae,
+                source_ip=request.source_ip,
+            )
+        return StoreAnswer(status=SUCCESS, series_uid=identifiers.series_uid, arrival=arrival)
+
+    def adopt(self) -> int:
+        """Give durable files a row that a crash kept from them; how many there were."""
+        adopted = 0
+        files = map(PurePosixPath, self._storage.incoming_files())
+        for folder, members in groupby(files, key=lambda path: path.parent):
+            rows = {row["path"]: row for row in self._database.instances(folder.name)}
+            for path in members:
+                try:
+                    adopted += self._adopt(str(path), rows.get(str(path)))
+                except (DicomNodeError, OSError) as err:
+                    log.warning("file left alone", extra={"action": "adopt", "path": str(path), "why": describe(err)})
+        if adopted:
+            log.info("files adopted", extra={"action": "adopt", "instances": adopted})
+        return adopted
+
+    def _adopt(self, path: str, row: Row | None) -> bool:
+        """True when the file's row was missing, or older than the file: a crash fell between the two."""
+        written_at = self._storage.path(path).stat().st_mtime
+        if row is None:
+            row = self._database.instance(PurePosixPath(path).stem)
+        if row is not None and row["received_at"] >= written_at:
+            return False
+        data = self._storage.path(path).read_bytes()
+        head = part10.read_file_head(data)
+        identifiers = part10.read_identifiers(data[head.data_set_at :], head.transfer_syntax_uid)
+        expected = f"incoming/{identifiers.study_uid}/{identifiers.series_uid}/{identifiers.sop_instance_uid}.dcm"
+        if path != expected:
+            raise DataSetMismatch("the file does not lie where its UIDs belong")
+        series = self._database.series(identifiers.series_uid)
+        stored = StoredFile(path=path, sha256=hashlib.sha256(data).hexdigest(), size_bytes=len(data))
+        arrival = self._database.record_instance(
+            _row(identifiers, head.transfer_syntax_uid, stored),
+            # The file does not say who sent it; whoever sent the rest of the series did.
+            source_ae=series["source_ae"] if series is not None else "",
+            source_ip=series["source_ip"] if series is not None else "",
+        )
+        return arrival != "same"
+
+
+def _checked(request: StoreRequest) -> part10.Identifiers:
+    """The identifiers of the data set, each a valid UID, and those of Class and Instance as announced."""
+    if request.sop_class_uid != request.abstract_syntax:
+        raise ClassNotNegotiated("the SOP Class is not that of the Presentation Context")
+    if not request.data_set:
+        raise UnreadableInstance("the request has no data set")
+    found = part10.read_identifiers(request.data_set, request.transfer_syntax_uid)
+    checked_uid(found.sop_class_uid, "SOPClassUID")
+    checked_uid(found.sop_instance_uid, "SOPInstanceUID")
+    checked_uid(found.study_uid, "StudyInstanceUID")
+    checked_uid(found.series_uid, "SeriesInstanceUID")
+    if found.sop_class_uid != request.sop_class_uid:
+        raise DataSetMismatch("SOPClassUID is not that of the request")
+    if found.sop_instance_uid != request.sop_instance_uid:
+        raise DataSetMismatch("SOPInstanceUID is not that of the request")
+    return found
+
+
+def _row(identifiers: part10.Identifiers, transfer_syntax_uid: str, stored: StoredFile) -> ReceivedInstance:
+    return ReceivedInstance(
+        sop_instance_uid=identifiers.sop_instance_uid,
+        sop_class_uid=identifiers.sop_class_uid,
+        transfer_syntax_uid=transfer_syntax_uid,
+        study_uid=identifiers.study_uid,
+        series_uid=identifiers.series_uid,
+        path=stored.path,
+        sha256=stored.sha256,
+        size_bytes=stored.size_bytes,
+    )
+
+
+def _status_of(err: DicomNodeError) -> int:
+    """PS3.4 B.2.3. A peer may send again after 0xA7xx; the other statuses say that its data set will not do."""
+    if isinstance(err, ClassNotNegotiated):
+        return SOP_CLASS_NOT_SUPPORTED
+    # UIDs are Type 1 of every storage IOD: without valid ones the data set is readable but is no such object.
+    if isinstance(err, InvalidUID | DataSetMismatch):
+        return DATA_SET_DOES_NOT_MATCH
+    if isinstance(err, UnreadableInstance):
+        return CANNOT_UNDERSTAND
+    if isinstance(err, StorageError):
+        return OUT_OF_RESOURCES
+    return PROCESSING_FAILURE
+
+
+class _KeyedLocks:
+    """A lock for each key, which exists only while somebody holds it or waits for it."""
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._locks: dict[str, tuple[threading.Lock, int]] = {}
+
+    @contextlib.contextmanager
+    def held(self, key: str) -> Iterator[None]:
+        with self._guard:
+            lock, users = self._locks.get(key, (threading.Lock(), 0))
+            self._locks[key] = (lock, users + 1)
+        try:
+            with lock:
+                yield
+        finally:
+            with self._guard:
+                lock, users = self._locks[key]
+                if users == 1:
+                    del self._locks[key]
+                else:
+                    self._locks[key] = (lock, users - 1)
