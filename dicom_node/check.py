@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 from dicom_node.config import Config
 from dicom_node.db import Database
@@ -28,11 +29,11 @@ def check(config: Config) -> Iterator[Item]:
     yield _try("port", lambda: _port(config))
     yield _try("device", lambda: _device(config))
     for name in config.models:
-        yield _try(f"model {name}", lambda name=name: _model(config, name))
+        yield _try(f"model {name}", partial(_model, config, name))
     yield _try("routes", lambda: _routes(config))
     for name, peer in config.peers.items():
         if peer.port is not None:
-            yield _try(f"peer {name}", lambda name=name: _echo(config, name))
+            yield _try(f"peer {name}", partial(_echo, config, name))
 
 
 def _try(name: str, look: Callable[[], str]) -> Item:
@@ -66,9 +67,7 @@ def _port(config: Config) -> str:
         except PermissionError as err:
             raise ConfigError(f"receive.port {port} needs root; take one above 1023, like 11112") from err
         except OSError as err:
-            raise ConfigError(
-                f"{host}:{port} cannot be listened on ({err.strerror}): another program has it, or the node runs already"
-            ) from err
+            raise ConfigError(f"{host}:{port} cannot be listened on ({err.strerror}): another program has it") from err
     return f"{host}:{port} is free"
 
 

@@ -251,6 +251,17 @@ class Config(_Section):
         raise ConfigError(f"no route is named {name!r} any more: bring it back in config.yaml, then retry")
 
 
+def parse_peer(text: str) -> PeerConfig | None:
+    """A peer written as AE@HOST:PORT; None where `text` is a name."""
+    match = re.fullmatch(r"(?P<ae>[^@]{1,16})@(?P<host>[^@]+):(?P<port>\d{1,5})", text)
+    if match is None:
+        return None
+    try:
+        return PeerConfig(ae_title=match["ae"], host=match["host"].strip("[]"), port=int(match["port"]))
+    except ValidationError as err:
+        raise ConfigError(f"{text}: {err.errors()[0]['msg']}") from err
+
+
 def bundle_folder(bundle: str) -> Path:
     """`builtin:NAME` -> the folder in the package; anything else is a folder already."""
     name = bundle.removeprefix("builtin:")

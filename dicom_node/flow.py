@@ -193,17 +193,12 @@ class Flow:
             self._manifest_paths(job_id),
             self.detector(route.model),
             self.config.gate,
-            analysis.Origin(
-                manifest_sha256=job["manifest_sha256"],
-                made_at=_made_at(job),
-                evidence=evidence_text(job),
-                predecessor=self._predecessor(job),
-            ),
+            self._origin(job, self._predecessor(job)),
             progress=lambda part: self._progress(job_id, part),
         )
-        objects = [self._write(job_id, f"{kind}.dcm", kind, dataset) for kind, dataset in made.objects().items()]
-        if made.montage_png is not None:
-            self.storage.write_result(job_id, "montage.png", made.montage_png)
+        objects = [self._write(job_id, kind, file) for kind, file in made.objects.items()]
+        for name, data in made.pictures.items():
+            self.storage.write_result(job_id, name, data)
         self.database.finish_job(
             job_id,
             state="complete",
@@ -230,18 +225,8 @@ class Flow:
         """A small SR that says why there is no result: silence must not look like "nothing found"."""
         job = self._job(job_id)
         headers = [file.header for file in read_headers(self._manifest_paths(job_id))]
-        report = analysis.rejection(
-            headers,
-            reason=Reason(job["reason"]),
-            text=job["reason_text"],
-            origin=analysis.Origin(
-                manifest_sha256=job["manifest_sha256"],
-                made_at=_made_at(job),
-                evidence=evidence_text(job),
-                predecessor=None,
-            ),
-        )
-        made = self._write(job_id, "sr.dcm", "sr", report)
+        rejected = SeriesRejected(Reason(job["reason"]), job["reason_text"])
+        made = self._write(job_id, "sr", analysis.rejection(headers, rejected, self._origin(job, None)))
         self.database.finish_job(
             job_id,
             state="rejected",
@@ -252,8 +237,18 @@ class Flow:
         )
         return self._outcome(job_id)
 
-    def _write(self, job_id: str, name: str, kind: str, made: analysis.ResultFile) -> ResultObject:
-        stored = self.storage.write_result(job_id, name, made.data)
+    def _origin(self, job: Row, predecessor: tuple[str, str, str] | None) -> analysis.Origin:
+        return analysis.Origin(
+            manifest_sha256=job["manifest_sha256"],
+            # Content date and time come from the job, so the same job makes the same bytes.
+            made_at=datetime.fromtimestamp(int(job["created_at"]), UTC),
+            evidence=evidence_text(job),
+            complete=not job["evidence"]["partial"],
+            predecessor=predecessor,
+        )
+
+    def _write(self, job_id: str, kind: str, made: analysis.ResultFile) -> ResultObject:
+        stored = self.storage.write_result(job_id, f"{kind}.dcm", made.data)
         return ResultObject(
             sop_instance_uid=made.sop_instance_uid,
             sop_class_uid=made.sop_class_uid,
@@ -406,8 +401,3 @@ def evidence_text(job: Row) -> str:
     if evidence["partial"]:
         parts.append("PARTIAL: taken at the time limit while images still came")
     return "; ".join(parts)
-
-
-def _made_at(job: Row) -> datetime:
-    """Content date and time come from the job, so the same job makes the same bytes."""
-    return datetime.fromtimestamp(int(job["created_at"]), UTC)

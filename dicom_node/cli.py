@@ -1,0 +1,477 @@
+"""The command line: parse, call the library, print. Exit code 0, 1 (it failed, and why) or 2 (called wrongly)."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from dicom_node import __version__, logs
+from dicom_node.config import Config, GateConfig, PeerConfig, load_config
+from dicom_node.domain import RESEARCH_USE
+from dicom_node.errors import ConfigError, DicomNodeError
+
+app = typer.Typer(
+    help=f"A DICOM node that finds lung nodules in CT. {RESEARCH_USE}.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+jobs_app = typer.Typer(help="List, show, retry and cancel jobs.", no_args_is_help=True)
+app.add_typer(jobs_app, name="jobs")
+
+out = Console(soft_wrap=True)
+err = Console(stderr=True, soft_wrap=True)
+
+ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="The node's settings.", envvar="DICOM_NODE_CONFIG")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
+NameOption = Annotated[str | None, typer.Option("--name", help="This process's name; one living process a name.")]
+DEFAULT_CONFIG = Path("config.yaml")
+
+
+def main() -> NoReturn:
+    """Entry point of the command `dicom-node`."""
+    try:
+        app()
+    except ConfigError as error:
+        err.print(str(error), style="red", markup=False)
+        sys.exit(2)
+    except DicomNodeError as error:
+        err.print(str(error), style="red", markup=False)
+        sys.exit(1)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(1)
+    sys.exit(0)
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2, default=str))
+
+
+@contextmanager
+def _progress(label: str, *, quiet: bool) -> Iterator[Callable[[float], None]]:
+    """A bar on a terminal, nothing in a pipe. Called with the part of 1 that is done."""
+    bar = Progress(TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"),
+                   TimeRemainingColumn(), console=err, disable=quiet or not err.is_terminal)  # fmt: skip
+    with bar:
+        task = bar.add_task(label, total=1.0)
+        yield lambda part: bar.update(task, completed=part)
+
+
+# -- the node --------------------------------------------------------------------------------------
+
+
+@app.command()
+def serve(config: ConfigOption = DEFAULT_CONFIG) -> None:
+    """Run the whole node on this machine.
+
+    Example: dicom-node serve --config /etc/dicom-node/config.yaml
+    """
+    from dicom_node.roles import open_state
+    from dicom_node.supervisor import Supervisor
+
+    settings = _role(config, "serve")
+    _, database = open_state(settings)
+    database.close()
+    code = Supervisor(config, ("receive", "work", "deliver"), drain_s=settings.work.drain_s).run()
+    raise typer.Exit(code)
+
+
+@app.command()
+def receive(config: ConfigOption = DEFAULT_CONFIG) -> None:
+    """Run the Storage SCP alone.
+
+    Example: dicom-node receive --config config.yaml
+    """
+    from dicom_node import roles
+
+    roles.receive(_role(config, "receive"), roles.Stop().on_signals())
+
+
+@app.command()
+def work(config: ConfigOption = DEFAULT_CONFIG, name: NameOption = None) -> None:
+    """Run one analysing process alone.
+
+    Example: dicom-node work --config config.yaml --name gpu0
+    """
+    from dicom_node import roles
+
+    roles.work(_role(config, "work"), roles.Stop().on_signals(), name)
+
+
+@app.command()
+def deliver(config: ConfigOption = DEFAULT_CONFIG, name: NameOption = None) -> None:
+    """Run the sending process alone.
+
+    Example: dicom-node deliver --config config.yaml
+    """
+    from dicom_node import roles
+
+    roles.deliver(_role(config, "deliver"), roles.Stop().on_signals(), name)
+
+
+def _role(config: Path, role: str) -> Config:
+    settings = load_config(config)
+    logs.configure(settings.log.level, settings.log.format, role)
+    return settings
+
+
+@app.command()
+def check(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> None:
+    """Validate the settings, print them resolved, and try all that the node needs.
+
+    Example: dicom-node check --config config.yaml
+    """
+    from dicom_node.check import check as run_check
+
+    settings = load_config(config)
+    logs.configure("error", "text", "check")
+    items = list(run_check(settings))
+    if as_json:
+        resolved = settings.model_dump(mode="json", by_alias=True)
+        resolved["database"]["url"] = _without_password(settings.database_url())
+        _print_json({"config": resolved, "items": [{"name": i.name, "ok": i.ok, "text": i.text} for i in items]})
+    else:
+        _print_resolved(settings)
+        for item in items:
+            mark = "[green]ok  [/green]" if item.ok else "[red]FAIL[/red]"
+            out.print(f"{mark} {item.name}: ", end="")
+            out.print(item.text, markup=False, highlight=False)
+    if not all(item.ok for item in items):
+        raise typer.Exit(1)
+
+
+def _print_resolved(settings: Config) -> None:
+    import yaml
+
+    resolved = settings.model_dump(mode="json", by_alias=True, exclude_none=True)
+    resolved["database"] = {"url": _without_password(settings.database_url())}
+    out.print(yaml.safe_dump(resolved, sort_keys=False), markup=False, highlight=False)
+
+
+def _without_password(url: str) -> str:
+    from sqlalchemy import make_url
+
+    return make_url(url).render_as_string(hide_password=True)
+
+
+# -- jobs ------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _state(config: Path) -> Iterator[tuple[Any, Any, Any]]:
+    """Storage, database and engine client of a node that exists."""
+    from dicom_node.engine import EngineClient
+    from dicom_node.roles import open_state
+
+    settings = load_config(config)
+    logs.configure("error", "text", "cli")
+    storage, database = open_state(settings)
+    client = EngineClient(settings.database_url())
+    try:
+        yield storage, database, client
+    finally:
+        client.close()
+        database.close()
+
+
+@jobs_app.command("list")
+def jobs_list(
+    config: ConfigOption = DEFAULT_CONFIG,
+    state: Annotated[str | None, typer.Option(help="Only jobs in this state.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="How many, newest first.")] = 50,
+    as_json: JsonOption = False,
+) -> None:
+    """The newest jobs.
+
+    Example: dicom-node jobs list --state failed
+    """
+    from dicom_node.schema import JOB_STATES
+
+    if state is not None and state not in JOB_STATES:
+        raise ConfigError(f"--state {state} is none of {', '.join(JOB_STATES)}")
+    with _state(config) as (_, database, _client):
+        rows = database.jobs(state=state, limit=limit)
+    if as_json:
+        _print_json([dict(row) for row in rows])
+        return
+    table = Table("job", "received", "state", "progress", "route", "reason")
+    for row in rows:
+        received = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(row["created_at"]))
+        table.add_row(
+            row["job_id"], received, row["state"], f"{row['progress']:.0%}", row["route"] or "", row["reason"] or ""
+        )
+    out.print(table)
+
+
+@jobs_app.command("show")
+def jobs_show(job: str, config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> None:
+    """All that is known of one job: evidence, findings, deliveries, events.
+
+    Example: dicom-node jobs show 1.3.6.1.4.1.14519.5.2.1-0123456789abcdef --json
+    """
+    from dicom_node.summary import job_summary
+
+    with _state(config) as (storage, database, _):
+        shown = job_summary(database, storage, job)
+    if as_json:
+        _print_json(shown)
+        return
+    _print_summary(shown)
+    for delivery in shown["deliveries"]:
+        text = f"{delivery['kind']} to {delivery['destination']}: {delivery['state']}, {delivery['attempts']} attempts"
+        out.print(text + (f" ({delivery['message']})" if delivery["message"] else ""), markup=False)
+    for event in shown["events"]:
+        details = " ".join(f"{k}={v}" for k, v in event.items() if k not in ("at", "action"))
+        out.print(f"{event['at']} {event['action']} {details}", markup=False, highlight=False)
+
+
+@jobs_app.command("retry")
+def jobs_retry(job: str, config: ConfigOption = DEFAULT_CONFIG) -> None:
+    """Run a failed, parked or cancelled job again, or send its parked objects again.
+
+    Example: dicom-node jobs retry 1.3.6.1.4.1.14519.5.2.1-0123456789abcdef
+    """
+    from dicom_node.control import retry
+
+    with _state(config) as (_, database, client):
+        out.print(retry(database, client, job), markup=False)
+
+
+@jobs_app.command("cancel")
+def jobs_cancel(job: str, config: ConfigOption = DEFAULT_CONFIG) -> None:
+    """Stop a job, and take what it has not sent out of the queue.
+
+    Example: dicom-node jobs cancel 1.3.6.1.4.1.14519.5.2.1-0123456789abcdef
+    """
+    from dicom_node.control import cancel
+
+    with _state(config) as (_, database, client):
+        out.print(cancel(database, client, job), markup=False)
+
+
+@app.command()
+def purge(
+    older_than_days: Annotated[float, typer.Option(min=0, help="Only what ended so long ago.")],
+    config: ConfigOption = DEFAULT_CONFIG,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go, remove nothing.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Remove series that are done and delivered, with their files. Never what is undelivered, failed or parked.
+
+    Example: dicom-node purge --older-than-days 30 --dry-run
+    """
+    from dicom_node.control import purge as run_purge
+
+    with _state(config) as (storage, database, client):
+        before = time.time() - older_than_days * 86400
+        gone = run_purge(database, client, storage, before=before, dry_run=dry_run)
+    if as_json:
+        _print_json({"series": gone.series, "jobs": gone.jobs, "bytes": gone.bytes, "dry_run": dry_run})
+    else:
+        verb = "would remove" if dry_run else "removed"
+        out.print(f"{verb} {gone.series} series, {gone.jobs} jobs, {gone.bytes / 1e6:.1f} MB")
+
+
+# -- without a node --------------------------------------------------------------------------------
+
+
+@app.command()
+def infer(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="DICOM files of one series.")],
+    out_dir: Annotated[Path, typer.Option("--out", help="Where SEG, SR and pictures go.")],
+    series: Annotated[str | None, typer.Option(help="Series Instance UID, where DIR holds several.")] = None,
+    model: Annotated[str, typer.Option(help="A bundle's folder or builtin:NAME.")] = "builtin:lung_nodule_small",
+    device: Annotated[str, typer.Option(help="cpu or cuda:N.")] = "cpu",
+    max_slice_spacing_mm: Annotated[
+        float, typer.Option(min=0.1, help="Accept slices this far apart.")
+    ] = GateConfig().max_slice_spacing_mm,
+    as_json: JsonOption = False,
+) -> None:
+    """Analyse a folder of DICOM files without any network.
+
+    Example: dicom-node infer /data/ct --out /tmp/results
+    """
+    from dicom_node.infer import infer as run_infer
+
+    logs.configure("error", "text", "infer")
+    limits = GateConfig(
+        max_slice_spacing_mm=max_slice_spacing_mm,
+        max_slice_thickness_mm=max(max_slice_spacing_mm, GateConfig().max_slice_thickness_mm),
+    )
+    with _progress("analysing", quiet=as_json) as progress:
+        result = run_infer(folder, out_dir, series, model=model, device=device, limits=limits, progress=progress)
+    if as_json:
+        _print_json(result)
+    else:
+        _print_summary(result)
+    if result["status"] != "complete":
+        raise typer.Exit(1)
+
+
+@app.command()
+def route(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="DICOM files.")],
+    config: ConfigOption = DEFAULT_CONFIG,
+    source_ae: Annotated[str, typer.Option(help="As if this AE title had sent them.")] = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Explain what the node would do with each series in a folder, and why.
+
+    Example: dicom-node route /data/ct
+    """
+    from dicom_node.infer import explain_routes
+
+    settings = load_config(config)
+    logs.configure("error", "text", "route")
+    explained = explain_routes(folder, settings, source_ae)
+    if as_json:
+        _print_json(explained)
+        return
+    for one in explained:
+        out.print(f"series {one['series_instance_uid']}: {one['files']} files", markup=False)
+        gate = f"gate: passed, {one['slices']} slices" if one["reason"] is None else f"gate: {one['reason']}"
+        out.print(f"  {gate}", markup=False, highlight=False)
+        for line in one["explanation"]:
+            out.print(f"  route {line}", markup=False, highlight=False)
+        out.print(f"  -> {one['decision']}", markup=False, highlight=False)
+
+
+@app.command()
+def echo(
+    peer: Annotated[str, typer.Argument(help="A peer's name, or AE@HOST:PORT.")],
+    config: ConfigOption = DEFAULT_CONFIG,
+    as_json: JsonOption = False,
+) -> None:
+    """Verify that a peer answers (C-ECHO).
+
+    Example: dicom-node echo pacs
+    """
+    from dicom_node.dimse.scu import echo as run_echo
+
+    settings, target = _peer(config, peer)
+    logs.configure("error", "text", "echo")
+    outcome = run_echo(target, settings.receive.ae_title)
+    if as_json:
+        _print_json({"peer": peer, "ok": outcome.ok, "message": outcome.message})
+    else:
+        out.print(outcome.message, markup=False)
+    if not outcome.ok:
+        raise typer.Exit(1)
+
+
+@app.command()
+def send(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="DICOM files.")],
+    to: Annotated[str, typer.Option("--to", help="A peer's name, or AE@HOST:PORT.")],
+    config: ConfigOption = DEFAULT_CONFIG,
+    as_json: JsonOption = False,
+) -> None:
+    """Send a folder of DICOM files to a peer (C-STORE).
+
+    Example: dicom-node send /data/ct --to DICOMNODE@127.0.0.1:11112
+    """
+    from dicom_node.dimse.scu import send as run_send
+    from dicom_node.infer import dicom_files
+
+    settings, target = _peer(config, to)
+    logs.configure("error", "text", "send")
+    files = dicom_files(folder)
+    with _progress("sending", quiet=as_json) as progress:
+        outcomes = run_send(files, target, settings.receive.ae_title, progress=progress)
+    stored = sum(outcome.kind == "stored" for outcome in outcomes)
+    problems = sorted({outcome.message for outcome in outcomes if outcome.kind != "stored"})
+    if as_json:
+        _print_json({"files": len(files), "stored": stored, "problems": problems})
+    else:
+        out.print(f"{stored} of {len(files)} files stored", highlight=False)
+        for problem in problems:
+            err.print(problem, markup=False, style="red")
+    if stored < len(files):
+        raise typer.Exit(1)
+
+
+def _peer(config: Path, text: str) -> tuple[Config, PeerConfig]:
+    """The settings, and the peer they or `text` itself (AE@HOST:PORT) name."""
+    from dicom_node.config import parse_config, parse_peer
+
+    direct = parse_peer(text)
+    if direct is not None and not config.exists():
+        return parse_config("storage: {root: .}", "defaults"), direct
+    settings = load_config(config)
+    peer = direct or settings.peers.get(text)
+    if peer is None or peer.port is None:
+        known = ", ".join(name for name, p in settings.peers.items() if p.port) or "none"
+        raise ConfigError(f"no peer {text!r} with a port in {config}; known: {known}; or give AE@HOST:PORT")
+    return settings, peer
+
+
+@app.command()
+def demo(
+    out_dir: Annotated[Path, typer.Option("--out", help="Where results and the node's log go.")] = Path("demo-output"),
+    data: Annotated[Path | None, typer.Option(help="A folder of CT images; default: the scan that ships.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Start the node and a small test PACS on this machine, send a real CT through, show what is found.
+
+    Example: dicom-node demo --json
+    """
+    from dicom_node.demo import run_demo
+
+    logs.configure("error", "text", "demo")
+    say = (lambda _text: None) if as_json else (lambda text: err.print(text, markup=False, highlight=False))
+    with _progress("analysing", quiet=as_json) as progress:
+        result = run_demo(out_dir, data, say=say, progress=progress)
+    if as_json:
+        _print_json(result)
+    else:
+        _print_summary(result)
+    if result["status"] != "complete" or not result["delivered"]:
+        raise typer.Exit(1)
+
+
+@app.callback(invoke_without_command=True)
+def _version(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        print(__version__)
+        raise typer.Exit
+
+
+def _print_summary(result: dict[str, Any]) -> None:
+    if result["reason"]:
+        out.print(f"{result['status']}: {result['reason']}", markup=False, highlight=False)
+    elif not result["findings"]:
+        out.print(f"{result['status']}: " + ("no finding" if result["status"] == "complete" else "no result yet"))
+    else:
+        out.print(_findings_table(result["findings"]))
+    for path in result["files"]:
+        out.print(path, markup=False, highlight=False)
+    if result["timings_s"]:
+        out.print("  ".join(f"{name} {seconds:.1f} s" for name, seconds in result["timings_s"].items()))
+    out.print(result["notice"], style="bold")
+
+
+def _findings_table(findings: list[dict[str, Any]]) -> Table:
+    table = Table("no.", "center x, y, z (LPS mm)", "side", "long x short (mm)", "volume (mm3)", "mean HU", "score")
+    for number, found in enumerate(findings, start=1):
+        table.add_row(
+            str(number),
+            ", ".join(f"{value:.1f}" for value in found["center_mm"]),
+            found["side"] or "?",
+            f"{found['long_axis_mm']:.1f} x {found['short_axis_mm']:.1f}",
+            f"{found['volume_mm3']:.0f}",
+            f"{found['mean_hu']:.0f}",
+            f"{found['score']:.2f}",
+        )
+    return table
