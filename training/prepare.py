@@ -57,9 +57,13 @@ def ignored(data: Path, name: str) -> NDArray[np.float64]:
 
 def prepare(data: Path, cache: Path, prep: PreprocessSpec) -> tuple[list[Background], list[Voi]]:
     """All that training reads. Later calls, and machines without SimpleITK, only need the cache."""
-    cache.mkdir(parents=True, exist_ok=True)
-    vois = load_vois(data, cache / "vois.npz")
+    vois = prepare_vois(data, cache)
     return [_background(data, cache / f"{name}.npz", name, prep) for name in BACKGROUNDS], vois
+
+
+def prepare_vois(data: Path, cache: Path) -> list[Voi]:
+    cache.mkdir(parents=True, exist_ok=True)
+    return load_vois(data, cache / "vois.npz")
 
 
 def _background(data: Path, path: Path, name: str, prep: PreprocessSpec) -> Background:

@@ -30,7 +30,7 @@ class Detector:
     def __init__(self, bundle: Bundle, device: str = "cpu") -> None:
         self._device = checked_device(device)
         self._form = bundle.form
-        self._network: nn.Module = bundle.network().to(self._device)
+        self._network: nn.Module = bundle.network().to(self._device, memory_format=torch.channels_last)
         self.identity: ModelIdentity = bundle.identity
 
     @classmethod
@@ -104,7 +104,7 @@ class Detector:
             mask, corner = mask_on(volume, grid, candidate, self._form.merging.mask_threshold)
             center = volume.to_mm(np.argwhere(mask).mean(axis=0) + corner)
             radius = (3 * float(mask.sum()) * volume.voxel_mm3 / (4 * np.pi)) ** (1 / 3)
-            if float(lungs.distance_at(center)) - radius > self._form.preprocessing.lung_margin_mm:
+            if not lungs.within_reach(center, radius, self._form.preprocessing.lung_margin_mm):
                 continue
             x, y, z = (float(v) for v in center)
             findings.append(
