@@ -71,8 +71,8 @@ def build_findings_report(
         zip(detection.findings, measurements, tracking, strict=True), start=1
     ):
         image = series.images[measurement.slice_index]
-        groups += content.volumetric_group(finding, measurement, track, number, seg, detection.model)
-        groups += content.planar_group(finding, measurement, track, image, detection.model)
+        groups.append(content.volumetric_group(finding, measurement, track, number, seg, detection.model))
+        groups.append(content.planar_group(finding, measurement, track, image, detection.model))
     count = len(detection.findings)
     shown = [series.images[index] for index in sorted({m.slice_index for m in measurements})]
     sections = [

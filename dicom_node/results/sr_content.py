@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from copy import deepcopy
+from typing import cast
 
 from highdicom import sr
 from pydicom.dataset import Dataset
@@ -83,7 +84,7 @@ def _library_entry(image: CTImage, series: CTSeries) -> Dataset:
 
 def volumetric_group(
     finding: Finding, measurement: Measurement, tracking: Tracking, number: int, seg: Dataset, model: ModelIdentity
-) -> sr.VolumetricROIMeasurementsAndQualitativeEvaluations:
+) -> sr.ContentItem:
     """PS3.16 TID 1411: the numbers of the whole finding, which is segment `number` of the SEG."""
     # Not ReferencedSegment.from_segmentation: in highdicom 0.28 it fails on a SEG of one segment.
     segment = sr.ReferencedSegment(
@@ -95,7 +96,7 @@ def volumetric_group(
         ),
     )
     algorithm = _algorithm(model)
-    return sr.VolumetricROIMeasurementsAndQualitativeEvaluations(
+    group = sr.VolumetricROIMeasurementsAndQualitativeEvaluations(
         tracking_identifier=_tracking(tracking),
         referenced_segment=segment,
         finding_type=codes.SCT.Nodule,
@@ -114,13 +115,14 @@ def volumetric_group(
             sr.Measurement(name=SCORE, value=_rounded(finding.score), unit=codes.UCUM.NoUnits, algorithm_id=algorithm),
         ],
     )
+    return cast(sr.ContentItem, group[0])
 
 
 def planar_group(
     finding: Finding, measurement: Measurement, tracking: Tracking, image: CTImage, model: ModelIdentity
-) -> sr.PlanarROIMeasurementsAndQualitativeEvaluations:
+) -> sr.ContentItem:
     """PS3.16 TID 1410: the outline on the largest slice. Viewers jump to it and draw it; they do not for TID 1411."""
-    return sr.PlanarROIMeasurementsAndQualitativeEvaluations(
+    group = sr.PlanarROIMeasurementsAndQualitativeEvaluations(
         tracking_identifier=_tracking(tracking),
         referenced_region=sr.ImageRegion(
             graphic_type=sr.GraphicTypeValues.POLYLINE,
@@ -133,6 +135,7 @@ def planar_group(
         finding_sites=[_site(finding)],
         measurements=_axes(measurement, _algorithm(model)),
     )
+    return cast(sr.ContentItem, group[0])
 
 
 def _tracking(tracking: Tracking) -> sr.TrackingIdentifier:
@@ -163,9 +166,7 @@ def _parameters(model: ModelIdentity) -> str:
 
 def _axes(measurement: Measurement, algorithm: sr.AlgorithmIdentification) -> list[sr.Measurement]:
     return [
-        sr.Measurement(
-            name=name, value=_rounded(length_mm), unit=codes.UCUM.Millimeter, algorithm_id=deepcopy(algorithm)
-        )
+        sr.Measurement(name=name, value=_rounded(length_mm), unit=codes.UCUM.Millimeter, algorithm_id=algorithm)
         for name, length_mm in (
             (codes.SCT.LongAxis, measurement.long_axis_mm),
             (codes.SCT.ShortAxis, measurement.short_axis_mm),
