@@ -85,9 +85,11 @@ class Storage:
         stored = StoredFile(path=relative, sha256=digest.hexdigest(), size_bytes=size)
         final = self.root / relative
         try:
-            self.check_space(size)
             if _same_file(final, stored):
+                # Whoever wrote it may have been killed before the folder's flush.
+                _sync_folder(final.parent)
                 return stored
+            self.check_space(size)
             _make_durable_folder(final.parent, self.root)
             _replace(final, parts)
         except OSError as err:
