@@ -1,0 +1,75 @@
+"""A worker process for the engine's tests: toy workflows that write what they do to a journal file.
+
+Usage: engine_worker.py URL EXECUTOR JOURNAL; lines of the journal are "<executor> <event> <argument>".
+A step named `hold:<file>` waits while the file exists; `kill` kills its own process.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+from dicom_node import engine
+from dicom_node.engine import Engine, Run
+
+
+def main() -> None:
+    url, executor, journal = sys.argv[1:4]
+
+    def note(event: str, argument: str) -> None:
+        with Path(journal).open("a") as file:
+            file.write(f"{executor} {event} {argument}\n")
+
+    def first(job: str) -> str:
+        note("first", job)
+        return job
+
+    def second(job: str) -> str:
+        note("second", job)
+        gate = Path(journal).with_name(f"hold-{job}")
+        if job.startswith("poison"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        while gate.exists():
+            time.sleep(0.02)
+        if Path(journal).with_name(f"fail-{job}").exists():
+            raise ValueError("told to fail")
+        note("second-done", job)
+        return job
+
+    def analyse(run: Run, job: str) -> None:
+        run.step("first", first, job)
+        run.step("second", second, job)
+        run.enqueue("deliver", f"deliver-{job}", job, "pacs", priority="routine", partition="pacs")
+
+    def deliver(run: Run, job: str, destination: str) -> None:
+        run.step("send", lambda: note("deliver", job))
+        while Path(journal).with_name(f"down-{destination}").exists():
+            run.sleep(0.3)
+
+    def assemble(run: Run, series: str) -> None:
+        run.step("assemble", lambda: note("assemble", series))
+
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    worker = Engine(
+        url,
+        executor,
+        {"analyse": analyse, "deliver": deliver, "assemble": assemble},
+        ["analyse", "deliver", "assemble"],
+    )
+    worker.on_poison(lambda workflow_id, _name: note("poison", workflow_id))
+    engine.migrate(url)
+    worker.start()
+    note("ready", "-")
+    stop.wait()
+    worker.stop(float(os.environ.get("DRAIN_S", "5")))
+    note("stopped", "-")
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()
