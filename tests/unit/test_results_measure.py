@@ -1,0 +1,228 @@
+"""Measures of analytic bodies, and outlines of arbitrary masks."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from dicom_node.domain import Volume
+from dicom_node.results.measure import measure
+from dicom_node.results.outline import convex_hull, pieces
+from tests.fakes.findings import finding_of
+
+EIGHT = np.ones((3, 3))
+spacings = st.floats(0.5, 0.9)
+shifts = st.floats(-0.5, 0.5)
+angles = st.floats(0.0, math.pi)
+masks = arrays(np.bool_, st.tuples(st.integers(1, 9), st.integers(1, 9)))
+
+
+def body(
+    semi_axes_mm: tuple[float, float, float],
+    spacing_mm: tuple[float, float, float],
+    *,
+    shift: tuple[float, float, float] = (0.0, 0.0, 0.0),
+    angle: float = 0.0,
+) -> tuple[Volume, NDArray[np.bool_]]:
+    """Ellipsoid with semi-axes along (slice, row, column), turned in the plane of the slices by `angle`.
+
+    Its centre lies `shift` voxels beside the centre of a voxel.
+    """
+    spacing = np.array(spacing_mm)
+    half = np.ceil(np.array([semi_axes_mm[0], *[max(semi_axes_mm[1:])] * 2]) / spacing).astype(int) + 2
+    affine = np.eye(4)
+    affine[:3, :3] = [[0, 0, spacing_mm[2]], [0, spacing_mm[1], 0], [spacing_mm[0], 0, 0]]
+    volume = Volume(hu=np.zeros(2 * half + 1, np.int16), affine=affine)
+    grid = np.moveaxis(np.indices(volume.hu.shape), 0, -1)
+    slice_mm, row_mm, column_mm = np.moveaxis((grid - half - np.array(shift)) * spacing, -1, 0)
+    along = row_mm * math.cos(angle) + column_mm * math.sin(angle)
+    across = column_mm * math.cos(angle) - row_mm * math.sin(angle)
+    a, b, c = semi_axes_mm
+    return volume, (slice_mm / a) ** 2 + (along / b) ** 2 + (across / c) ** 2 <= 1.0
+
+
+def largest_section(semi_axis_mm: float, slice_mm: float, shift: float) -> float:
+    """How much of its width an ellipsoid has in the slice nearest to its centre."""
+    return math.sqrt(1.0 - (abs(shift) * slice_mm / semi_axis_mm) ** 2)
+
+
+@settings(max_examples=30, deadline=None, derandomize=True)
+@given(st.floats(2.5, 10.0), st.floats(1.0, 3.0), spacings, spacings, shifts, shifts, shifts)
+def test_long_axis_of_a_ball_is_its_diameter(
+    radius: float, slice_mm: float, row_mm: float, column_mm: float, k: float, r: float, c: float
+) -> None:
+    volume, mask = body((radius, radius, radius), (slice_mm, row_mm, column_mm), shift=(k, r, c))
+    diameter = 2 * radius * largest_section(radius, slice_mm, k)
+
+    measured = measure(finding_of(volume, mask), volume)
+
+    assert measured.long_axis_mm == pytest.approx(diameter, rel=0.02, abs=0.75 * max(row_mm, column_mm))
+    assert measured.short_axis_mm <= measured.long_axis_mm + 1e-9
+    assert measured.short_axis_mm == pytest.approx(diameter, rel=0.02, abs=1.5 * max(row_mm, column_mm))
+
+
+def test_long_axis_is_right_on_average() -> None:
+    random = np.random.default_rng(7)
+    errors = []
+    for _ in range(60):
+        radius, shift = random.uniform(2.5, 8.0), tuple(random.uniform(-0.5, 0.5, 2))
+        volume, mask = body((1.0, radius, radius), (2.0, 0.7, 0.7), shift=(0.0, *shift))
+        errors.append(measure(finding_of(volume, mask), volume).long_axis_mm - 2 * radius)
+
+    # Edges of pixels would give +0.4 mm, their centres -0.4 mm.
+    assert abs(float(np.mean(errors))) < 0.15
+
+
+@settings(max_examples=30, deadline=None, derandomize=True)
+@given(st.floats(6.0, 12.0), st.floats(0.5, 0.8), spacings, spacings, angles, shifts, shifts)
+def test_axes_of_an_ellipsoid_are_its_own_in_any_direction(
+    long: float, ratio: float, row_mm: float, column_mm: float, angle: float, r: float, c: float
+) -> None:
+    volume, mask = body((3.0, long, ratio * long), (1.0, row_mm, column_mm), shift=(0.0, r, c), angle=angle)
+
+    measured = measure(finding_of(volume, mask), volume)
+
+    # The ends of an ellipse are narrow: at each, three quarters of a pixel can hold no centre.
+    pixel = max(row_mm, column_mm)
+    assert measured.long_axis_mm == pytest.approx(2 * long, rel=0.02, abs=1.5 * pixel)
+    assert measured.short_axis_mm == pytest.approx(2 * ratio * long, rel=0.03, abs=1.5 * pixel)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.floats(4.0, 8.0), st.floats(0.7, 2.0), spacings, shifts)
+def test_volume_is_the_number_of_voxels_times_their_size(
+    radius: float, slice_mm: float, pixel_mm: float, shift: float
+) -> None:
+    volume, mask = body((radius, radius, radius), (slice_mm, pixel_mm, pixel_mm), shift=(shift, shift, shift))
+
+    measured = measure(finding_of(volume, mask), volume)
+
+    assert measured.volume_mm3 == pytest.approx(mask.sum() * slice_mm * pixel_mm**2, rel=1e-9)
+    assert measured.volume_mm3 == pytest.approx(4 / 3 * math.pi * radius**3, rel=0.12)
+    assert measured.equivalent_diameter_mm == pytest.approx(2 * radius, rel=0.04)
+
+
+@settings(max_examples=20, deadline=None)
+@given(angles, angles)
+def test_lengths_do_not_depend_on_how_the_patient_lies(tilt: float, turn: float) -> None:
+    volume, mask = body((5.0, 4.0, 8.0), (1.5, 0.7, 0.8), angle=0.4)
+    about_x = np.array([[1, 0, 0], [0, math.cos(tilt), -math.sin(tilt)], [0, math.sin(tilt), math.cos(tilt)]])
+    about_z = np.array([[math.cos(turn), -math.sin(turn), 0], [math.sin(turn), math.cos(turn), 0], [0, 0, 1]])
+    affine = volume.affine.copy()
+    affine[:3, :3] = about_z @ about_x @ affine[:3, :3]
+    turned = Volume(hu=volume.hu, affine=affine)
+
+    before, after = (measure(finding_of(v, mask), v) for v in (volume, turned))
+
+    assert after.long_axis_mm == pytest.approx(before.long_axis_mm)
+    assert after.short_axis_mm == pytest.approx(before.short_axis_mm)
+    assert after.volume_mm3 == pytest.approx(before.volume_mm3)
+
+
+def test_axes_end_where_they_say_and_cross_at_right_angles() -> None:
+    volume, mask = body((4.0, 5.0, 9.0), (2.0, 0.6, 0.9), shift=(0.2, 0.3, -0.1), angle=0.7)
+
+    measured = measure(finding_of(volume, mask), volume)
+
+    long, short = (np.array(axis.ends_mm) for axis in (measured.long_axis, measured.short_axis))
+    assert np.linalg.norm(long[1] - long[0]) == pytest.approx(measured.long_axis_mm)
+    assert np.linalg.norm(short[1] - short[0]) == pytest.approx(measured.short_axis_mm)
+    assert (long[1] - long[0]) @ (short[1] - short[0]) == pytest.approx(0.0, abs=1e-9)
+    for axis in (measured.long_axis, measured.short_axis):
+        np.testing.assert_allclose(volume.to_mm(np.array(axis.ends_index)), axis.ends_mm)
+        assert [end[0] for end in axis.ends_index] == [measured.slice_index, measured.slice_index]
+
+
+def test_largest_slice_is_the_one_through_the_middle() -> None:
+    volume, mask = body((6.0, 6.0, 6.0), (1.5, 0.7, 0.7))
+
+    assert measure(finding_of(volume, mask), volume).slice_index == volume.hu.shape[0] // 2
+
+
+def test_ct_number_is_that_of_the_mask_alone() -> None:
+    volume, mask = body((4.0, 4.0, 4.0), (1.0, 1.0, 1.0))
+    hu = np.where(mask, 30, -900).astype(np.int16)
+    hu[tuple(np.argwhere(mask)[0])] = -70
+    filled = Volume(hu=hu, affine=volume.affine)
+
+    measured = measure(finding_of(filled, mask), filled)
+
+    assert measured.mean_hu == pytest.approx(hu[mask].mean())
+    assert measured.sd_hu == pytest.approx(hu[mask].std())
+
+
+def test_a_single_voxel_has_an_outline_and_a_length() -> None:
+    volume, _ = body((4.0, 4.0, 4.0), (1.0, 0.5, 0.5))
+    mask = np.zeros(volume.hu.shape, np.bool_)
+    mask[1, 2, 3] = True
+
+    measured = measure(finding_of(volume, mask), volume)
+
+    assert 0.0 < measured.short_axis_mm <= measured.long_axis_mm <= 0.5
+    # PS3.3 C.18.6.1.2: the centre of the pixel in row 2 and column 3 is (3.5, 2.5).
+    np.testing.assert_allclose(measured.contours[0][:-1].mean(axis=0), [3.5, 2.5])
+
+
+def test_pieces_that_do_not_touch_are_measured_one_by_one() -> None:
+    volume, _ = body((20.0, 20.0, 20.0), (1.0, 1.0, 1.0))
+    mask = np.zeros(volume.hu.shape, np.bool_)
+    mask[5, 5:8, 5:16] = True
+    mask[5, 30:33, 30:33] = True
+
+    measured = measure(finding_of(volume, mask), volume)
+
+    assert measured.long_axis_mm < 12.0
+    assert len(measured.contours) == 2
+    assert measured.contours[0][:, 0].max() == 16.0
+
+
+def inside(outline: NDArray[np.float64], shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    """Pixels whose centre lies within a closed polygon of (column, row), by counting crossings."""
+    rows, columns = np.indices(shape) + 0.5
+    odd = np.zeros(shape, np.bool_)
+    for (x0, y0), (x1, y1) in zip(outline[:-1], outline[1:], strict=True):
+        if y0 != y1:
+            spans = (rows >= min(y0, y1)) & (rows < max(y0, y1))
+            odd ^= spans & (columns < x0 + (rows - y0) / (y1 - y0) * (x1 - x0))
+    return odd
+
+
+@settings(deadline=None)
+@given(masks)
+def test_outlines_hold_the_pixels_of_the_mask_and_no_other(mask: NDArray[np.bool_]) -> None:
+    found = pieces(mask)
+
+    covered = np.zeros(mask.shape, np.bool_)
+    for piece in found:
+        np.testing.assert_array_equal(piece.outline[0], piece.outline[-1])
+        assert len(piece.outline) >= 5
+        covered |= inside(piece.outline, mask.shape)
+    np.testing.assert_array_equal(covered, ndimage.binary_fill_holes(mask))
+
+
+@settings(deadline=None)
+@given(masks)
+def test_pixels_that_touch_by_a_corner_are_one_piece(mask: NDArray[np.bool_]) -> None:
+    _, count = ndimage.label(mask, EIGHT)
+
+    assert len(pieces(mask)) == count
+    areas = [piece.area for piece in pieces(mask)]
+    assert areas == sorted(areas, reverse=True)
+
+
+@given(arrays(np.float64, st.tuples(st.integers(3, 30), st.just(2)), elements=st.integers(0, 6).map(float)))
+def test_hull_holds_all_points_and_turns_one_way(points: NDArray[np.float64]) -> None:
+    hull = convex_hull(points)
+
+    if len(hull) >= 3:
+        edges = np.roll(hull, -1, axis=0) - hull
+        offsets = points[:, None] - hull[None]
+        assert (edges[:, 0] * offsets[..., 1] - edges[:, 1] * offsets[..., 0] >= -1e-9).all()
+    assert {tuple(p) for p in hull.tolist()} <= {tuple(p) for p in points.tolist()}
