@@ -30,7 +30,8 @@ class Detector:
     def __init__(self, bundle: Bundle, device: str = "cpu") -> None:
         self._device = checked_device(device)
         self._form = bundle.form
-        self._network: nn.Module = bundle.network().to(self._device, memory_format=torch.channels_last)
+        network = bundle.network().to(self._device)
+        self._network: nn.Module = network.to(memory_format=torch.channels_last)
         self.identity: ModelIdentity = bundle.identity
 
     @classmethod

@@ -35,7 +35,7 @@ def test_every_point_keeps_its_place_whatever_the_spacing_and_the_directions(spa
     assert np.array_equal(grid.affine[:3, :3], [[0, 0, 1], [0, 1, 0], [1, 0, 0]])
     index = np.stack(np.meshgrid(*(np.arange(n) for n in grid.hu.shape), indexing="ij"), axis=-1)
     expected = grid.to_mm(index) @ slope
-    assert np.abs(grid.hu - expected).max() <= 1.1  # rounded twice
+    assert np.abs(grid.hu - expected).max() < 1.5 + 1e-6  # rounded once, cut to an integer once
 
 
 def test_outside_the_scan_and_below_its_floor_is_air():

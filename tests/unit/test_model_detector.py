@@ -1,0 +1,129 @@
+"""Claims about the Detector: same bits every time, honest progress, clean cancellation, and it finds a ball."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dicom_node.domain import Volume
+from dicom_node.errors import ConfigError, JobCancelled, Reason, SeriesRejected
+from dicom_node.model.bundle import default_bundle, write_bundle
+from dicom_node.model.detector import Detector
+from dicom_node.model.network import build_network
+from dicom_node.model.spec import PreprocessSpec
+from tests.unit.test_model_bundle import TINY, description
+from training.phantom import chest
+
+
+@pytest.fixture(scope="module")
+def talkative(tmp_path_factory: pytest.TempPathFactory) -> Detector:
+    """Random weights that report everything they imagine."""
+    torch.manual_seed(0)
+    prep = PreprocessSpec(upsampling=1)
+    weights = build_network(TINY, prep).state_dict()
+    form = description(
+        preprocessing=prep.model_dump(mode="json"), thresholds={"proposal_score": 0.0, "operating_point": 0.05}
+    )
+    folder = tmp_path_factory.mktemp("bundle") / "tiny"
+    write_bundle(folder, form, weights, "card")
+    return Detector.load(folder)
+
+
+@pytest.fixture(scope="module")
+def phantom() -> Volume:
+    return chest(spacing_mm=(4.0, 2.0, 2.0))
+
+
+def test_the_same_volume_gives_the_same_bits(talkative: Detector, phantom: Volume):
+    first, second = talkative.detect(phantom), talkative.detect(phantom)
+    assert len(first.findings) > 3
+    assert [f.score for f in first.findings] == [f.score for f in second.findings]
+    assert [f.mask.tobytes() for f in first.findings] == [f.mask.tobytes() for f in second.findings]
+    assert [f.center_mm for f in first.findings] == [f.center_mm for f in second.findings]
+
+
+def test_findings_come_best_first_above_the_operating_point_and_fit_the_volume(
+    talkative: Detector, phantom: Volume
+):
+    result = talkative.detect(phantom)
+    scores = [f.score for f in result.findings]
+    assert scores == sorted(scores, reverse=True)
+    assert min(scores) >= result.model.operating_point
+    for finding in result.findings:
+        assert phantom.hu[finding.slices].shape == finding.mask.shape
+        assert finding.side in ("left", "right")
+        expected = phantom.to_mm(np.argwhere(finding.mask).mean(axis=0) + finding.corner)
+        assert finding.center_mm == pytest.approx(expected)
+
+
+def test_progress_rises_from_0_to_1(talkative: Detector, phantom: Volume):
+    parts: list[float] = []
+    talkative.detect(phantom, progress=parts.append)
+    assert parts[0] == 0.0
+    assert parts[-1] == 1.0
+    assert parts == sorted(parts)
+    assert len(parts) > 10
+
+
+def test_what_the_progress_callback_raises_stops_the_work_and_passes_through(talkative: Detector, phantom: Volume):
+    parts: list[float] = []
+
+    def cancel(part: float) -> None:
+        parts.append(part)
+        if part > 0.3:
+            raise JobCancelled("by an operator")
+
+    with pytest.raises(JobCancelled, match="by an operator"):
+        talkative.detect(phantom, progress=cancel)
+    assert parts[-1] < 0.5
+    assert len(talkative.detect(phantom).findings) > 0
+
+
+def test_the_network_sees_few_slices_at_a_time_however_long_the_scan(
+    talkative: Detector, phantom: Volume, monkeypatch: pytest.MonkeyPatch
+):
+    sizes: list[int] = []
+    network = talkative._network
+    monkeypatch.setattr(talkative, "_network", lambda images: sizes.append(len(images)) or network(images))
+    talkative.detect(phantom)
+    assert len(sizes) > 10
+    assert max(sizes) <= 4
+
+
+def test_analysed_says_which_slices_the_network_looked_at(talkative: Detector, phantom: Volume):
+    first, last = talkative.detect(phantom).analysed
+    z = [phantom.to_mm((k, 0, 0))[2] for k in (first, last - 1)]
+    # The phantom's lungs reach from -45 to 45 mm; the margin is 12 mm.
+    assert z == pytest.approx([-57, 57], abs=6)
+
+
+def test_every_stage_has_its_seconds(talkative: Detector, phantom: Volume):
+    timings = talkative.detect(phantom).timings_s
+    assert timings.keys() == {"resample", "lung", "network", "link"}
+    assert all(seconds > 0 for seconds in timings.values())
+
+
+def test_no_lung_no_result(talkative: Detector):
+    with pytest.raises(SeriesRejected) as caught:
+        talkative.detect(Volume(hu=np.full((30, 64, 64), 40, dtype=np.int16), affine=np.diag([2.0, 2.0, 2.0, 1.0])))
+    assert caught.value.reason is Reason.NO_LUNG
+
+
+@pytest.mark.parametrize(("device", "text"), [("cuda:99", "CUDA devices"), ("gpu", "torch knows"), ("mps", "not supp")])
+def test_a_device_that_is_not_here_is_named(device: str, text: str):
+    with pytest.raises(ConfigError, match=f"{device}.*{text}"):
+        Detector.load(default_bundle(), device)
+
+
+def test_the_packaged_model_finds_a_ball_in_the_lung_and_nothing_in_an_empty_one():
+    detector = Detector.load(default_bundle())
+    center, radius = (40.0, -8.0, 10.0), 6.0
+    result = detector.detect(chest(spacing_mm=(1.5, 1.0, 1.0), nodules=((*center, radius),)))
+    best = result.findings[0]
+    assert np.linalg.norm(np.subtract(best.center_mm, center)) < radius
+    assert best.side == "left"
+    volume_mm3 = best.mask.sum() * 1.5
+    assert 0.5 < volume_mm3 / (4 / 3 * np.pi * radius**3) < 1.6
+    empty = detector.detect(chest(spacing_mm=(1.5, 1.0, 1.0)))
+    assert len(empty.findings) <= 2
