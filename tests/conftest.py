@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from dicom_node.config import Config
+from dicom_node import logs
+from dicom_node.config import Config, PeerConfig
+from dicom_node.db import Database
+from dicom_node.dimse.announce import Announcer
+from dicom_node.dimse.scp import Receiver
+from dicom_node.storage import Storage
 from tests import peers
 
 _REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _quiet_pydicom() -> None:
+    """As every role of the node does first."""
+    logs.quiet_pydicom()
 
 
 @pytest.fixture(scope="session")
@@ -49,6 +62,53 @@ def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(base[key], Mapping) and isinstance(over[key], Mapping)
     }
     return {**base, **over, **both}
+
+
+@dataclass(slots=True, kw_only=True)
+class RunningReceiver:
+    """A real Receiver on loopback, and what it announced: (series UID, quiet time in seconds)."""
+
+    config: Config
+    storage: Storage
+    database: Database
+    receiver: Receiver
+    bounced: list[tuple[str, float]]
+    port: int
+
+    @property
+    def peer(self) -> PeerConfig:
+        """This receiver as a peer to send to."""
+        return PeerConfig(
+            ae_title=self.config.receive.ae_title, host="127.0.0.1", port=self.port, response_timeout_s=20.0
+        )
+
+    def files(self) -> list[str]:
+        """Everything below incoming/, temporary files too."""
+        incoming = self.storage.root / "incoming"
+        return sorted(str(p.relative_to(self.storage.root)) for p in incoming.rglob("*") if p.is_file())
+
+
+@pytest.fixture
+def start_receiver(node_config: Callable[..., Config]) -> Iterator[Callable[..., RunningReceiver]]:
+    """`start_receiver(receive={...})`: a RunningReceiver on a free port; it is stopped after the test."""
+    with contextlib.ExitStack() as stack:
+
+        def start(**sections: Any) -> RunningReceiver:
+            config = node_config(**sections)
+            storage = Storage(config.storage.root, min_free_gb=config.storage.min_free_gb)
+            database = Database(config.database_url())
+            stack.callback(database.close)
+            database.migrate()
+            bounced: list[tuple[str, float]] = []
+            announcer = Announcer(lambda uid, quiet_time_s: bounced.append((uid, quiet_time_s)), config.quiet_time_s)
+            receiver = Receiver(config, storage, database, announcer)
+            stack.callback(receiver.stop, 0.0)
+            port = receiver.start()
+            return RunningReceiver(
+                config=config, storage=storage, database=database, receiver=receiver, bounced=bounced, port=port
+            )
+
+        yield start
 
 
 @pytest.fixture

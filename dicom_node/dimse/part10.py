@@ -62,6 +62,8 @@ def read_identifiers(data_set: bytes, transfer_syntax_uid: str) -> Identifiers:
         order=">" if transfer_syntax_uid == EXPLICIT_BIG else "<",
     )
     found = reader.find(_IDENTIFIERS, last=SERIES_INSTANCE_UID)
+    if not found:
+        raise UnreadableInstance("the data set has none of the UIDs of an Instance")
     sop_class, sop_instance, study, series = (_uid(found.get(tag, b"")) for tag in _IDENTIFIERS)
     return Identifiers(sop_class_uid=sop_class, sop_instance_uid=sop_instance, study_uid=study, series_uid=series)
 
