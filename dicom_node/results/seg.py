@@ -68,7 +68,8 @@ def build_seg(
         content_description=f"Lung nodules. {RESEARCH_USE}",
         content_creator_name=f"{MODEL_NAME}^",
     )
-    _copy_geometry(seg, images)
+    _copy_geometry(seg, series, images)
+    _sort_frames(seg, series)
     _put_dimension_uid(seg, origin.uid(Kind.SEGMENTATION, "dimensions"))
     put_headers(seg, origin, Kind.SEGMENTATION, "Lung nodules")
     return seal(seg, origin, Kind.SEGMENTATION)
@@ -183,14 +184,44 @@ def _pixel_measures(series: CTSeries) -> PixelMeasuresSequence:
     return measures
 
 
-def _copy_geometry(seg: Dataset, images: list[CTImage]) -> None:
+def _copy_geometry(seg: Dataset, series: CTSeries, images: list[CTImage]) -> None:
     """Position and orientation with the source's very digits: viewers join frames to images by them."""
+    # Again: highdicom 0.28 takes SpacingBetweenSlices out where the occupied slices are not neighbours.
+    seg.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence = _pixel_measures(series)
     header_of = {image.sop_instance_uid: image.header for image in images}
     shared = seg.SharedFunctionalGroupsSequence[0]
     shared.PlaneOrientationSequence[0].ImageOrientationPatient = deepcopy(images[0].header.ImageOrientationPatient)
     for frame in seg.PerFrameFunctionalGroupsSequence:
         source = frame.DerivationImageSequence[0].SourceImageSequence[0].ReferencedSOPInstanceUID
         frame.PlanePositionSequence[0].ImagePositionPatient = deepcopy(header_of[source].ImagePositionPatient)
+
+
+def _sort_frames(seg: Dataset, series: CTSeries) -> None:
+    """By segment, then along the series; highdicom 0.28 goes the other way along it, from head to feet."""
+    place = {uid: index for index, uid in enumerate(series.sop_instance_uids)}
+    frames = list(seg.PerFrameFunctionalGroupsSequence)
+    slices = [
+        place[frame.DerivationImageSequence[0].SourceImageSequence[0].ReferencedSOPInstanceUID] for frame in frames
+    ]
+    segments = [int(frame.FrameContentSequence[0].DimensionIndexValues[0]) for frame in frames]
+    order = sorted(range(len(frames)), key=lambda number: (segments[number], slices[number]))
+    # PS3.3 C.7.6.17.2: the index counts the positions that occur.
+    rank = {index: number for number, index in enumerate(sorted(set(slices)), start=1)}
+    for frame, segment, index in zip(frames, segments, slices, strict=True):
+        frame.FrameContentSequence[0].DimensionIndexValues = [segment, rank[index]]
+    seg.PerFrameFunctionalGroupsSequence = [frames[number] for number in order]
+    seg.PixelData = _permuted(seg.PixelData, order, frame_bits=series.rows * series.columns)
+
+
+def _permuted(pixels: bytes, order: list[int], *, frame_bits: int) -> bytes:
+    """Frames of one bit a pixel, packed without gaps (PS3.5 8.1.1), in another order."""
+    packed = np.frombuffer(pixels, np.uint8)
+    if frame_bits % 8 == 0:
+        size = frame_bits // 8
+        return packed[: len(order) * size].reshape(-1, size)[order].tobytes() + b"\0" * (len(order) * size % 2)
+    bits = np.unpackbits(packed, bitorder="little", count=len(order) * frame_bits).reshape(-1, frame_bits)
+    whole = np.packbits(bits[order], bitorder="little").tobytes()
+    return whole + b"\0" * (len(whole) % 2)
 
 
 def _put_dimension_uid(seg: Dataset, uid: str) -> None:

@@ -1,0 +1,205 @@
+"""What results copy from their source: patients, studies and texts in every character set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pydicom
+import pytest
+from pydicom.dataset import Dataset
+
+from dicom_node.domain import CTSeries
+from dicom_node.errors import Reason, ResultError, SeriesRejected
+from dicom_node.results import build_rejection, build_results, to_bytes
+from dicom_node.series import read_series, to_volume
+from tests.fakes.ct import make_ct_series
+from tests.fakes.findings import JOB, MODEL, ball, detection_of
+
+# PS3.5 H.3.1, I.2, J.1 and X.1: the names that the standard itself gives as examples.
+JAPANESE = "Yamada^Tarou=山田^太郎=やまだ^たろう"
+KOREAN = "Hong^Gildong=洪^吉洞=홍^길동"
+CHINESE_GB18030 = "Wang^XiaoDong=王^小东"
+CHINESE_UTF_8 = "Wang^XiaoDong=王^小東"
+
+SeriesMaker = Callable[..., CTSeries]
+
+
+@pytest.fixture
+def make_series(tmp_path: Path) -> SeriesMaker:
+    def make(**header: Any) -> CTSeries:
+        return read_series(make_ct_series(tmp_path / "ct", shape=(44, 16, 16), header=header))
+
+    return make
+
+
+def reread(ds: Dataset) -> Dataset:
+    """As a receiver sees it."""
+    return pydicom.dcmread(BytesIO(to_bytes(ds)))
+
+
+def all_results(series: CTSeries, **job: Any) -> list[Dataset]:
+    """SEG, report of findings, report of none and report of no analysis, re-read from their bytes."""
+    volume = to_volume(series)
+    job = {**JOB, **job}
+    found = build_results(series, volume, detection_of(ball(volume, (20, 8, 8), 3.0)), **job)
+    none = build_results(series, volume, detection_of(), **job)
+    return [reread(ds) for ds in (*found.objects, *none.objects, rejection(series, **job))]
+
+
+def rejection(series: CTSeries, **job: Any) -> Dataset:
+    instances = [(str(image.header.SOPClassUID), image.sop_instance_uid) for image in series.images]
+    rejected = SeriesRejected(Reason.SLICE_GAP, "gap of 5.00 mm after slice 12 of 44, elsewhere 2.50 mm")
+    return build_rejection(series.header, instances, rejected, **{**JOB, **job})
+
+
+@pytest.mark.parametrize(
+    ("charset", "name", "expected"),
+    [
+        (["", "ISO 2022 IR 87"], JAPANESE, "ISO_IR 192"),
+        (["", "ISO 2022 IR 149"], KOREAN, "ISO_IR 192"),
+        ("GB18030", CHINESE_GB18030, "GB18030"),
+        ("ISO_IR 192", CHINESE_UTF_8, "ISO_IR 192"),
+        ("ISO_IR 100", "Äneas^Rüdiger", "ISO_IR 100"),
+        ("ISO_IR 144", "Люкceмбypг", "ISO_IR 144"),  # noqa: RUF001
+        (None, "Buc^Jerome", None),
+    ],
+)
+def test_names_survive_in_every_character_set(
+    make_series: SeriesMaker, charset: Any, name: str, expected: str | None
+) -> None:
+    series = make_series(SpecificCharacterSet=charset, PatientName=name)
+
+    for ds in all_results(series):
+        assert ds.PatientName == name
+        assert ds.get("SpecificCharacterSet") == expected
+
+
+def test_name_keeps_its_bytes_where_the_character_set_is_kept(make_series: SeriesMaker) -> None:
+    series = make_series(SpecificCharacterSet="GB18030", PatientName=CHINESE_GB18030)
+
+    for ds in all_results(series):
+        assert ds.PatientName.original_string.rstrip(b" ") == CHINESE_GB18030.encode("gb18030")
+
+
+def test_text_within_sequences_survives_a_change_of_character_set(make_series: SeriesMaker) -> None:
+    code = Dataset()
+    code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = "1", "99X", "胸部"
+    other = Dataset()
+    other.PatientID, other.TypeOfPatientID = "2", "TEXT"
+    other.IssuerOfPatientID = "病院"
+    series = make_series(
+        SpecificCharacterSet=["", "ISO 2022 IR 87"],
+        StudyDescription="胸部 CT",
+        ProcedureCodeSequence=[code],
+        OtherPatientIDsSequence=[other],
+    )
+
+    for ds in all_results(series):
+        assert ds.StudyDescription == "胸部 CT"
+        assert ds.ProcedureCodeSequence[0].CodeMeaning == "胸部"
+        assert ds.OtherPatientIDsSequence[0].IssuerOfPatientID == "病院"
+
+
+def test_patient_and_study_are_copied_and_the_series_is_not(make_series: SeriesMaker) -> None:
+    series = make_series(
+        IssuerOfPatientID="Hospital", PatientAge="056Y", PatientComments="none", BodyPartExamined="CHEST"
+    )
+
+    for ds in all_results(series):
+        for keyword in (
+            "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "IssuerOfPatientID", "PatientAge",
+            "PatientComments", "StudyInstanceUID", "StudyDate", "StudyTime", "StudyID", "AccessionNumber",
+            "StudyDescription", "ReferringPhysicianName",
+        ):  # fmt: skip
+            assert ds[keyword].value == series.header[keyword].value, keyword
+        for keyword in ("SeriesInstanceUID", "SeriesNumber", "Modality", "Manufacturer", "SeriesDescription"):
+            assert ds[keyword].value != series.header[keyword].value, keyword
+
+
+@pytest.mark.parametrize("present", ["", None])
+def test_missing_and_empty_attributes_are_present_and_empty(make_series: SeriesMaker, present: str | None) -> None:
+    keywords = (
+        "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID",
+        "AccessionNumber", "ReferringPhysicianName",
+    )  # fmt: skip
+    series = make_series(**dict.fromkeys(keywords, present))
+
+    for ds in all_results(series):
+        assert [keyword for keyword in keywords if ds[keyword].value] == []
+
+
+def test_odd_values_are_copied_as_they_are(make_series: SeriesMaker) -> None:
+    series = make_series(PatientSex="X", PatientName="NoCaret")
+
+    for ds in all_results(series):
+        assert (ds.PatientSex, ds.PatientName) == ("X", "NoCaret")
+
+
+def test_time_of_the_job_is_the_only_time(make_series: SeriesMaker) -> None:
+    for ds in all_results(make_series(), made_at=datetime(2026, 3, 4, 5, 6, 7, 89)):
+        for of in ("Content", "InstanceCreation", "Series"):
+            assert (ds[f"{of}Date"].value, ds[f"{of}Time"].value) == ("20260304", "050607.000089")
+
+
+def test_time_is_told_on_the_clock_of_the_source(make_series: SeriesMaker) -> None:
+    series = make_series(TimezoneOffsetFromUTC="-0330")
+
+    for ds in all_results(series, made_at=datetime(2026, 3, 4, 1, 0, tzinfo=UTC)):
+        assert ds.TimezoneOffsetFromUTC == "-0330"
+        assert (ds.ContentDate, ds.ContentTime) == ("20260303", "213000.000000")
+
+
+def test_model_is_named_as_processing_equipment(make_series: SeriesMaker) -> None:
+    *analysed, rejected = all_results(make_series())
+
+    for ds in analysed:
+        (equipment,) = ds.ContributingEquipmentSequence
+        assert equipment.PurposeOfReferenceCodeSequence[0].CodeValue == "109102"
+        assert equipment.ManufacturerModelName == "nodules"
+        assert list(equipment.SoftwareVersions) == ["1.2.3", "5e" * 32]
+    assert "ContributingEquipmentSequence" not in rejected
+
+
+def test_every_result_says_what_it_is_for(make_series: SeriesMaker) -> None:
+    for ds in all_results(make_series()):
+        assert "Research use, not for diagnosis" in ds.SeriesDescription
+        assert len(ds.SeriesDescription) <= 64
+
+
+def test_results_stand_in_fixed_places_of_the_study(make_series: SeriesMaker) -> None:
+    numbers = [(ds.Modality, ds.SeriesNumber) for ds in all_results(make_series())]
+
+    assert numbers == [("SEG", 9100), ("SR", 9200), ("SR", 9200), ("SR", 9300)]
+
+
+def test_file_says_who_wrote_it(make_series: SeriesMaker) -> None:
+    for ds in all_results(make_series()):
+        assert ds.file_meta.ImplementationVersionName.startswith("DICOM_NODE_")
+        assert ds.file_meta.ImplementationClassUID.startswith("2.25.")
+        assert ds.file_meta.MediaStorageSOPInstanceUID == ds.SOPInstanceUID
+
+
+def test_model_with_a_foreign_name_makes_the_result_utf_8(make_series: SeriesMaker) -> None:
+    series = make_series(SpecificCharacterSet="ISO_IR 100", PatientName="Äneas^Rüdiger")
+    volume = to_volume(series)
+    detection = replace(detection_of(), model=replace(MODEL, name="結節"))
+
+    ds = reread(build_results(series, volume, detection, **JOB).sr)
+
+    assert ds.SpecificCharacterSet == "ISO_IR 192"
+    assert ds.PatientName == "Äneas^Rüdiger"
+    assert ds.ContributingEquipmentSequence[0].ManufacturerModelName == "結節"
+
+
+@pytest.mark.parametrize("missing", ["StudyInstanceUID", "SeriesInstanceUID"])
+def test_source_without_uids_gets_no_report(make_series: SeriesMaker, missing: str) -> None:
+    series = make_series()
+    del series.header[missing]
+
+    with pytest.raises(ResultError, match=missing):
+        build_rejection(series.header, [], SeriesRejected(Reason.MISSING_UID, "no UID"), **JOB)
