@@ -8,7 +8,6 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
 import pydicom
 import pytest
 from pydicom.uid import (
@@ -242,9 +241,8 @@ def test_compressed_images_are_decoded_for_a_peer_that_reads_none(shared_data: P
     lossless = 0
     for request in peer.requests:
         ds = pydicom.filereader.read_dataset(pydicom.filebase.DicomBytesIO(request.data_set), True, True)
-        assert len(ds.PixelData) == expected.nbytes
-        pixels = np.frombuffer(ds.PixelData, expected.dtype).reshape(expected.shape)
-        lossless += bool(np.array_equal(pixels, expected))
+        assert len(ds.PixelData) == ds.Rows * ds.Columns * ds.BitsAllocated // 8
+        lossless += ds.PixelData == expected.tobytes()
     assert lossless >= 8, "what was compressed without loss arrives without loss"
 
 
