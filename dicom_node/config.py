@@ -20,12 +20,19 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from dicom_node.errors import ConfigError
 
+_MAX_BYTES = 1_000_000
+_DEEPEST = 10
+
 # PS3.5 6.2: AE is at most 16 characters of the default repertoire, no backslash, not only spaces.
-AETitle = Annotated[str, StringConstraints(strip_whitespace=True, pattern=r"^[^\\\x00-\x1f\x7f-\uffff]{1,16}$")]
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$")]
+_AE_TITLE = r"^[^\\\x00-\x1f\x7f-\uffff]{1,16}$"
+_NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$"
+_DEVICE = r"^(cpu|cuda:\d+)$"
+AETitle = Annotated[str, StringConstraints(strip_whitespace=True, pattern=_AE_TITLE)]
+Name = Annotated[str, StringConstraints(pattern=_NAME)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Seconds = Annotated[float, Field(ge=0, le=7 * 86400)]
 
@@ -42,7 +49,7 @@ StorageClassGroup = Literal["enhanced_ct", "images", "results", "other"]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=False, allow_inf_nan=False)
 
 
 class StorageConfig(_Section):
@@ -50,6 +57,13 @@ class StorageConfig(_Section):
 
     root: Path
     min_free_gb: float = Field(default=5.0, ge=0)
+
+    @field_validator("root", mode="before")
+    @classmethod
+    def _not_empty(cls, root: Any) -> Any:
+        if root == "":
+            raise ValueError("is empty: give a folder")
+        return root
 
 
 class DatabaseConfig(_Section):
@@ -60,8 +74,19 @@ class DatabaseConfig(_Section):
     @field_validator("url")
     @classmethod
     def _known_dialect(cls, url: str | None) -> str | None:
-        if url is not None and not url.startswith(("sqlite:///", "postgresql+psycopg://")):
+        from sqlalchemy import exc, make_url
+
+        if url is None:
+            return None
+        if not url.startswith(("sqlite:///", "postgresql+psycopg://")):
             raise ValueError("must start with sqlite:/// or postgresql+psycopg://")
+        try:
+            database = make_url(url).database
+        except (exc.ArgumentError, ValueError):
+            # Without a cause: its text may hold the password.
+            raise ValueError("is no database URL, like postgresql+psycopg://user:password@host:5432/name") from None
+        if not database or database == ":memory:":
+            raise ValueError("names no database; a database in memory cannot be shared between processes")
         return url
 
 
@@ -151,35 +176,37 @@ class Condition(_Section):
         return self
 
 
+# What a rule may ask beside DICOM attributes: facts of how the series came and of its checked geometry.
+NODE_ATTRIBUTES = frozenset({"SourceAETitle", "SliceCount", "SliceSpacing"})
+
+
+def _keyword(word: str) -> str:
+    from pydicom.datadict import tag_for_keyword
+
+    if word not in NODE_ATTRIBUTES and tag_for_keyword(word) is None:
+        known = (*NODE_ATTRIBUTES, *_keywords())
+        raise ValueError(f"{word!r} is no DICOM keyword" + _did_you_mean(word, known))
+    return word
+
+
+Keyword = Annotated[str, AfterValidator(_keyword)]
+
+
 class RouteConfig(_Section):
     """One rule. The first rule whose conditions all hold decides; `when` empty matches every series."""
 
     name: Name
-    when: dict[str, Condition] = Field(default_factory=dict)
+    when: dict[Keyword, Condition] = Field(default_factory=dict)
     model: Name
     destinations: tuple[Name, ...] = ()
     priority: Priority = "routine"
     report_rejected: bool = True
 
-    @field_validator("when")
-    @classmethod
-    def _known_attributes(cls, when: dict[str, Condition]) -> dict[str, Condition]:
-        from pydicom.datadict import tag_for_keyword
-
-        for keyword in when:
-            if keyword not in NODE_ATTRIBUTES and tag_for_keyword(keyword) is None:
-                raise ValueError(f"{keyword!r} is no DICOM keyword" + _did_you_mean(keyword, _keywords()))
-        return when
-
-
-# What a rule may ask beside DICOM attributes: facts of how the series came and of its checked geometry.
-NODE_ATTRIBUTES = frozenset({"SourceAETitle", "SliceCount", "SliceSpacing"})
-
 
 class WorkConfig(_Section):
     """The analysing process. `drain_s`: how long a running analysis may go on after SIGTERM."""
 
-    device: str = Field(default="cpu", pattern=r"^(cpu|cuda:\d+)$")
+    device: str = Field(default="cpu", pattern=_DEVICE)
     drain_s: Seconds = 60.0
     longest_analysis_s: Seconds = 3600.0
 
@@ -214,25 +241,36 @@ class Config(_Section):
 
     @model_validator(mode="after")
     def _names_exist(self) -> Config:
+        problems = list(self._wrong_names())
+        if problems:
+            raise ValidationError.from_exception_data(
+                "Config",
+                # As a value, not as the template: a brace in a name would be taken for a field of it.
+                [
+                    InitErrorDetails(type=PydanticCustomError("name", "{text}", {"text": text}), loc=loc, input=None)
+                    for loc, text in problems
+                ],
+            )
+        return self
+
+    def _wrong_names(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
+        """Where a name stands that means nothing, and why."""
         seen: set[str] = set()
-        for route in self.routes:
+        for number, route in enumerate(self.routes):
+            here = ("routes", number)
             if route.name in seen:
-                raise ValueError(f"two routes are named {route.name!r}")
+                yield (*here, "name"), f"two routes are named {route.name!r}"
             seen.add(route.name)
             if route.model not in self.models:
-                raise ValueError(
-                    f"route {route.name!r} names model {route.model!r}, which models: does not define"
-                    + _did_you_mean(route.model, self.models)
-                )
-            for destination in route.destinations:
+                text = f"route {route.name!r} names model {route.model!r}, which models: does not define"
+                yield (*here, "model"), text + _did_you_mean(route.model, self.models)
+            for index, destination in enumerate(route.destinations):
+                at = (*here, "destinations", index)
                 if destination not in self.peers:
-                    raise ValueError(
-                        f"route {route.name!r} names destination {destination!r}, which peers: does not define"
-                        + _did_you_mean(destination, self.peers)
-                    )
-                if self.peers[destination].port is None:
-                    raise ValueError(f"peer {destination!r} is a destination and needs a port")
-        return self
+                    text = f"route {route.name!r} names destination {destination!r}, which peers: does not define"
+                    yield at, text + _did_you_mean(destination, self.peers)
+                elif self.peers[destination].port is None:
+                    yield at, f"peer {destination!r} is a destination and needs a port"
 
     def database_url(self) -> str:
         return self.database.url or f"sqlite:///{(self.storage.root / 'node.sqlite').absolute()}"
@@ -277,11 +315,17 @@ def bundle_folder(bundle: str) -> Path:
 def load_config(path: Path) -> Config:
     """Read and check `path`. Raises ConfigError with one line an error: file:line: key: what, and the mend."""
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            data = file.read(_MAX_BYTES + 1)
+        text = data.decode("utf-8")
     except FileNotFoundError as err:
         raise ConfigError(f"{path}: no such file; copy config.yaml of the project and edit it") from err
-    except (OSError, UnicodeDecodeError) as err:
-        raise ConfigError(f"{path}: cannot be read as text: {err}") from err
+    except UnicodeDecodeError as err:
+        raise ConfigError(f"{path}: is no text in UTF-8; is it the right file?") from err
+    except OSError as err:
+        raise ConfigError(f"{path}: cannot be read: {err.strerror}") from err
+    if len(data) > _MAX_BYTES:
+        raise ConfigError(f"{path}: is larger than {_MAX_BYTES} bytes; is it the right file?")
     return parse_config(text, str(path))
 
 
@@ -294,9 +338,12 @@ def parse_config(text: str, source: str) -> Config:
         mark = getattr(err, "problem_mark", None)
         line = mark.line + 1 if mark is not None else 1
         raise ConfigError(f"{source}:{line}: is no YAML: {getattr(err, 'problem', err)}") from err
+    except (ValueError, RecursionError) as err:
+        # A date that is none (2026-13-45), a number too long, a thousand brackets.
+        raise ConfigError(f"{source}:1: holds a value that YAML cannot read ({type(err).__name__}); quote it") from err
     if not isinstance(data, dict):
         raise ConfigError(f"{source}:1: is empty or no mapping; it needs at least storage: {{root: FOLDER}}")
-    lines = dict(_lines(node, ()))
+    lines = dict(_lines(node))
     doubled = _doubled_keys(node)
     if doubled:
         raise ConfigError("\n".join(f"{source}:{line}: {key}: is given twice" for key, line in doubled))
@@ -306,47 +353,72 @@ def parse_config(text: str, source: str) -> Config:
         raise ConfigError("\n".join(_explain(err, lines, source))) from err
 
 
-def _lines(node: yaml.Node | None, path: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], int]]:
-    """Every key path of a YAML document with its line number, from 1."""
+def _lines(
+    node: yaml.Node | None, path: tuple[str, ...] = (), above: tuple[int, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], int]]:
+    """Every key path of a YAML document, as text, with its line number from 1."""
+    # An alias may stand inside what it names; and no setting lies deeper than this.
+    if id(node) in above or len(path) > _DEEPEST:
+        return
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
-            here = (*path, key.value)
+            here = (*path, str(key.value))
             yield here, key.start_mark.line + 1
-            yield from _lines(value, here)
+            yield from _lines(value, here, (*above, id(node)))
     elif isinstance(node, yaml.SequenceNode):
         for index, value in enumerate(node.value):
-            yield (*path, index), value.start_mark.line + 1
-            yield from _lines(value, (*path, index))
+            yield (*path, str(index)), value.start_mark.line + 1
+            yield from _lines(value, (*path, str(index)), (*above, id(node)))
 
 
-def _doubled_keys(node: yaml.Node | None) -> list[tuple[str, int]]:
+def _doubled_keys(node: yaml.Node | None, above: tuple[int, ...] = ()) -> list[tuple[str, int]]:
     """YAML lets the last of two equal keys win in silence; a node's settings must not."""
     found: list[tuple[str, int]] = []
+    if id(node) in above or len(above) > _DEEPEST:
+        return found
+    above = (*above, id(node))
     if isinstance(node, yaml.MappingNode):
         seen: set[str] = set()
         for key, value in node.value:
             if key.value in seen:
                 found.append((str(key.value), key.start_mark.line + 1))
             seen.add(key.value)
-            found += _doubled_keys(value)
+            found += _doubled_keys(value, above)
     elif isinstance(node, yaml.SequenceNode):
         for value in node.value:
-            found += _doubled_keys(value)
+            found += _doubled_keys(value, above)
     return found
 
 
-def _explain(err: ValidationError, lines: dict[tuple[str | int, ...], int], source: str) -> Iterator[str]:
+# What pydantic says in the words of Python, in those of YAML.
+_WORDS = {
+    "string_type": "must be text; put it in quotes",
+    "tuple_type": "must be a list, like [a, b]",
+    "dict_type": "must hold keys of its own; leave it out where there are none",
+    "model_type": "must hold keys of its own; leave it out where there are none",
+}
+_PATTERNS = {
+    _AE_TITLE: "must be an AE title: 1 to 16 ASCII characters, no backslash",
+    _NAME: "must be a name of letters, digits, - and _, at most 63",
+    _DEVICE: "must be cpu or cuda:N, like cuda:0",
+}
+
+
+def _explain(err: ValidationError, lines: dict[tuple[str, ...], int], source: str) -> Iterator[str]:
     for problem in err.errors():
-        loc = problem["loc"]
-        line = next((lines[loc[:n]] for n in range(len(loc), 0, -1) if loc[:n] in lines), 1)
-        key = ".".join(str(part) for part in loc) or "config"
+        # "[key]" is how pydantic says that not the value but the key itself is wrong.
+        loc = tuple(part for part in problem["loc"] if part != "[key]")
+        path = tuple(str(part) for part in loc)
+        line = next((lines[path[:n]] for n in range(len(path), 0, -1) if path[:n] in lines), 1)
+        key = ".".join(path) or "config"
         if problem["type"] == "extra_forbidden":
             what = "unknown key" + _did_you_mean(str(loc[-1]), _known_keys(loc[:-1]))
         elif problem["type"] == "missing":
             what = "is missing"
         else:
             # The value is not echoed: it may be a database password.
-            what = problem["msg"].removeprefix("Value error, ")
+            what = _WORDS.get(problem["type"]) or problem["msg"].removeprefix("Value error, ")
+            what = _PATTERNS.get(problem.get("ctx", {}).get("pattern", ""), what)
         yield f"{source}:{line}: {key}: {what}"
 
 
