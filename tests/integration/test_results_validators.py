@@ -1,0 +1,263 @@
+"""Third parties read and judge every kind of result: dicom3tools, DCMTK, dcmqi, PixelMed."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import SimpleITK as sitk  # noqa: N813  # the name that everyone uses
+from pydicom.multival import MultiValue
+
+from dicom_node.config import GateConfig
+from dicom_node.domain import CTSeries, Detection, Finding, Volume
+from dicom_node.errors import Reason, SeriesRejected
+from dicom_node.results import Predecessor, Results, build_rejection, build_results, to_bytes
+from dicom_node.series import read_series, to_volume
+from tests.fakes.ct import PRONE, make_ct_series
+from tests.fakes.findings import JOB, ball, detection_of, finding_of
+
+PIXELMED = [Path("/usr/share/java") / name for name in ("pixelmed.jar", "Saxon-HE.jar")]
+
+# The tool knows neither private coding schemes nor UTF-8, and wants what an empty study date cannot give.
+EXPECTED_WARNINGS = re.compile(r"^Warning .*(<99DICOMNODE>|ISO_IR 192|would be needed to build DICOMDIR)")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One source series, what was found in it, and the files of the three kinds of report."""
+
+    series: CTSeries
+    volume: Volume
+    detection: Detection
+    found: Results
+    files: dict[str, Path]
+    ct: list[Path]
+
+
+def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [str(part) for part in command], capture_output=True, text=True, errors="replace", timeout=120, check=False
+    )
+
+
+def tool(name: str) -> Path:
+    """A program that came with the test requirements."""
+    return Path(sys.executable).parent / name
+
+
+def two_nodules(volume: Volume) -> tuple[Finding, ...]:
+    return ball(volume, (10, 20, 20), 4.0), ball(volume, (30, 40, 45), 6.0, score=0.7, side="right")
+
+
+def one_nodule(volume: Volume) -> tuple[Finding, ...]:
+    return (ball(volume, (20, 30, 30), 5.0),)
+
+
+def overlapping_nodules(volume: Volume) -> tuple[Finding, ...]:
+    return ball(volume, (20, 30, 30), 6.0), ball(volume, (21, 33, 33), 6.0, score=0.6, side=None)
+
+
+def single_voxel(volume: Volume) -> tuple[Finding, ...]:
+    mask = np.zeros(volume.hu.shape, np.bool_)
+    mask[0, 0, 0] = True
+    return (finding_of(volume, mask),)
+
+
+NO_TYPE_2 = dict.fromkeys(
+    (
+        "PatientBirthDate",
+        "PatientSex",
+        "StudyDate",
+        "StudyTime",
+        "StudyID",
+        "AccessionNumber",
+        "ReferringPhysicianName",
+    )
+)
+JAPANESE = {"SpecificCharacterSet": ["", "ISO 2022 IR 87"], "PatientName": "Yamada^Tarou=山田^太郎=やまだ^たろう"}
+CHINESE = {"SpecificCharacterSet": "GB18030", "PatientName": "Wang^XiaoDong=王^小东"}
+
+CASES: dict[str, tuple[dict[str, Any], Callable[[Volume], tuple[Finding, ...]]]] = {
+    "two nodules": ({}, two_nodules),
+    "prone": ({"orientation": PRONE, "spacing_mm": (2.5, 0.6, 0.8)}, one_nodule),
+    "overlapping": ({}, overlapping_nodules),
+    "single voxel, odd matrix": ({"shape": (44, 61, 63)}, single_voxel),
+    "bare header": ({"header": NO_TYPE_2}, one_nodule),
+    "Japanese": ({"header": JAPANESE}, one_nodule),
+    "Chinese": ({"header": CHINESE}, one_nodule),
+}
+
+
+@pytest.fixture(scope="module", params=CASES.values(), ids=CASES.keys())
+def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
+    source, make_findings = request.param
+    folder = tmp_path_factory.mktemp("case")
+    return build_case(folder, make_ct_series(folder / "ct", **source), make_findings)
+
+
+def build_case(
+    folder: Path,
+    ct: list[Path],
+    make_findings: Callable[[Volume], tuple[Finding, ...]],
+    limits: GateConfig | None = None,
+) -> Case:
+    series = read_series(ct, limits)
+    volume = to_volume(series)
+    detection = detection_of(*make_findings(volume))
+    found = build_results(series, volume, detection, **JOB)
+    old = Predecessor(study_uid=series.study_uid, series_uid="1.2.8", sop_instance_uid="1.2.9")
+    none = build_results(series, volume, detection_of(), **JOB, predecessor=old)
+    rejection = build_rejection(
+        series.header,
+        [(str(image.header.SOPClassUID), image.sop_instance_uid) for image in series.images],
+        SeriesRejected(Reason.SLICE_GAP, "gap of 5.00 mm after slice 12 of 44, elsewhere 2.50 mm"),
+        **JOB,
+    )
+    assert found.seg is not None
+    objects = {"seg": found.seg, "found": found.sr, "none": none.sr, "rejected": rejection}
+    files = {kind: folder / f"{kind}.dcm" for kind in objects}
+    for kind, ds in objects.items():
+        files[kind].write_bytes(to_bytes(ds))
+    return Case(series=series, volume=volume, detection=detection, found=found, files=files, ct=ct)
+
+
+def test_dciodvfy_finds_no_error(case: Case) -> None:
+    for kind, file in case.files.items():
+        said = run(tool("dciodvfy"), "-new", file).stderr.splitlines()
+        iod = "Segmentation" if kind == "seg" else "Comprehensive3DSR"
+        assert iod in said
+        assert [line for line in said if line != iod and not EXPECTED_WARNINGS.search(line)] == [], kind
+
+
+def test_dcentvfy_finds_every_reference_and_one_patient(case: Case) -> None:
+    said = run(tool("dcentvfy"), *case.ct, *case.files.values()).stderr.splitlines()
+
+    predecessor = "Missing SOPInstanceUID that was referenced - 1.2.9 for file"
+    errors = [line for line in said if line.startswith("Error") and predecessor not in line]
+    # It compares bytes, and where ISO 2022 became UTF-8 they differ on purpose.
+    if isinstance(case.series.header.get("SpecificCharacterSet"), MultiValue):
+        errors = [line for line in errors if "PatientName" not in line]
+    assert errors == []
+
+
+@pytest.mark.peers
+@pytest.mark.skipif(shutil.which("dsrdump") is None, reason="no DCMTK here: tests/peers.sh installs it")
+def test_dsrdump_prints_reports_that_a_person_can_read(case: Case) -> None:
+    printed = {}
+    for kind in ("found", "none", "rejected"):
+        dump = run("dsrdump", "+Pl", "+U8", case.files[kind])
+        assert dump.returncode == 0, dump.stderr
+        printed[kind] = dump.stdout
+        assert "Research use, not for diagnosis. Made by software, verified by nobody." in dump.stdout
+        assert "44 of 44 instances, contiguous; quiet time 10 s" in dump.stdout
+    assert f'"Tracking Identifier")="Nodule {len(case.detection.findings)}"' in printed["found"]
+    assert "The series was analysed and no lung nodule candidate was found" in printed["none"]
+    assert "NOT ANALYSED. No statement about lung nodules is made. SLICE_GAP: gap of 5.00 mm" in printed["rejected"]
+
+
+def test_dcmqi_reads_the_voxels_where_they_lay(case: Case, tmp_path: Path) -> None:
+    done = run(tool("segimage2itkimage"), "--inputDICOM", case.files["seg"], "--outputDirectory", tmp_path, "-t", "nii")
+    assert done.returncode == 0, done.stderr
+
+    groups = json.loads((tmp_path / "meta.json").read_text())["segmentAttributes"]
+    seen = {}
+    for number, group in enumerate(groups, start=1):
+        image = sitk.ReadImage(str(tmp_path / f"{number}.nii.gz"))
+        labels = sitk.GetArrayFromImage(image)
+        for segment in group:
+            voxels = np.argwhere(labels == segment["labelID"])
+            seen[segment["TrackingUniqueIdentifier"]] = points(
+                [image.TransformIndexToPhysicalPoint([int(v) for v in voxel[::-1]]) for voxel in voxels]
+            )
+    meant = {
+        uid: points(case.volume.to_mm((np.argwhere(f.mask) + np.array(f.corner)).astype(float)).tolist())
+        for uid, f in zip(case.found.tracking_uids, case.detection.findings, strict=True)
+    }
+    assert seen == meant
+
+
+def points(positions_mm: Any) -> set[tuple[float, ...]]:
+    # + 0.0 makes -0.0 the same as 0.0.
+    return {tuple(round(float(value), 2) + 0.0 for value in position) for position in positions_mm}
+
+
+def read_by_dcmqi(file: Path, to: Path) -> dict[str, Any]:
+    # The exit status is 0 for a broken report too: only what it read counts.
+    run(tool("tid1500reader"), "--inputDICOM", file, "--outputMetadata", to)
+    read: dict[str, Any] = json.loads(to.read_text())
+    return read
+
+
+def test_dcmqi_reads_the_numbers(case: Case, tmp_path: Path) -> None:
+    read = read_by_dcmqi(case.files["found"], tmp_path / "found.json")
+
+    groups = {g["ReferencedSegment"]: g for g in read["Measurements"] if "ReferencedSegment" in g}
+    assert sorted(groups) == list(range(1, len(case.detection.findings) + 1))
+    for number, measured in enumerate(case.found.measurements, start=1):
+        group = groups[number]
+        assert group["TrackingIdentifier"] == f"Nodule {number}"
+        assert group["TrackingUniqueIdentifier"] == case.found.tracking_uids[number - 1]
+        assert group["Finding"]["CodeMeaning"] == "Nodule"
+        assert group["SourceSeriesForImageSegmentation"] == case.series.series_uid
+        values = [(item["quantity"]["CodeMeaning"], float(item["value"])) for item in group["measurementItems"]]
+        assert values[:4] == [
+            ("Volume", pytest.approx(measured.volume_mm3, abs=1e-3)),
+            ("Long axis", pytest.approx(measured.long_axis_mm, abs=1e-3)),
+            ("Short axis", pytest.approx(measured.short_axis_mm, abs=1e-3)),
+            ("Attenuation Coefficient", pytest.approx(measured.mean_hu, abs=1e-3)),
+        ]
+
+
+def test_dcmqi_reads_no_measurement_where_there_is_none(case: Case, tmp_path: Path) -> None:
+    for kind in ("none", "rejected"):
+        read = read_by_dcmqi(case.files[kind], tmp_path / f"{kind}.json")
+        assert read["Measurements"] == []
+        assert read["VerificationFlag"] == "UNVERIFIED"
+
+
+@pytest.mark.peers
+@pytest.mark.skipif(shutil.which("dcmdump") is None, reason="no DCMTK here: tests/peers.sh installs it")
+def test_dcmdump_reads_the_name_of_the_patient(case: Case) -> None:
+    name = str(case.series.header.PatientName)
+    for file in case.files.values():
+        dump = run("dcmdump", "+U8", "+P", "PatientName", file)
+        assert f"[{name}]" in dump.stdout, dump.stderr
+
+
+@pytest.mark.peers
+@pytest.mark.skipif(not all(jar.exists() for jar in PIXELMED), reason="no PixelMed here: tests/peers.sh installs it")
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["found", "none", "rejected"])
+def test_pixelmed_finds_the_template_followed(tmp_path: Path, kind: str) -> None:
+    case = build_case(tmp_path, make_ct_series(tmp_path / "ct"), two_nodules)
+
+    verdict = run(
+        "java", "-Xss256m", "-Djavax.xml.transform.TransformerFactory=net.sf.saxon.TransformerFactoryImpl",
+        "-cp", ":".join(map(str, PIXELMED)), "com.pixelmed.validate.DicomSRValidator", case.files[kind],
+    ).stdout  # fmt: skip
+
+    assert "Found Root Template TID_1500 (MeasurementReport)" in verdict
+    assert "IOD validation complete" in verdict
+    # highdicom writes "Source Series" where the template has "Source series".
+    lines = [line for line in verdict.splitlines() if "different code meaning" not in line]
+    assert not [line for line in lines if line.startswith(("Error", "Warning"))]
+
+
+def test_real_chest_gives_valid_results(shared_data: Path, tmp_path: Path) -> None:
+    ct = sorted((shared_data / "chest_ct" / "tiny_chest_64" / "dicom").iterdir())
+
+    limits = GateConfig(max_slice_spacing_mm=5.0, max_slice_thickness_mm=5.0)
+    case = build_case(tmp_path, ct, lambda volume: (ball(volume, (40, 30, 18), 15.0),), limits)
+
+    for kind, file in case.files.items():
+        said = run(tool("dciodvfy"), "-new", file).stderr.splitlines()
+        assert not [line for line in said if line.startswith("Error")], kind
