@@ -19,7 +19,7 @@ from dicom_node.config import GateConfig
 from dicom_node.domain import Detection, ModelIdentity, Volume
 from dicom_node.errors import SeriesRejected
 from dicom_node.results.build import Results, build_rejection, build_results, finding_rows
-from dicom_node.results.montage import render_findings
+from dicom_node.results.montage import render_finding, to_png
 from dicom_node.results.part10 import to_bytes
 from dicom_node.results.sr import Predecessor
 from dicom_node.series import read_series, to_volume
@@ -137,8 +137,8 @@ def _file(ds: Dataset) -> ResultFile:
 
 
 def _pictures(volume: Volume, detection: Detection, results: Results) -> dict[str, bytes]:
-    images = render_findings(volume, detection.findings, results.measurements)
-    return {f"finding_{number}.png": data for number, data in enumerate(images, start=1)}
+    shown = enumerate(zip(detection.findings, results.measurements, strict=True), start=1)
+    return {f"finding_{n}.png": to_png(render_finding(volume, found, measured, n)) for n, (found, measured) in shown}
 
 
 @contextmanager

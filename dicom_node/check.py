@@ -102,7 +102,5 @@ def _echo(config: Config, name: str) -> str:
     from dicom_node.dimse.scu import echo
 
     peer = config.peers[name]
-    outcome = echo(peer, config.receive.ae_title)
-    if not outcome.ok:
-        raise DicomNodeError(outcome.message)
+    echo(peer, config.receive.ae_title)
     return f"{peer.ae_title} at {peer.host}:{peer.port} answers"

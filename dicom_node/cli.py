@@ -18,7 +18,7 @@ from rich.table import Table
 from dicom_node import __version__, logs
 from dicom_node.config import Config, GateConfig, PeerConfig, load_config
 from dicom_node.domain import RESEARCH_USE
-from dicom_node.errors import ConfigError, DicomNodeError
+from dicom_node.errors import ConfigError, DeliveryError, DicomNodeError
 
 app = typer.Typer(
     help=f"A DICOM node that finds lung nodules in CT. {RESEARCH_USE}.",
@@ -362,13 +362,18 @@ def echo(
 
     settings, target = _peer(config, peer)
     logs.configure("error", "text", "echo")
-    outcome = run_echo(target, settings.receive.ae_title)
+    try:
+        run_echo(target, settings.receive.ae_title)
+    except DeliveryError as error:
+        if not as_json:
+            raise
+        _print_json({"peer": peer, "ok": False, "message": str(error)})
+        raise typer.Exit(1) from error
+    message = f"{target.ae_title} at {target.host}:{target.port} answers"
     if as_json:
-        _print_json({"peer": peer, "ok": outcome.ok, "message": outcome.message})
+        _print_json({"peer": peer, "ok": True, "message": message})
     else:
-        out.print(outcome.message, markup=False)
-    if not outcome.ok:
-        raise typer.Exit(1)
+        out.print(message, markup=False, highlight=False)
 
 
 @app.command()
@@ -389,7 +394,10 @@ def send(
     logs.configure("error", "text", "send")
     files = dicom_files(folder)
     with _progress("sending", quiet=as_json) as progress:
-        outcomes = run_send(files, target, settings.receive.ae_title, progress=progress)
+        outcomes = []
+        for outcome in run_send(files, target, settings.receive.ae_title):
+            outcomes.append(outcome)
+            progress(len(outcomes) / len(files))
     stored = sum(outcome.kind == "stored" for outcome in outcomes)
     problems = sorted({outcome.message for outcome in outcomes if outcome.kind != "stored"})
     if as_json:

@@ -123,7 +123,7 @@ def _no_detector(model: str) -> Detector:
 def _send(files: Sequence[Path], peer: PeerConfig, calling_ae: str) -> Sequence[SendOutcome]:
     from dicom_node.dimse.scu import send
 
-    return send(files, peer, calling_ae)
+    return list(send(files, peer, calling_ae))
 
 
 def _flow(config: Config, database: Database, storage: Storage, me: str, detector: Callable[[str], Detector]) -> Flow:

@@ -34,6 +34,12 @@ _LOSSY_SYNTAXES = {JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless, JPEG
 _MULTIFRAME = {EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage}
 _COSINE_TOLERANCE = 1e-3
 _DRIFT_TOLERANCE_MM = 0.1
+_GEOMETRY = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
+_FARTHEST_MM = 1e5
+_FINEST_MM = 1e-3
+_LARGEST_RESCALE = 1e9
+# 4 GB of HU; a scan of 1024 x 1024 has 2048 slices then. A header of a few bytes may ask for more.
+_MOST_VOXELS = 2**31
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +95,7 @@ def _check_identity(files: Sequence[InstanceFile], limits: GateConfig) -> None:
     if len(files) > limits.max_instances:
         raise SeriesRejected(Reason.TOO_LARGE, f"{len(files)} instances, gate.max_instances is {limits.max_instances}")
     for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID"):
-        missing = sum(not file.header.get(keyword) for file in files)
+        missing = sum(len(_values(file.header.get(keyword))) != 1 for file in files)
         if missing:
             raise SeriesRejected(Reason.MISSING_UID, f"{keyword} is missing in {missing} of {len(files)} instances")
     for keyword in ("StudyInstanceUID", "SeriesInstanceUID"):
@@ -144,6 +150,9 @@ def _check_agreement(axial: Sequence[InstanceFile], limits: GateConfig) -> None:
             seen = {_text(file.header.get(keyword)) for file in axial}
             if len(seen) > 1:
                 raise SeriesRejected(reason, f"{len(seen)} values of {keyword}: {', '.join(sorted(seen))[:120]}")
+    voxels = int(axial[0].header.Rows) * int(axial[0].header.Columns) * len(axial)
+    if voxels > _MOST_VOXELS:
+        raise SeriesRejected(Reason.TOO_LARGE, f"{voxels} voxels, more than {_MOST_VOXELS}")
     if limits.lossy == "refuse":
         lossy = sum(_is_lossy(file.header) for file in axial)
         if lossy:
@@ -165,12 +174,13 @@ def _check_attributes(header: Dataset) -> None:
         values = _values(header.get(keyword))
         if len(values) != count or any(value in (None, "") for value in values):
             raise SeriesRejected(Reason.MISSING_GEOMETRY, f"{keyword} is missing or incomplete")
-    numbers = [*_numbers(header, "ImagePositionPatient"), *_numbers(header, "ImageOrientationPatient")]
-    if not np.isfinite(numbers).all() or min(_numbers(header, "PixelSpacing")) <= 0:
-        raise SeriesRejected(Reason.MISSING_GEOMETRY, "geometry holds values that are no finite numbers")
+    numbers = np.array([n for k in _GEOMETRY for n in _numbers(header, k)])
+    # No body is farther from the scanner's isocentre; NaN is not below it either.
+    if not (np.abs(numbers) < _FARTHEST_MM).all() or min(_numbers(header, "PixelSpacing")) < _FINEST_MM:
+        raise SeriesRejected(Reason.MISSING_GEOMETRY, "geometry holds values that cannot be")
     if int(header.Rows) < 1 or int(header.Columns) < 1:
         raise SeriesRejected(Reason.MISSING_GEOMETRY, "Rows or Columns is zero")
-    if int(header.get("SamplesPerPixel") or 1) != 1 or int(header.get("NumberOfFrames") or 1) != 1:
+    if any(value not in (None, 1) for k in ("SamplesPerPixel", "NumberOfFrames") for value in _values(header.get(k))):
         raise SeriesRejected(Reason.NOT_CT, "images are coloured or hold several frames")
 
 
@@ -227,7 +237,7 @@ def _check_positions(images: Sequence[CTImage], orientation: NDArray[np.float64]
         )
     _check_shear(images, orientation)
     _check_gaps(at, gaps, spacing)
-    thickness = float(images[0].header.get("SliceThickness") or 0.0)
+    thickness = _thickness_mm(images)
     if spacing > limits.max_slice_spacing_mm + 1e-3:
         limit = f"gate.max_slice_spacing_mm is {limits.max_slice_spacing_mm}"
         raise SeriesRejected(Reason.TOO_THICK, f"slices are {spacing:.2f} mm apart, {limit}")
@@ -239,6 +249,15 @@ def _check_positions(images: Sequence[CTImage], orientation: NDArray[np.float64]
         raise SeriesRejected(
             Reason.TOO_SHORT, f"{length:.0f} mm of the body, gate.min_length_mm is {limits.min_length_mm:.0f}"
         )
+
+
+def _thickness_mm(images: Sequence[CTImage]) -> float:
+    """The thickest slice; 0 where no header tells."""
+    told = [value for image in images for value in _values(image.header.get("SliceThickness"))]
+    thickness = max((float(value) for value in told), default=0.0)
+    if not all(0 <= float(value) < _FARTHEST_MM for value in told):
+        raise SeriesRejected(Reason.MISSING_GEOMETRY, "SliceThickness holds values that cannot be")
+    return thickness
 
 
 def _check_shear(images: Sequence[CTImage], orientation: NDArray[np.float64]) -> None:
@@ -303,17 +322,21 @@ def _decode(image: CTImage, index: int, shape: tuple[int, int]) -> NDArray[np.in
 
 def to_hu(stored: NDArray[Any], header: Dataset) -> NDArray[np.int16]:
     """Stored values -> Hounsfield units, rounded to integers and held within int16 (PS3.3 C.11.1.1.2)."""
-    slope = float(header.get("RescaleSlope") if header.get("RescaleSlope") is not None else 1.0)
-    intercept = float(header.get("RescaleIntercept") if header.get("RescaleIntercept") is not None else 0.0)
-    if not (np.isfinite([slope, intercept]).all() and slope != 0):
-        raise SeriesRejected(Reason.MISSING_GEOMETRY, "RescaleSlope or RescaleIntercept is no usable number")
+    slope, intercept = _rescale(header, "RescaleSlope", 1.0), _rescale(header, "RescaleIntercept", 0.0)
+    if not (abs(slope) < _LARGEST_RESCALE and abs(intercept) < _LARGEST_RESCALE and slope != 0):
+        raise SeriesRejected(Reason.PIXELS_UNDECODABLE, "RescaleSlope or RescaleIntercept is no usable number")
     if slope == 1.0 and intercept.is_integer():
-        shifted = stored.astype(np.int32) + int(intercept)
-        return np.clip(shifted, -32768, 32767).astype(np.int16)
-    hu: NDArray[np.int16] = np.clip(np.rint(stored.astype(np.float32) * slope + intercept), -32768, 32767).astype(
+        exact = stored.astype(np.int64) + int(intercept)
+        return np.clip(exact, -32768, 32767).astype(np.int16)
+    hu: NDArray[np.int16] = np.clip(np.rint(stored.astype(np.float64) * slope + intercept), -32768, 32767).astype(
         np.int16
     )
     return hu
+
+
+def _rescale(header: Dataset, keyword: str, default: float) -> float:
+    values = _values(header.get(keyword))
+    return float(values[0]) if len(values) == 1 else default if not values else float("nan")
 
 
 def consensus(files: Sequence[InstanceFile], keyword: str) -> list[str | float]:

@@ -1,0 +1,104 @@
+"""Orthanc as the PACS: it routes the series here, gets SEG and SR back, and others read them from it."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import highdicom
+import numpy as np
+import pydicom
+import pytest
+
+from tests.node import Node
+from tests.peers import Orthanc, tool
+
+pytestmark = pytest.mark.peers
+
+
+@pytest.fixture
+def result(
+    make_node: Callable[..., Node], orthanc: Orthanc, tiny_files: list[Path], tiny_uids: tuple[str, list[str]]
+) -> dict[str, Any]:
+    """The small scan stored in Orthanc, routed to the node by C-STORE, its results delivered back."""
+    series_uid, uids = tiny_uids
+    node = make_node(peers={"pacs": {"ae_title": "ORTHANC", "host": "127.0.0.1", "port": orthanc.dicom_port}})
+    node.start("receive", "work", "deliver")
+    for path in tiny_files:
+        orthanc.upload(path.read_bytes())
+    orthanc.set_modality("node", "DICOMNODE", node.port)
+    orthanc.store("node", orthanc.find("Series", SeriesInstanceUID=series_uid))
+    ended = node.wait_ended(node.job_of(uids, series_uid))
+    node.stop()
+    return ended
+
+
+def over_dicomweb(orthanc: Orthanc, study_uid: str) -> dict[str, pydicom.Dataset]:
+    """Modality -> the one object of that modality in the study, by QIDO-RS and WADO-RS."""
+    found = {}
+    for series in orthanc.get(f"/dicom-web/studies/{study_uid}/series"):
+        modality = series["00080060"]["Value"][0]
+        if modality == "CT":
+            continue
+        uid = series["0020000E"]["Value"][0]
+        [instance] = orthanc.get(f"/dicom-web/studies/{study_uid}/series/{uid}/instances")
+        sop_uid = instance["00080018"]["Value"][0]
+        answer = orthanc.request("GET", f"/dicom-web/studies/{study_uid}/series/{uid}/instances/{sop_uid}")
+        found[modality] = pydicom.dcmread(io.BytesIO(first_part(answer)))
+    return found
+
+
+def first_part(multipart: bytes) -> bytes:
+    start = multipart.index(b"\r\n\r\n") + 4
+    return multipart[start : multipart.rindex(b"\r\n--")]
+
+
+def test_results_come_back_to_the_study_over_dicomweb(result: dict[str, Any], orthanc: Orthanc) -> None:
+    assert result["status"] == "complete"
+    assert result["findings"]
+    assert [row["state"] for row in result["deliveries"]] == ["stored", "stored"]
+    stored = over_dicomweb(orthanc, result["series"]["study_instance_uid"])
+    ours = {path: pydicom.dcmread(path) for path in result["files"] if path.endswith(".dcm")}
+    assert sorted(stored) == ["SEG", "SR"]
+    for mine in ours.values():
+        theirs = stored[mine.Modality]
+        assert theirs == mine, "the archive holds the very object"
+    source = orthanc.get(f"/dicom-web/studies?StudyInstanceUID={result['series']['study_instance_uid']}")
+    assert len(source) == 1, "no ghost study or patient"
+
+
+def test_the_archives_copy_validates_and_reads_back(result: dict[str, Any], orthanc: Orthanc, tmp_path: Path) -> None:
+    stored = over_dicomweb(orthanc, result["series"]["study_instance_uid"])
+    for modality, dataset in stored.items():
+        path = tmp_path / f"{modality}.dcm"
+        dataset.save_as(path, enforce_file_format=True)
+        said = subprocess.run(
+            [str(Path(sys.executable).with_name("dciodvfy")), str(path)], capture_output=True, text=True, check=False
+        )
+        errors = [line for line in (said.stdout + said.stderr).splitlines() if line.startswith("Error")]
+        assert errors == [], modality
+    dump = subprocess.run(
+        [str(tool("dsrdump")), str(tmp_path / "SR.dcm")], capture_output=True, text=True, check=True
+    ).stdout
+    assert "Research use, not for diagnosis" in dump
+
+    seg = highdicom.seg.segread(tmp_path / "SEG.dcm")
+    assert [seg.get_tracking_ids()[n][1] for n in range(len(result["findings"]))] == [
+        found["tracking_uid"] for found in result["findings"]
+    ]
+    measures = seg.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
+    voxel_mm3 = float(np.prod([float(v) for v in measures.PixelSpacing]) * float(measures.SpacingBetweenSlices))
+    voxels = seg.get_volume(combine_segments=False).array
+    for number, found in enumerate(result["findings"]):
+        assert found["volume_mm3"] == pytest.approx(voxels[..., number].sum() * voxel_mm3, rel=1e-3)
+
+
+def test_no_patient_name_is_in_what_the_node_logs_or_shows(result: dict[str, Any], orthanc: Orthanc) -> None:
+    stored = over_dicomweb(orthanc, result["series"]["study_instance_uid"])
+    name = str(stored["SR"].PatientName)
+    assert name not in json.dumps(result) or not name
