@@ -34,9 +34,7 @@ def description(**other: Any) -> dict[str, Any]:
         "preprocessing": PreprocessSpec().model_dump(mode="json"),
         "merging": MergeSpec().model_dump(mode="json"),
         "thresholds": {"proposal_score": 0.02, "operating_point": 0.25},
-        "classes": [
-            {"name": "nodule", "code_value": "27925004", "coding_scheme": "SCT", "code_meaning": "Nodule"}
-        ],
+        "classes": [{"name": "nodule", "code_value": "27925004", "coding_scheme": "SCT", "code_meaning": "Nodule"}],
         "training_data": "random weights",
         "metrics": [],
         "licence": "Apache-2.0",

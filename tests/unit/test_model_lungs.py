@@ -42,7 +42,7 @@ def test_a_23_mm_nodule_in_the_wall_stays_inside_the_gate(phantom):
     lungs = find_lungs(phantom)
     center = np.array([69.0, 0.0, 0.0])
     assert lungs.within_reach(center, 11.7, margin_mm=10.0)
-    assert not lungs.within_reach(center + [15.0, 0.0, 0.0], 3.0, margin_mm=10.0)
+    assert not lungs.within_reach(center + np.array([15.0, 0.0, 0.0]), 3.0, margin_mm=10.0)
 
 
 def test_the_room_and_the_table_are_far_from_the_lungs(phantom):
@@ -67,7 +67,9 @@ def test_a_body_without_lungs_is_rejected_with_its_code():
 
 def test_gas_in_the_bowel_is_no_lung():
     lungs = chest(spacing_mm=(3.0, 2.0, 2.0))
-    gas = Volume(hu=np.where((lungs.hu < -700) & (lungs.hu > -950), -1005, lungs.hu).astype(np.int16), affine=lungs.affine)
+    gas = Volume(
+        hu=np.where((lungs.hu < -700) & (lungs.hu > -950), -1005, lungs.hu).astype(np.int16), affine=lungs.affine
+    )
     with pytest.raises(SeriesRejected):
         find_lungs(gas)
 
