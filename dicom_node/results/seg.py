@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -123,7 +122,7 @@ def _geometry_of(image: CTImage, series: CTSeries) -> Dataset:
         "LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod",
     ):  # fmt: skip
         if keyword in header:
-            source[keyword] = deepcopy(header[keyword])
+            source[keyword] = header[keyword]
     source.SliceThickness = _slice_thickness_mm(series)
     source.SOPClassUID = CTImageStorage
     source.Modality = "CT"
@@ -180,7 +179,7 @@ def _pixel_measures(series: CTSeries) -> PixelMeasuresSequence:
         slice_thickness=_slice_thickness_mm(series),
         spacing_between_slices=spacing_mm[0],
     )
-    measures[0].PixelSpacing = deepcopy(header.PixelSpacing)
+    measures[0].PixelSpacing = header.PixelSpacing
     return measures
 
 
@@ -190,10 +189,10 @@ def _copy_geometry(seg: Dataset, series: CTSeries, images: list[CTImage]) -> Non
     seg.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence = _pixel_measures(series)
     header_of = {image.sop_instance_uid: image.header for image in images}
     shared = seg.SharedFunctionalGroupsSequence[0]
-    shared.PlaneOrientationSequence[0].ImageOrientationPatient = deepcopy(images[0].header.ImageOrientationPatient)
+    shared.PlaneOrientationSequence[0].ImageOrientationPatient = images[0].header.ImageOrientationPatient
     for frame in seg.PerFrameFunctionalGroupsSequence:
         source = frame.DerivationImageSequence[0].SourceImageSequence[0].ReferencedSOPInstanceUID
-        frame.PlanePositionSequence[0].ImagePositionPatient = deepcopy(header_of[source].ImagePositionPatient)
+        frame.PlanePositionSequence[0].ImagePositionPatient = header_of[source].ImagePositionPatient
 
 
 def _sort_frames(seg: Dataset, series: CTSeries) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from copy import deepcopy
 from typing import cast
 
 from highdicom import sr
@@ -75,7 +74,7 @@ def _library_entry(image: CTImage, series: CTSeries) -> Dataset:
         "SOPInstanceUID", "FrameOfReferenceUID", "Rows", "Columns", "PixelSpacing",
         "ImageOrientationPatient", "ImagePositionPatient",
     ):  # fmt: skip
-        entry[keyword] = deepcopy(image.header[keyword])
+        entry[keyword] = image.header[keyword]
     entry.SOPClassUID = CTImageStorage
     entry.Modality = "CT"
     entry.SliceThickness = float(image.header.get("SliceThickness") or series.spacing_mm[0])

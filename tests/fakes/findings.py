@@ -55,7 +55,7 @@ def ball(
 
 
 def ball_mask(volume: Volume, index: tuple[float, float, float], radius_mm: float) -> NDArray[np.bool_]:
-    grid = np.stack(np.indices(volume.hu.shape), axis=-1).astype(np.float64)
+    grid = np.moveaxis(np.indices(volume.hu.shape), 0, -1).astype(np.float64)
     distance = np.linalg.norm(volume.to_mm(grid) - volume.to_mm(index), axis=-1)
     mask: NDArray[np.bool_] = distance <= radius_mm
     return mask

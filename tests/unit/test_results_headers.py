@@ -51,6 +51,12 @@ def all_results(series: CTSeries, **job: Any) -> list[Dataset]:
     return [reread(ds) for ds in (*found.objects, *none.objects, rejection(series, **job))]
 
 
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> list[Dataset]:
+    """All results of a plain series."""
+    return all_results(read_series(make_ct_series(tmp_path_factory.mktemp("ct"), shape=(44, 16, 16))))
+
+
 def rejection(series: CTSeries, **job: Any) -> Dataset:
     instances = [(str(image.header.SOPClassUID), image.sop_instance_uid) for image in series.images]
     rejected = SeriesRejected(Reason.SLICE_GAP, "gap of 5.00 mm after slice 12 of 44, elsewhere 2.50 mm")
@@ -154,8 +160,8 @@ def test_time_is_told_on_the_clock_of_the_source(make_series: SeriesMaker) -> No
         assert (ds.ContentDate, ds.ContentTime) == ("20260303", "213000.000000")
 
 
-def test_model_is_named_as_processing_equipment(make_series: SeriesMaker) -> None:
-    *analysed, rejected = all_results(make_series())
+def test_model_is_named_as_processing_equipment(results: list[Dataset]) -> None:
+    *analysed, rejected = results
 
     for ds in analysed:
         (equipment,) = ds.ContributingEquipmentSequence
@@ -165,20 +171,20 @@ def test_model_is_named_as_processing_equipment(make_series: SeriesMaker) -> Non
     assert "ContributingEquipmentSequence" not in rejected
 
 
-def test_every_result_says_what_it_is_for(make_series: SeriesMaker) -> None:
-    for ds in all_results(make_series()):
+def test_every_result_says_what_it_is_for(results: list[Dataset]) -> None:
+    for ds in results:
         assert "Research use, not for diagnosis" in ds.SeriesDescription
         assert len(ds.SeriesDescription) <= 64
 
 
-def test_results_stand_in_fixed_places_of_the_study(make_series: SeriesMaker) -> None:
-    numbers = [(ds.Modality, ds.SeriesNumber) for ds in all_results(make_series())]
+def test_results_stand_in_fixed_places_of_the_study(results: list[Dataset]) -> None:
+    numbers = [(ds.Modality, ds.SeriesNumber) for ds in results]
 
     assert numbers == [("SEG", 9100), ("SR", 9200), ("SR", 9200), ("SR", 9300)]
 
 
-def test_file_says_who_wrote_it(make_series: SeriesMaker) -> None:
-    for ds in all_results(make_series()):
+def test_file_says_who_wrote_it(results: list[Dataset]) -> None:
+    for ds in results:
         assert ds.file_meta.ImplementationVersionName.startswith("DICOM_NODE_")
         assert ds.file_meta.ImplementationClassUID.startswith("2.25.")
         assert ds.file_meta.MediaStorageSOPInstanceUID == ds.SOPInstanceUID

@@ -120,7 +120,7 @@ def test_volumetric_group_points_at_its_segment(found: Results, series: CTSeries
         (reference,) = segment.ReferencedSOPSequence
         assert reference.ReferencedSOPInstanceUID == found.seg.SOPInstanceUID
         assert reference.ReferencedSegmentNumber == number
-        assert source_series.UID == series.series_uid
+        assert series.series_uid == source_series.UID
 
 
 def test_planar_group_outlines_the_finding_on_its_largest_slice(found: Results, series: CTSeries) -> None:
