@@ -6,7 +6,7 @@ import io
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,34 +21,42 @@ from tests.peers import Orthanc, tool
 pytestmark = pytest.mark.peers
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def result(
-    make_node: Callable[..., Node], orthanc: Orthanc, tiny_files: list[Path], tiny_uids: tuple[str, list[str]]
-) -> dict[str, Any]:
+    orthanc_server: Orthanc,
+    tmp_path_factory: pytest.TempPathFactory,
+    tiny_files: list[Path],
+    tiny_uids: tuple[str, list[str]],
+) -> Iterator[dict[str, Any]]:
     """The small scan stored in Orthanc, routed to the node by C-STORE, its results delivered back."""
+    orthanc_server.clear()
     series_uid, uids = tiny_uids
-    node = make_node(peers={"pacs": {"ae_title": "ORTHANC", "host": "127.0.0.1", "port": orthanc.dicom_port}})
-    node.start("receive", "work", "deliver")
-    for path in tiny_files:
-        orthanc.upload(path.read_bytes())
-    orthanc.set_modality("node", "DICOMNODE", node.port)
-    orthanc.store("node", orthanc.find("Series", SeriesInstanceUID=series_uid))
-    ended = node.wait_ended(node.job_of(uids, series_uid))
-    node.stop()
-    return ended
+    peer = {"ae_title": "ORTHANC", "host": "127.0.0.1", "port": orthanc_server.dicom_port}
+    node = Node(tmp_path_factory.mktemp("node"), peers={"pacs": peer})
+    try:
+        node.start("receive", "work", "deliver")
+        for path in tiny_files:
+            orthanc_server.upload(path.read_bytes())
+        orthanc_server.set_modality("node", "DICOMNODE", node.port)
+        orthanc_server.store("node", orthanc_server.find("Series", SeriesInstanceUID=series_uid))
+        ended = node.wait_ended(node.job_of(uids, series_uid))
+        node.stop()
+        yield {**ended, "logs": "".join(node.log(role) for role in ("receive", "work", "deliver"))}
+    finally:
+        node.close()
 
 
-def over_dicomweb(orthanc: Orthanc, study_uid: str) -> dict[str, pydicom.Dataset]:
+def over_dicomweb(orthanc_server: Orthanc, study_uid: str) -> dict[str, pydicom.Dataset]:
     """Modality -> the one object of that modality in the study, by QIDO-RS and WADO-RS."""
     found = {}
-    for series in orthanc.get(f"/dicom-web/studies/{study_uid}/series"):
+    for series in orthanc_server.get(f"/dicom-web/studies/{study_uid}/series"):
         modality = series["00080060"]["Value"][0]
         if modality == "CT":
             continue
         uid = series["0020000E"]["Value"][0]
-        [instance] = orthanc.get(f"/dicom-web/studies/{study_uid}/series/{uid}/instances")
+        [instance] = orthanc_server.get(f"/dicom-web/studies/{study_uid}/series/{uid}/instances")
         sop_uid = instance["00080018"]["Value"][0]
-        answer = orthanc.request("GET", f"/dicom-web/studies/{study_uid}/series/{uid}/instances/{sop_uid}")
+        answer = orthanc_server.request("GET", f"/dicom-web/studies/{study_uid}/series/{uid}/instances/{sop_uid}")
         found[modality] = pydicom.dcmread(io.BytesIO(first_part(answer)))
     return found
 
@@ -58,22 +66,22 @@ def first_part(multipart: bytes) -> bytes:
     return multipart[start : multipart.rindex(b"\r\n--")]
 
 
-def test_results_come_back_to_the_study_over_dicomweb(result: dict[str, Any], orthanc: Orthanc) -> None:
+def test_results_come_back_to_the_study_over_dicomweb(result: dict[str, Any], orthanc_server: Orthanc) -> None:
     assert result["status"] == "complete"
     assert result["findings"]
     assert [row["state"] for row in result["deliveries"]] == ["stored", "stored"]
-    stored = over_dicomweb(orthanc, result["series"]["study_instance_uid"])
+    stored = over_dicomweb(orthanc_server, result["series"]["study_instance_uid"])
     ours = {path: pydicom.dcmread(path) for path in result["files"] if path.endswith(".dcm")}
     assert sorted(stored) == ["SEG", "SR"]
     for mine in ours.values():
         theirs = stored[mine.Modality]
         assert theirs == mine, "the archive holds the very object"
-    source = orthanc.get(f"/dicom-web/studies?StudyInstanceUID={result['series']['study_instance_uid']}")
+    source = orthanc_server.get(f"/dicom-web/studies?StudyInstanceUID={result['series']['study_instance_uid']}")
     assert len(source) == 1, "no ghost study or patient"
 
 
-def test_the_archives_copy_validates_and_reads_back(result: dict[str, Any], orthanc: Orthanc, tmp_path: Path) -> None:
-    stored = over_dicomweb(orthanc, result["series"]["study_instance_uid"])
+def test_the_archives_copy_validates_and_reads_back(result: dict[str, Any], orthanc_server: Orthanc, tmp_path: Path) -> None:
+    stored = over_dicomweb(orthanc_server, result["series"]["study_instance_uid"])
     for modality, dataset in stored.items():
         path = tmp_path / f"{modality}.dcm"
         dataset.save_as(path, enforce_file_format=True)
@@ -88,7 +96,8 @@ def test_the_archives_copy_validates_and_reads_back(result: dict[str, Any], orth
     assert "Research use, not for diagnosis" in dump
 
     seg = highdicom.seg.segread(tmp_path / "SEG.dcm")
-    assert [seg.get_tracking_ids()[n][1] for n in range(len(result["findings"]))] == [
+    numbers = range(1, len(result["findings"]) + 1)
+    assert [seg.get_segment_description(n).tracking_uid for n in numbers] == [
         found["tracking_uid"] for found in result["findings"]
     ]
     measures = seg.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
@@ -98,7 +107,8 @@ def test_the_archives_copy_validates_and_reads_back(result: dict[str, Any], orth
         assert found["volume_mm3"] == pytest.approx(voxels[..., number].sum() * voxel_mm3, rel=1e-3)
 
 
-def test_no_patient_name_is_in_what_the_node_logs_or_shows(result: dict[str, Any], orthanc: Orthanc) -> None:
-    stored = over_dicomweb(orthanc, result["series"]["study_instance_uid"])
-    name = str(stored["SR"].PatientName)
-    assert name not in json.dumps(result) or not name
+def test_no_patient_is_named_in_logs_or_summaries(result: dict[str, Any], orthanc_server: Orthanc) -> None:
+    report = over_dicomweb(orthanc_server, result["series"]["study_instance_uid"])["SR"]
+    for private in (str(report.PatientName), str(report.PatientID)):
+        assert private
+        assert private not in json.dumps(result)
