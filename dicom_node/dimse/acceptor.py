@@ -1,7 +1,7 @@
 """The acceptor's side of an Association, on pynetdicom: admission, C-ECHO, C-STORE requests to a service, a clean end.
 
-pynetdicom 3.0.4 keeps its threads and its upper layer; what it would do wrong for a server is done here: it leaks the
-socket of a peer that resets, waits for ever on a peer that stops within a PDU, and aborts on an unknown SOP Class.
+pynetdicom 3.0.4 keeps its threads and its state machine; what it would do wrong for a server is done here: it leaks
+the socket of a peer that resets, waits for ever on a peer that stops within a PDU, and aborts on an unknown SOP Class.
 """
 
 from __future__ import annotations
@@ -18,12 +18,19 @@ from typing import Any, Protocol
 from pynetdicom import _handlers, evt
 from pynetdicom.ae import ApplicationEntity
 from pynetdicom.association import Association
-from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.presentation import PresentationContext
-from pynetdicom.transport import AddressInformation, AssociationServer, AssociationSocket, RequestHandler
+from pynetdicom.transport import AddressInformation, AssociationServer, RequestHandler
 
 from dicom_node.dimse.admission import Rejection
-from dicom_node.dimse.intake import PROCESSING_FAILURE, StoreAnswer, StoreRequest
+from dicom_node.dimse.intake import OUT_OF_RESOURCES, PROCESSING_FAILURE, StoreAnswer, StoreRequest
+from dicom_node.dimse.part10 import uid_text
+from dicom_node.dimse.upper_layer import (
+    LONGEST_ASSOCIATE_BYTES,
+    InboundSocket,
+    RawStore,
+    UpperLayer,
+    store_response,
+)
 from dicom_node.errors import ConfigError
 from dicom_node.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicom_node.logs import describe
@@ -179,7 +186,11 @@ class _Inbound(Association):
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         # A read within a PDU waits in pynetdicom's thread, which its own timers do not reach.
         connection.settimeout(acceptor.idle_timeout_s)
-        self.set_socket(AssociationSocket(self, client_socket=connection))
+        self.dul = UpperLayer(self, self._serve_store)
+        self.acse_timeout, self.network_timeout = server.ae.acse_timeout, server.ae.network_timeout
+        # Some peers count a PDU's or a PDV's header differently: the limit is about our memory alone.
+        longest_pdu_bytes = max(LONGEST_ASSOCIATE_BYTES, 2 * server.ae.maximum_pdu_size)
+        self.set_socket(InboundSocket(self, connection, longest_pdu_bytes))
         self.acceptor.maximum_length = server.ae.maximum_pdu_size
         self.acceptor.ae_title = server.ae_title
         self.acceptor.address_info = AddressInformation.from_tuple(server.server_address)
@@ -222,30 +233,34 @@ class _Inbound(Association):
             self.kill()
 
     def _serve_request(self, msg: Any, context_id: int) -> None:
-        if not self._admitted:
-            self.abort()
-        elif isinstance(msg, C_STORE) and msg.MessageID is not None and context_id in self._accepted_cx:
-            self._serve_store(msg, context_id)
-        else:
+        if self._admitted:
             super()._serve_request(msg, context_id)
+        else:
+            self.abort()
 
-    def _serve_store(self, request: C_STORE, context_id: int) -> None:
-        context = self._accepted_cx[context_id]
-        answer = self._answer(
-            StoreRequest(
-                sop_class_uid=str(request.AffectedSOPClassUID or ""),
-                sop_instance_uid=str(request.AffectedSOPInstanceUID or ""),
-                abstract_syntax=str(context.abstract_syntax),
-                transfer_syntax_uid=str(context.transfer_syntax[0]),
-                data_set=request.DataSet.getvalue() if request.DataSet is not None else b"",
-                source_ae=self.caller.ae_title,
-                source_ip=self.caller.address,
+    def _serve_store(self, request: RawStore) -> bytes | None:
+        """The response PDU, called from the upper layer's thread; None aborts."""
+        context = self._accepted_cx.get(request.context_id)
+        if context is None or not self._admitted:
+            self.abort(block=False)
+            return None
+        if request.data_set is None:
+            answer = StoreAnswer(status=OUT_OF_RESOURCES, comment="the data set is larger than this node takes")
+        else:
+            answer = self._answer(
+                StoreRequest(
+                    sop_class_uid=uid_text(request.sop_class_uid),
+                    sop_instance_uid=uid_text(request.sop_instance_uid),
+                    abstract_syntax=str(context.abstract_syntax),
+                    transfer_syntax_uid=str(context.transfer_syntax[0]),
+                    data_set=request.data_set,
+                    source_ae=self.caller.ae_title,
+                    source_ip=self.caller.address,
+                )
             )
-        )
         if answer.series_uid is not None:
             self.caller.series_uids.add(answer.series_uid)
-        if self.is_established:
-            self.dimse.send_msg(_response(request, answer), context_id)
+        return store_response(request, answer.status, answer.comment)
 
     def _answer(self, request: StoreRequest) -> StoreAnswer:
         try:
@@ -253,14 +268,3 @@ class _Inbound(Association):
         except Exception as err:  # noqa: BLE001  the top of this Association's loop: the peer gets a status, not an abort
             log.error("C-STORE failed", extra={"action": "refuse", "error": describe(err)})
             return StoreAnswer(status=PROCESSING_FAILURE, comment="unexpected failure of the receiver")
-
-
-def _response(request: C_STORE, answer: StoreAnswer) -> Any:
-    response: Any = C_STORE()
-    response.MessageIDBeingRespondedTo = request.MessageID
-    response.AffectedSOPClassUID = request.AffectedSOPClassUID
-    response.AffectedSOPInstanceUID = request.AffectedSOPInstanceUID
-    response.Status = answer.status
-    if answer.comment:
-        response.ErrorComment = answer.comment[:64]  # PS3.5 6.2: LO
-    return response

@@ -64,8 +64,13 @@ def read_identifiers(data_set: bytes, transfer_syntax_uid: str) -> Identifiers:
     found = reader.find(_IDENTIFIERS, last=SERIES_INSTANCE_UID)
     if not found:
         raise UnreadableInstance("the data set has none of the UIDs of an Instance")
-    sop_class, sop_instance, study, series = (_uid(found.get(tag, b"")) for tag in _IDENTIFIERS)
+    sop_class, sop_instance, study, series = (uid_text(found.get(tag, b"")) for tag in _IDENTIFIERS)
     return Identifiers(sop_class_uid=sop_class, sop_instance_uid=sop_instance, study_uid=study, series_uid=series)
+
+
+def read_command(command: bytes, tags: Collection[int]) -> dict[int, bytes]:
+    """Elements of a DIMSE command set (PS3.7 6.3.1: Implicit VR Little Endian). Raises UnreadableInstance."""
+    return _Reader(command, implicit=True, order="<").find(tags, last=0x0000FFFF)
 
 
 def read_file_head(data: bytes) -> FileHead:
@@ -75,7 +80,7 @@ def read_file_head(data: bytes) -> FileHead:
     # PS3.10 7.1: File Meta Information is Explicit VR Little Endian, whatever follows.
     reader = _Reader(data, implicit=False, order="<", at=132)
     found = reader.find(_META, last=0x0002FFFF)
-    sop_class, sop_instance, transfer_syntax = (_uid(found.get(tag, b"")) for tag in _META)
+    sop_class, sop_instance, transfer_syntax = (uid_text(found.get(tag, b"")) for tag in _META)
     if not transfer_syntax:
         raise UnreadableInstance("no Transfer Syntax UID in the File Meta Information")
     return FileHead(
@@ -110,7 +115,8 @@ def _meta_uid(element: int, uid: str) -> bytes:
     return struct.pack("<HH2sH", 0x0002, element, b"UI", len(value)) + value
 
 
-def _uid(value: bytes) -> str:
+def uid_text(value: bytes) -> str:
+    """A UID as it was encoded, without its padding."""
     # Latin-1 maps every byte, so hostile bytes reach the check of UIDs instead of a decoder's error.
     return value.decode("latin-1").rstrip("\0 ")
 
