@@ -1,0 +1,70 @@
+"""What the documents tell a reader to type works."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "dicom_node/data").rglob("*.md"))]
+BIN = Path(sys.executable).parent
+
+
+def commands() -> list[tuple[str, str]]:
+    """(document, command) for each dicom-node or training command that stands in a document as code."""
+    found = []
+    for document in DOCUMENTS:
+        text = document.read_text()
+        code = re.findall(r"```\w*\n(.*?)```", text, re.DOTALL) + re.findall(r"`([^`\n]+)`", text)
+        for block in code:
+            for line in block.splitlines():
+                command = line.strip().rstrip("\\").strip()
+                if re.match(r"(\.venv/bin/|/opt/\S+/)?dicom-node \w|(\S+/)?python -m training \w", command):
+                    found.append((document.name, command))
+    return sorted(set(found))
+
+
+def resolved(command: str) -> list[str]:
+    words = shlex.split(command.split(" | ")[0])
+    if Path(words[0]).name == "python":
+        return [sys.executable, *words[1:]]
+    return [str(BIN / "dicom-node"), *words[1:]]
+
+
+def options(words: list[str]) -> list[str]:
+    return [word.split("=")[0] for word in words if word.startswith("--")]
+
+
+def subcommand(words: list[str]) -> list[str]:
+    """The words up to the command itself: dicom-node jobs show, python -m training fit."""
+    count = 4 if "training" in words[:3] else 3 if words[1] == "jobs" else 2
+    return words[:count]
+
+
+@pytest.mark.parametrize(("document", "command"), commands())
+def test_command_in_a_document_exists_with_its_options(document: str, command: str) -> None:
+    words = resolved(command)
+    said = subprocess.run(
+        [*subcommand(words), "--help"], capture_output=True, text=True, check=False, cwd=ROOT, env={"COLUMNS": "200"}
+    )
+    assert said.returncode == 0, f"{document}: {command}: {said.stderr}"
+    for option in options(words[len(subcommand(words)) :]):
+        assert option in said.stdout, f"{document}: {command}: no option {option}"
+
+
+def test_readme_route_command_explains_the_shipped_scan() -> None:
+    [command] = [c for name, c in commands() if name == "README.md" and " route " in c]
+    said = subprocess.run(resolved(command), capture_output=True, text=True, check=True, cwd=ROOT)
+    assert "gate: passed, 133 slices" in said.stdout
+    assert "-> model lung_nodule, results to pacs" in said.stdout
+
+
+def test_links_in_documents_lead_somewhere() -> None:
+    for document in DOCUMENTS:
+        for target in re.findall(r"\]\(([^)#:]+)\)", document.read_text()):
+            assert (document.parent / target).exists(), f"{document.name}: {target}"
