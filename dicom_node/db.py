@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from dicom_node import schema
-from dicom_node.errors import ConfigError, StaleState
+from dicom_node.errors import ConfigError, DicomNodeError, StaleState
 from dicom_node.locks import exclusive
 
 Row = sa.RowMapping
@@ -72,15 +72,21 @@ class Database:
         return module.insert(table)
 
     def migrate(self) -> None:
-        """Bring the schema to this version's. Several processes may call it at once."""
+        """Bring the schema to this version's. Several processes may call it at once.
+
+        Raises DicomNodeError when the database does not answer: a later try may find it up.
+        """
         from alembic import command
         from alembic.config import Config as AlembicConfig
 
         settings = AlembicConfig()
         settings.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-        with exclusive(self.url, "migrate"), self.engine.begin() as connection:
-            settings.attributes["connection"] = connection
-            command.upgrade(settings, "head")
+        try:
+            with exclusive(self.url, "migrate"), self.engine.begin() as connection:
+                settings.attributes["connection"] = connection
+                command.upgrade(settings, "head")
+        except sa.exc.OperationalError as err:
+            raise DicomNodeError(_no_answer(err)) from err
 
     def check(self) -> str:
         """What answers: dialect and schema version. Raises ConfigError with what to do."""
@@ -90,10 +96,7 @@ class Database:
                     return f"{self.engine.dialect.name}; its tables are made at the first start"
                 version = connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar()
         except sa.exc.SQLAlchemyError as err:
-            # The error's own text may hold the URL with its password.
-            raise ConfigError(
-                f"the database does not answer ({type(err).__name__}): is it running, and are name and password right?"
-            ) from err
+            raise ConfigError(_no_answer(err)) from err
         return f"{self.engine.dialect.name}, schema {version}"
 
     # -- instances ---------------------------------------------------------------------------------
@@ -191,15 +194,17 @@ class Database:
             **values,
         }
         with self._begin() as connection:
-            done = connection.execute(
+            # Not by its row count, which the driver of PostgreSQL does not tell for an insert.
+            made = connection.execute(
                 self._insert(schema.job)
                 .values(job_id=job_id, state=state, **row)
                 .on_conflict_do_nothing(index_elements=["job_id"])
-            )
-            if done.rowcount:
+                .returning(schema.job.c.job_id)
+            ).all()
+            if made:
                 details = {k: values[k] for k in ("reason", "route", "priority") if values.get(k)}
                 self._event(connection, f"job {state}", job_id=job_id, series_uid=values["series_uid"], **details)
-        return bool(done.rowcount)
+        return bool(made)
 
     def start_job(self, job_id: str, executor: str) -> None:
         """queued -> running, or running -> running when the executor before us died."""
@@ -243,7 +248,6 @@ class Database:
         return False
 
     def cancel_job(self, job_id: str) -> None:
-        """Also takes its unsent objects out of the ledger's queue."""
         self._move_job(job_id, ("queued", "running", "failed", "parked"), "cancelled", finished_at=self._now())
 
     def requeue_job(self, job_id: str) -> None:
@@ -490,9 +494,17 @@ class Database:
             return list(connection.execute(query).mappings())
 
 
+def _no_answer(err: Exception) -> str:
+    # The error's own text may hold the URL with its password.
+    return f"the database does not answer ({type(err).__name__}): is it running, and are name and password right?"
+
+
 def _engine(url: str) -> sa.Engine:
     if not url.startswith("sqlite"):
-        return sa.create_engine(url, pool_pre_ping=True)
+        try:
+            return sa.create_engine(url, pool_pre_ping=True)
+        except ModuleNotFoundError as err:
+            raise ConfigError("PostgreSQL needs its driver: pip install 'dicom-node[postgresql]'") from err
     engine = sa.create_engine(url, connect_args={"timeout": 60})
 
     @sa.event.listens_for(engine, "connect")

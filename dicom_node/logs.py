@@ -22,7 +22,7 @@ def configure(level: str, form: str, role: str) -> None:
     root.setLevel(level.upper())
     logging.captureWarnings(True)
     # These narrate every PDU and plugin at INFO and below, and quote elements of data sets in their warnings.
-    for name in ("pynetdicom", "pydicom", "highdicom", "alembic", "sqlalchemy", "PIL", "matplotlib"):
+    for name in ("pynetdicom", "pydicom", "highdicom", "alembic", "sqlalchemy", "PIL", "matplotlib", "py.warnings"):
         logging.getLogger(name).setLevel(logging.ERROR)
     quiet_pydicom()
 
@@ -44,7 +44,9 @@ class _TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         at = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
         extras = "".join(f" {key}={value}" for key, value in _extras(record).items() if key != "action")
-        line = f"{at}Z {self._role} {record.levelname.lower()} {record.getMessage()}{extras}"
+        # One event, one line: what a peer sent (an AE title, a comment) must not forge another.
+        said = "".join(c if c.isprintable() else "?" for c in f"{record.getMessage()}{extras}")
+        line = f"{at}Z {self._role} {record.levelname.lower()} {said}"
         return f"{line}\n{_where(record)}" if record.exc_info else line
 
 

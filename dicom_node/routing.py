@@ -92,10 +92,10 @@ def _problems(condition: Condition, values: Values) -> list[str]:
 
 
 def _same(value: str | float, wanted: str | float) -> bool:
+    if str(value).strip() == str(wanted).strip():
+        return True
     left, right = _number(value), _number(wanted)
-    if left is not None and right is not None:
-        return left == right
-    return str(value).strip() == str(wanted).strip()
+    return left is not None and left == right
 
 
 def _number(value: str | float) -> float | None:

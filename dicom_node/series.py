@@ -127,7 +127,7 @@ def _axial_images(files: Sequence[InstanceFile]) -> tuple[list[InstanceFile], di
 
 def _why_left_out(header: Dataset) -> str | None:
     if header.SOPClassUID != CTImageStorage:
-        return f"{header.SOPClassUID.name} is no CT image"
+        return f"{getattr(header.SOPClassUID, 'name', 'an unknown SOP Class')} is no CT image"
     image_type = [str(value).upper() for value in _values(header.get("ImageType"))]
     if "LOCALIZER" in image_type:
         return "localizer"
@@ -178,7 +178,7 @@ def _check_attributes(header: Dataset) -> None:
     # No body is farther from the scanner's isocentre; NaN is not below it either.
     if not (np.abs(numbers) < _FARTHEST_MM).all() or min(_numbers(header, "PixelSpacing")) < _FINEST_MM:
         raise SeriesRejected(Reason.MISSING_GEOMETRY, "geometry holds values that cannot be")
-    if int(header.Rows) < 1 or int(header.Columns) < 1:
+    if not all(number >= 1 for keyword in ("Rows", "Columns") for number in _numbers(header, keyword)):
         raise SeriesRejected(Reason.MISSING_GEOMETRY, "Rows or Columns is zero")
     if any(value not in (None, 1) for k in ("SamplesPerPixel", "NumberOfFrames") for value in _values(header.get(k))):
         raise SeriesRejected(Reason.NOT_CT, "images are coloured or hold several frames")
@@ -253,11 +253,10 @@ def _check_positions(images: Sequence[CTImage], orientation: NDArray[np.float64]
 
 def _thickness_mm(images: Sequence[CTImage]) -> float:
     """The thickest slice; 0 where no header tells."""
-    told = [value for image in images for value in _values(image.header.get("SliceThickness"))]
-    thickness = max((float(value) for value in told), default=0.0)
-    if not all(0 <= float(value) < _FARTHEST_MM for value in told):
+    told = [number for image in images for number in _numbers(image.header, "SliceThickness")]
+    if not all(0 <= number < _FARTHEST_MM for number in told):
         raise SeriesRejected(Reason.MISSING_GEOMETRY, "SliceThickness holds values that cannot be")
-    return thickness
+    return max(told, default=0.0)
 
 
 def _check_shear(images: Sequence[CTImage], orientation: NDArray[np.float64]) -> None:
@@ -335,8 +334,8 @@ def to_hu(stored: NDArray[Any], header: Dataset) -> NDArray[np.int16]:
 
 
 def _rescale(header: Dataset, keyword: str, default: float) -> float:
-    values = _values(header.get(keyword))
-    return float(values[0]) if len(values) == 1 else default if not values else float("nan")
+    numbers = _numbers(header, keyword)
+    return numbers[0] if len(numbers) == 1 else default if not numbers else float("nan")
 
 
 def consensus(files: Sequence[InstanceFile], keyword: str) -> list[str | float]:
@@ -371,7 +370,15 @@ def _point(header: Dataset) -> tuple[float, float, float]:
 
 
 def _numbers(header: Dataset, keyword: str) -> list[float]:
-    return [float(value) for value in _values(header[keyword].value)]
+    return [_float(value) for value in _values(header.get(keyword))]
+
+
+def _float(value: Any) -> float:
+    """NaN for what is no number: an element may come with any VR."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return float("nan")
 
 
 def _values(value: Any) -> list[Any]:
