@@ -15,8 +15,9 @@ from pathlib import Path
 
 from dicom_node.errors import InvalidUID, OutOfSpace, StorageError
 
-# PS3.5 9.1: components of digits joined by dots, no leading zero in a component, at most 64 characters.
-_UID = re.compile(r"(0|[1-9][0-9]*)(\.(0|[1-9][0-9]*))+")
+# PS3.5 9.1: components of digits joined by dots, at most 64 characters. It forbids leading zeros too, but devices
+# that write them exist, and they do no harm in a path.
+_UID = re.compile(r"[0-9]+(\.[0-9]+)+", re.ASCII)
 _TEMPORARY = ".part"
 
 
