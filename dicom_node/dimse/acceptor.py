@@ -11,6 +11,7 @@ import logging
 import socket
 import socketserver
 import threading
+import time
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
@@ -25,6 +26,7 @@ from dicom_node.dimse.admission import Rejection
 from dicom_node.dimse.intake import OUT_OF_RESOURCES, PROCESSING_FAILURE, StoreAnswer, StoreRequest
 from dicom_node.dimse.part10 import uid_text
 from dicom_node.dimse.upper_layer import (
+    IDLE_LOOK_S,
     LONGEST_ASSOCIATE_BYTES,
     InboundSocket,
     RawStore,
@@ -170,6 +172,18 @@ class _Connection(RequestHandler):
         association.start()
 
 
+class _Paced(threading.Event):
+    """pynetdicom's loop beside the upper layer passes this gate each round: so it looks less often."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.set()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        time.sleep(IDLE_LOOK_S)
+        return super().wait(timeout)
+
+
 class _Inbound(Association):
     """One Association with a peer that called us."""
 
@@ -186,6 +200,7 @@ class _Inbound(Association):
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         # A read within a PDU waits in pynetdicom's thread, which its own timers do not reach.
         connection.settimeout(acceptor.idle_timeout_s)
+        self._reactor_checkpoint = _Paced()
         self.dul = UpperLayer(self, self._serve_store)
         self.acse_timeout, self.network_timeout = server.ae.acse_timeout, server.ae.network_timeout
         # Some peers count a PDU's or a PDV's header differently: the limit is about our memory alone.

@@ -13,6 +13,7 @@ from dicom_node.dimse.admission import Rejection, reject_reason
 from dicom_node.dimse.announce import Announcer
 from dicom_node.dimse.contexts import supported_contexts
 from dicom_node.dimse.intake import Intake, StoreAnswer, StoreRequest
+from dicom_node.errors import ConfigError
 from dicom_node.locks import Lock, try_lock
 from dicom_node.logs import describe
 from dicom_node.storage import Storage
@@ -45,7 +46,11 @@ class Receiver:
         self._announcer.start()
         for series in self._database.series_to_assemble():
             self._announcer.ended([series["series_uid"]], series["source_ae"])
-        port = self._acceptor.start()
+        try:
+            port = self._acceptor.start()
+        except ConfigError:
+            self.stop(0.0)
+            raise
         log.info("listening", extra={"action": "listen", "ae_title": self._config.receive.ae_title, "port": port})
         return port
 

@@ -34,6 +34,8 @@ _P_DATA_TF = 0x04
 _IS_COMMAND, _IS_LAST = 0x01, 0x02
 # 128 Presentation Contexts with all Transfer Syntaxes are not half as long.
 LONGEST_ASSOCIATE_BYTES = 1024**2
+# How long what is neither read nor a C-STORE may lie: releases, aborts, C-ECHO.
+IDLE_LOOK_S = 0.01
 # A peer sends its next image well within this; what the node itself wants to send waits for so long.
 _NEXT_REQUEST_S = 0.02
 # Held in memory until it is whole; PS3.5 lets a single element be 4 GB.
@@ -211,6 +213,12 @@ class UpperLayer(DULServiceProvider):
         # While we work the peer waits for us, so its silence is none.
         return not self._serving and super().idle_timer_expired()
 
+    def _is_transport_event(self) -> bool:
+        # pynetdicom looks a thousand times a second, which costs an idle Association 7 % of a processor core.
+        if self.state_machine.current_state == "Sta6" and self.to_provider_queue.empty() and self.socket is not None:
+            self._readable(self.socket, IDLE_LOOK_S)
+        return bool(super()._is_transport_event())
+
     def _read_pdu_data(self) -> None:
         """One PDU, or as many as belong to C-STORE requests that follow each other without a pause."""
         while self.state_machine.current_state == "Sta6" and isinstance(self.socket, InboundSocket):
@@ -257,15 +265,20 @@ class UpperLayer(DULServiceProvider):
 
     def _more(self, connection: InboundSocket) -> bool:
         """Whether to go on reading at once: the peer's next request is there, and we have nothing to send."""
-        if self._kill_thread or connection.socket is None:
+        if self._kill_thread or not self.to_provider_queue.empty() or not self.event_queue.empty():
             return False
-        if not self.to_provider_queue.empty() or not self.event_queue.empty():
+        return self._readable(connection, _NEXT_REQUEST_S)
+
+    @staticmethod
+    def _readable(connection: AssociationSocket, timeout_s: float) -> bool:
+        line = connection.socket
+        if line is None:
             return False
-        pending: Any = getattr(connection.socket, "pending", None)  # of TLS: read from the line but not by us
+        pending: Any = getattr(line, "pending", None)  # of TLS: read from the line but not by us
         if pending is not None and pending():
             return True
-        with contextlib.suppress(OSError, ValueError):
-            return bool(select.select([connection.socket], [], [], _NEXT_REQUEST_S)[0])
+        with contextlib.suppress(OSError, ValueError):  # closed meanwhile
+            return bool(select.select([line], [], [], timeout_s)[0])
         return False
 
     def _pass_on(self, context_id: int, pdv: bytes) -> None:
