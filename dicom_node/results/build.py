@@ -65,7 +65,13 @@ def build_results(
 
     Equal arguments give equal bytes. Raises ResultError when the objects fail their own checks.
     """
-    origin = Origin(header=series.header, manifest_sha256=manifest_sha256, made_at=made_at, model=detection.model)
+    origin = Origin(
+        header=series.header,
+        manifest_sha256=manifest_sha256,
+        made_at=made_at,
+        model=detection.model,
+        words=evidence + "".join(series.left_out.values()),
+    )
     grounds = Grounds(evidence=evidence, complete=complete, predecessor=predecessor)
     tracking = track(detection.findings, origin)
     measurements = tuple(measure(finding, volume) for finding in detection.findings)
@@ -99,7 +105,13 @@ def build_rejection(
 
     Raises ResultError where the header lacks those UIDs: a report would belong nowhere.
     """
-    origin = Origin(header=header, manifest_sha256=manifest_sha256, made_at=made_at, model=model)
+    origin = Origin(
+        header=header,
+        manifest_sha256=manifest_sha256,
+        made_at=made_at,
+        model=model,
+        words=evidence + rejected.text,
+    )
     references = [
         Reference(sop_class_uid=sop_class, sop_instance_uid=sop_instance, series_uid=origin.series_uid)
         for sop_class, sop_instance in instances

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from copy import deepcopy
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
@@ -83,12 +84,14 @@ class Origin:
     manifest_sha256: hash of the set of Instances that the result is about.
     made_at: the job's time; with a time zone where the node knows its own.
     model: None where no model saw the series.
+    words: other texts of ours that the result will hold: its character set must have them too.
     """
 
     header: Dataset
     manifest_sha256: str
     made_at: datetime
     model: ModelIdentity | None
+    words: str = ""
 
     def __post_init__(self) -> None:
         for keyword in ("StudyInstanceUID", "SeriesInstanceUID"):
@@ -150,7 +153,9 @@ def _charset(origin: Origin) -> str:
     declared = origin.header.get("SpecificCharacterSet") or ""
     if not isinstance(declared, str) or declared.startswith("ISO 2022"):
         return UTF_8
-    own_text = f"{origin.model.name} {origin.model.version} {origin.model.parameters}" if origin.model else ""
+    own_text = origin.words
+    if origin.model is not None:
+        own_text += f"{origin.model.name} {origin.model.version} {origin.model.parameters}"
     if not declared:
         return "" if own_text.isascii() else UTF_8
     try:
@@ -193,12 +198,10 @@ def _put_equipment(ds: Dataset, origin: Origin) -> None:
 def _put_times(ds: Dataset, origin: Origin) -> None:
     """Date and time of the job on the clock that the source's own dates are on (PS3.3 C.12.1.1.8)."""
     made_at = origin.made_at
-    offset = str(origin.header.get("TimezoneOffsetFromUTC") or "")
+    offset = re.fullmatch(r"([+-])(\d\d)(\d\d)", str(origin.header.get("TimezoneOffsetFromUTC") or ""))
     if offset and made_at.tzinfo is not None:
-        sign = -1 if offset[0] == "-" else 1
-        digits = offset.lstrip("+-")
-        shift = sign * timedelta(hours=int(digits[:2]), minutes=int(digits[2:]))
-        made_at = made_at.astimezone(timezone(shift))
+        shift = timedelta(hours=int(offset[2]), minutes=int(offset[3]))
+        made_at = made_at.astimezone(timezone(-shift if offset[1] == "-" else shift))
     for keyword in ("InstanceCreation", "Content", "Series"):
         setattr(ds, f"{keyword}Date", made_at.strftime("%Y%m%d"))
         setattr(ds, f"{keyword}Time", made_at.strftime("%H%M%S.%f"))

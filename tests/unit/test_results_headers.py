@@ -202,6 +202,23 @@ def test_model_with_a_foreign_name_makes_the_result_utf_8(make_series: SeriesMak
     assert ds.ContributingEquipmentSequence[0].ManufacturerModelName == "結節"
 
 
+def test_reason_in_foreign_letters_makes_the_report_utf_8(make_series: SeriesMaker) -> None:
+    series = make_series(SpecificCharacterSet="ISO_IR 100", PatientName="Äneas^Rüdiger")
+
+    ds = reread(build_rejection(series.header, [], SeriesRejected(Reason.NOT_CT, "Modality is '断層'"), **JOB))
+
+    assert (ds.SpecificCharacterSet, ds.PatientName) == ("ISO_IR 192", "Äneas^Rüdiger")
+    assert ds.ContentSequence[-1].ContentSequence[0].TextValue.endswith("NOT_CT: Modality is '断層'")
+
+
+def test_malformed_time_zone_of_the_source_is_not_used(make_series: SeriesMaker) -> None:
+    series = make_series(TimezoneOffsetFromUTC="EST")
+
+    report = rejection(series, made_at=datetime(2026, 3, 4, 1, 0, tzinfo=UTC))
+
+    assert (report.ContentDate, report.ContentTime) == ("20260304", "010000.000000")
+
+
 @pytest.mark.parametrize("missing", ["StudyInstanceUID", "SeriesInstanceUID"])
 def test_source_without_uids_gets_no_report(make_series: SeriesMaker, missing: str) -> None:
     series = make_series()

@@ -141,6 +141,19 @@ def test_axes_end_where_they_say_and_cross_at_right_angles() -> None:
         assert [end[0] for end in axis.ends_index] == [measured.slice_index, measured.slice_index]
 
 
+def test_axes_lie_over_the_pixels_that_they_measure() -> None:
+    volume, _ = body((6.0, 6.0, 6.0), (1.0, 0.5, 0.5))
+    mask = np.zeros(volume.hu.shape, np.bool_)
+    mask[3, 4:7, 2:13] = True
+
+    measured = measure(finding_of(volume, mask), volume)
+
+    for axis in (measured.long_axis, measured.short_axis):
+        ends = np.array(axis.ends_index)
+        assert ((ends >= (3, 3.5, 1.5)) & (ends <= (3, 6.5, 12.5))).all()
+    np.testing.assert_allclose(np.mean(measured.long_axis.ends_index, axis=0), [3, 5, 7])
+
+
 def test_largest_slice_is_the_one_through_the_middle() -> None:
     volume, mask = body((6.0, 6.0, 6.0), (1.5, 0.7, 0.7))
 
