@@ -47,7 +47,7 @@ def test_the_error_never_repeats_a_hostile_value() -> None:
     assert "Secret" not in str(caught.value)
 
 
-HOSTILE = ("", ".", "..", "../..", "/etc/passwd", "1..2", ".1.2", "1.2.", "1.02.3", "1.2\n", "1.2/3", "1.2\0", "1")
+HOSTILE = ("", ".", "..", "../..", "/etc/passwd", "1..2", ".1.2", "1.2.", "1.2\n", "1.2/3", "1.2\0", "1")
 
 
 @pytest.mark.parametrize("hostile", [*HOSTILE, "\u0661.\u0662", "1." * 40 + "1", None])
@@ -58,6 +58,10 @@ def test_what_is_no_uid_never_becomes_a_path(storage: Storage, hostile: Any) -> 
         with pytest.raises(InvalidUID):
             storage.write_instance(*names, b"data")
     assert files(storage) == []
+
+
+def test_leading_zeros_are_taken_as_devices_write_them() -> None:
+    assert checked_uid("1.2.003.0", "SOPInstanceUID") == "1.2.003.0"
 
 
 def test_a_written_instance_is_there_with_its_hash(storage: Storage) -> None:
