@@ -6,6 +6,7 @@ thing again: same files, same bytes, same UIDs, rows that are there already.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -47,6 +48,15 @@ class SendOutcome(Protocol):
     def status(self) -> int | None: ...
     @property
     def message(self) -> str: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Unknown:
+    """The outcome of a send that ended in an error of our own."""
+
+    message: str
+    kind: str = "unknown"
+    status: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,18 +183,23 @@ class Flow:
         except StaleState:
             return self._outcome(job_id)  # it ended while it waited: cancelled, or done by the worker before us
         try:
-            self._analyse(job_id)
-        except JobCancelled:
-            log.info("job cancelled", extra={"action": "cancelled", "job": job_id})
-        except SeriesRejected as err:
-            self._reject(job_id, err)
+            self._analyse_or_reject(job_id)
+        except (JobCancelled, StaleState):
+            log.info("job is no longer ours", extra={"action": "cancelled", "job": job_id})
         except Exception as err:
             text = str(err) if isinstance(err, DicomNodeError) else describe(err)
             log.exception("job failed", extra={"action": "failed", "job": job_id})
-            self.database.fail_job(job_id, text)
+            with contextlib.suppress(StaleState):  # it ended otherwise: cancelled, or rejected before its report failed
+                self.database.fail_job(job_id, text)
             # The engine keeps the error's text: it gets ours, which holds no patient data.
             raise DicomNodeError(text) from None
         return self._outcome(job_id)
+
+    def _analyse_or_reject(self, job_id: str) -> None:
+        try:
+            self._analyse(job_id)
+        except SeriesRejected as err:
+            self._reject(job_id, err)
 
     def _analyse(self, job_id: str) -> None:
         job = self._job(job_id)
@@ -318,11 +333,21 @@ class Flow:
             self.database.move_delivery(
                 row["sop_instance_uid"], destination, ("waiting", "unknown", "sending"), "sending", attempt=True
             )
-        outcomes = self.send([self.storage.path(r["path"]) for r in due], peer, self.config.receive.ae_title)
+        outcomes = self._sent(due, peer)
         again = False
         for row, outcome in zip(due, outcomes, strict=True):
             again |= self._settle(row, outcome)
         return {"wait_s": self._wait_s(max(row["attempts"] for row in due)) if again else None}
+
+    def _sent(self, due: Sequence[Row], peer: PeerConfig) -> Sequence[SendOutcome]:
+        files = [self.storage.path(row["path"]) for row in due]
+        try:
+            outcomes = self.send(files, peer, self.config.receive.ae_title)
+        except Exception as err:
+            # Nobody foresaw it, and it may pass: without a new attempt the objects would lie there as "sending".
+            log.exception("sending failed", extra={"action": "failed", "job": due[0]["job_id"]})
+            return [_Unknown(message=describe(err))] * len(due)
+        return outcomes
 
     def _settle(self, row: Row, outcome: SendOutcome) -> bool:
         """The ledger's next state of one object; True when it must be sent again."""
@@ -338,7 +363,8 @@ class Flow:
             ("sending",),
             state,
             status=outcome.status,
-            message=outcome.message or None,
+            # A peer's comment may hold anything; PostgreSQL takes no NUL.
+            message=outcome.message.replace("\0", "") or None,
         )
         log.log(
             logging.INFO if state == "stored" else logging.WARNING,

@@ -149,7 +149,8 @@ def _check_agreement(axial: Sequence[InstanceFile], limits: GateConfig) -> None:
         for keyword in keywords:
             seen = {_text(file.header.get(keyword)) for file in axial}
             if len(seen) > 1:
-                raise SeriesRejected(reason, f"{len(seen)} values of {keyword}: {', '.join(sorted(seen))[:120]}")
+                values = "".join(c for c in ", ".join(sorted(seen))[:120] if c.isprintable())
+                raise SeriesRejected(reason, f"{len(seen)} values of {keyword}: {values}")
     voxels = int(axial[0].header.Rows) * int(axial[0].header.Columns) * len(axial)
     if voxels > _MOST_VOXELS:
         raise SeriesRejected(Reason.TOO_LARGE, f"{voxels} voxels, more than {_MOST_VOXELS}")

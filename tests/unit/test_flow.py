@@ -1,0 +1,672 @@
+"""The workflows with real rows and files: what each step decides, and that doing it twice is doing it once."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pydicom
+import pytest
+import sqlalchemy as sa
+
+from dicom_node import logs, schema
+from dicom_node.config import Config, PeerConfig
+from dicom_node.db import Database, ReceivedInstance, Row
+from dicom_node.dimse.scu import Outcome
+from dicom_node.domain import Detection, ModelIdentity, Volume
+from dicom_node.errors import DicomNodeError, Reason, SeriesRejected
+from dicom_node.flow import Flow, delivery_id, evidence_text, manifest_sha256
+from dicom_node.storage import Storage
+from tests.fakes.ct import HEADER, make_ct_series
+from tests.fakes.findings import MODEL, ball
+
+SERIES = HEADER["SeriesInstanceUID"]
+CANARY = "Canary^Secret"
+
+
+class FakeRun:
+    """Runs each step `times` times at once and notes what a workflow asks of the engine."""
+
+    def __init__(self, times: int = 1) -> None:
+        self.times = times
+        self.steps: list[str] = []
+        self.enqueued: list[tuple[str, str, tuple[Any, ...], dict[str, Any]]] = []
+        self.slept: list[float] = []
+
+    def step(self, name: str, function: Callable[..., Any], *args: Any) -> Any:
+        self.steps.append(name)
+        results = [function(*args) for _ in range(self.times)]
+        assert all(result == results[0] for result in results)
+        return json.loads(json.dumps(results[0]))
+
+    def enqueue(self, workflow: str, workflow_id: str, *args: Any, **options: Any) -> None:
+        self.enqueued.append((workflow, workflow_id, args, options))
+
+    def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+
+
+class FakeDetector:
+    """Finds a ball in the middle; `also` runs between two words of progress."""
+
+    def __init__(self) -> None:
+        self.also: Callable[[], None] = lambda: None
+        self.after: Callable[[], None] = lambda: None
+        self.radius_mm: float | None = 6.0
+        self.calls = 0
+
+    @property
+    def identity(self) -> ModelIdentity:
+        return MODEL
+
+    def detect(self, volume: Volume, *, progress: Callable[[float], None] | None = None) -> Detection:
+        assert progress is not None
+        self.calls += 1
+        progress(0.1)
+        self.also()
+        progress(0.9)
+        self.after()
+        middle = (volume.hu.shape[0] / 2, 32.0, 32.0)
+        findings = () if self.radius_mm is None else (ball(volume, middle, self.radius_mm),)
+        return Detection(findings=findings, analysed=(0, volume.hu.shape[0]), model=MODEL, timings_s={"network": 0.5})
+
+
+class FakeSender:
+    """Answers each file with the next of `kinds`, and the last one for ever."""
+
+    def __init__(self) -> None:
+        self.kinds: list[str] = ["stored"]
+        self.sent: list[tuple[list[str], str, str]] = []
+        self.before: Callable[[], None] = lambda: None
+
+    def __call__(self, files: Sequence[Path], peer: PeerConfig, calling_ae: str) -> Sequence[Outcome]:
+        self.before()
+        self.sent.append(([path.name for path in files], peer.ae_title, calling_ae))
+        return [self._answer(path) for path in files]
+
+    def _answer(self, path: Path) -> Outcome:
+        kind: Any = self.kinds.pop(0) if len(self.kinds) > 1 else self.kinds[0]
+        status = {"stored": 0x0000, "retry": 0xA700, "refused": 0xC000, "unknown": None}[kind]
+        return Outcome(path=path, kind=kind, status=status, message="" if kind == "stored" else f"it was {kind}\0")
+
+
+class Node:
+    """A Flow on a real SQLite and a real storage root, with a clock of its own."""
+
+    def __init__(self, config: Config, folder: Path) -> None:
+        self.folder, self.clock = folder, 1_700_000_000.0
+        tick = itertools.count()
+        self.storage = Storage(config.storage.root)
+        self.database = Database(config.database_url(), now=lambda: self.clock + next(tick) * 1e-3)
+        self.database.migrate()
+        self.detector, self.sender = FakeDetector(), FakeSender()
+        self.flow = self.flow_with(config)
+
+    def flow_with(self, config: Config, executor_id: str = "host/work") -> Flow:
+        return Flow(
+            config=config,
+            database=self.database,
+            storage=self.storage,
+            executor_id=executor_id,
+            detector=lambda _name: self.detector,
+            send=self.sender,
+            now=lambda: self.clock,
+        )
+
+    def receive(self, count: int | None = None, **series: Any) -> None:
+        """A series of eight images arrives, or its first `count`."""
+        for path in make_ct_series(self.folder / "scanner", **{"shape": (8, 64, 64), **series})[:count]:
+            data = path.read_bytes()
+            ds = pydicom.dcmread(path, stop_before_pixels=True)
+            uids = str(ds.StudyInstanceUID), str(ds.SeriesInstanceUID), str(ds.SOPInstanceUID)
+            stored = self.storage.write_instance(*uids, data)
+            instance = ReceivedInstance(
+                sop_instance_uid=uids[2],
+                sop_class_uid=str(ds.SOPClassUID),
+                transfer_syntax_uid=str(ds.file_meta.TransferSyntaxUID),
+                study_uid=uids[0],
+                series_uid=uids[1],
+                path=stored.path,
+                sha256=stored.sha256,
+                size_bytes=stored.size_bytes,
+            )
+            self.database.record_instance(instance, source_ae="CT1", source_ip="192.0.2.1")
+
+    def assemble(self, times: int = 1) -> FakeRun:
+        run = FakeRun(times)
+        self.flow.assemble(run, SERIES)
+        return run
+
+    def analyse(self, job_id: str, times: int = 1) -> FakeRun:
+        run = FakeRun(times)
+        self.flow.analyse(run, job_id)
+        return run
+
+    def deliver(self, job_id: str, destination: str = "pacs") -> FakeRun:
+        run = FakeRun()
+        self.flow.deliver(run, job_id, destination)
+        return run
+
+    def complete(self) -> str:
+        """A job with a SEG and an SR to deliver."""
+        self.receive()
+        [(_, job_id, _, _)] = self.assemble().enqueued
+        self.analyse(job_id)
+        return job_id
+
+    def job(self) -> Row:
+        [row] = self.database.jobs()
+        return row
+
+    def ledger(self, job_id: str, destination: str = "pacs") -> list[str]:
+        return [row["state"] for row in self.database.deliveries(job_id, destination)]
+
+    def results(self, job_id: str) -> dict[str, str]:
+        """File name -> hash of its bytes."""
+        folder = self.storage.path(f"results/{job_id}")
+        return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
+
+
+@pytest.fixture
+def make_node(node_config: Callable[..., Config], tmp_path: Path) -> Iterator[Callable[..., Node]]:
+    made: list[Node] = []
+
+    def make(**sections: Any) -> Node:
+        settings: dict[str, Any] = {
+            "peers": {
+                "pacs": {"ae_title": "PACS", "host": "h", "port": 104},
+                "archive": {"ae_title": "ARCHIVE", "host": "h", "port": 104},
+            },
+            "gate": {"min_slices": 5, "min_length_mm": 0},
+            "models": {"nodules": {"bundle": "builtin:lung_nodule_small"}},
+            "routes": [
+                {
+                    "name": "chest",
+                    "when": {"Modality": {"equals": "CT"}},
+                    "model": "nodules",
+                    "destinations": ["pacs", "archive"],
+                    "priority": "high",
+                }
+            ],
+        }
+        made.append(Node(node_config(**{**settings, **sections}), tmp_path))
+        return made[-1]
+
+    yield make
+    for node in made:
+        node.database.close()
+
+
+@pytest.fixture
+def node(make_node: Callable[..., Node]) -> Node:
+    return make_node()
+
+
+# -- assemble ------------------------------------------------------------------------------------------
+
+
+def test_a_complete_series_is_queued_for_analysis(node: Node) -> None:
+    node.receive()
+    run = node.assemble()
+    job = node.job()
+    assert run.steps == ["decide"]
+    assert run.enqueued == [("analyse", job["job_id"], (job["job_id"],), {"priority": "high"})]
+    assert (job["state"], job["route"], job["instance_count"], job["source_ae"]) == ("queued", "chest", 8, "CT1")
+    assert job["explanation"] == ["chest: matches"]
+    assert job["evidence"] == {
+        "instances": 8,
+        "slices": 8,
+        "left_out": 0,
+        "association_released": False,
+        "quiet_time_s": 0.5,
+        "quiet_s": pytest.approx(0, abs=0.2),
+        "partial": False,
+    }
+
+
+def test_an_unchanged_set_of_instances_does_nothing(node: Node) -> None:
+    job_id = node.complete()
+    before = node.results(job_id)
+    node.receive()  # the PACS sends all of it again
+    run = node.assemble()
+    assert run.enqueued == []
+    assert [row["job_id"] for row in node.database.jobs()] == [job_id]
+    assert node.results(job_id) == before
+    assert node.database.series_to_assemble() == []
+
+
+def test_a_series_that_is_not_there_is_nothing_to_do(node: Node) -> None:
+    run = node.assemble()
+    assert (run.steps, run.enqueued) == (["decide"], [])
+
+
+def test_a_changed_set_makes_a_new_revision_whose_report_names_its_predecessor(node: Node) -> None:
+    node.receive(6)
+    [(_, first, _, _)] = node.assemble().enqueued
+    node.analyse(first)
+    node.receive()
+    [(_, second, _, _)] = node.assemble().enqueued
+    assert second != first
+    node.analyse(second)
+    old, new = (pydicom.dcmread(node.storage.path(f"results/{job}/sr.dcm")) for job in (first, second))
+    assert "PredecessorDocumentsSequence" not in old
+    [study] = new.PredecessorDocumentsSequence
+    [series] = study.ReferencedSeriesSequence
+    [instance] = series.ReferencedSOPSequence
+    assert study.StudyInstanceUID == old.StudyInstanceUID
+    assert series.SeriesInstanceUID == old.SeriesInstanceUID
+    assert instance.ReferencedSOPInstanceUID == old.SOPInstanceUID
+    assert new.SOPInstanceUID != old.SOPInstanceUID
+
+
+def test_images_that_come_after_the_decision_are_no_part_of_the_job(node: Node) -> None:
+    node.receive(6)
+    [(_, job_id, _, _)] = node.assemble().enqueued
+    node.receive()
+    node.analyse(job_id)
+    sr = pydicom.dcmread(node.storage.path(f"results/{job_id}/sr.dcm"))
+    referenced = sr.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence[0].ReferencedSOPSequence
+    assert len(referenced) <= 6
+    assert node.database.series_to_assemble() != []
+
+
+def test_a_job_that_is_still_queued_is_queued_again_under_its_id(node: Node) -> None:
+    node.receive()
+    first, again = node.assemble().enqueued, node.assemble().enqueued
+    assert first == again
+
+
+def test_a_rejected_series_gets_a_report_to_all_destinations(node: Node) -> None:
+    node.receive(spacing_mm=(5.0, 0.7, 0.7))
+    run = node.assemble()
+    job = node.job()
+    assert (job["state"], job["reason"]) == ("rejected", Reason.TOO_THICK)
+    assert run.steps == ["decide", "report"]
+    assert [(e[0], e[1], e[3]["partition"]) for e in run.enqueued] == [
+        ("deliver", delivery_id(job["job_id"], d), d) for d in ("archive", "pacs")
+    ]
+    sr = pydicom.dcmread(node.storage.path(f"results/{job['job_id']}/sr.dcm"))
+    assert "TOO_THICK" in sr.to_json()
+
+
+def test_a_rejected_series_gets_none_where_the_route_wants_none(make_node: Callable[..., Node]) -> None:
+    quiet = {"name": "r", "model": "nodules", "destinations": ["pacs"], "report_rejected": False}
+    node = make_node(routes=[quiet])
+    node.receive(spacing_mm=(5.0, 0.7, 0.7))
+    run = node.assemble()
+    assert (node.job()["state"], run.steps, run.enqueued) == ("rejected", ["decide"], [])
+
+
+def test_what_is_no_ct_is_rejected_in_silence(node: Node) -> None:
+    node.receive(header={"Modality": "MR"})
+    run = node.assemble()
+    assert (node.job()["reason"], run.steps) == (Reason.NOT_CT, ["decide"])
+
+
+def test_a_series_for_which_there_is_no_route_says_what_was_asked(make_node: Callable[..., Node]) -> None:
+    node = make_node(routes=[{"name": "r", "model": "nodules", "when": {"Modality": {"equals": "PT"}}}])
+    node.receive()
+    assert node.assemble().enqueued == []
+    job = node.job()
+    assert (job["state"], job["reason"], job["route"]) == ("rejected", Reason.NO_ROUTE, None)
+    assert job["explanation"] == ["r: Modality is CT, not PT"]
+
+
+def test_a_file_that_is_gone_rejects_the_series(node: Node) -> None:
+    node.receive()
+    node.storage.path(node.database.instances(SERIES)[5]["path"]).unlink()
+    assert node.assemble().enqueued == []
+    job = node.job()
+    assert (job["reason"], job["reason_text"]) == (
+        Reason.PIXELS_UNDECODABLE,
+        "file 6 of 8 is no readable DICOM: FileNotFoundError",
+    )
+
+
+def test_a_series_taken_at_the_time_limit_says_that_it_is_partial(make_node: Callable[..., Node]) -> None:
+    node = make_node(assemble={"quiet_time_s": 20, "longest_wait_s": 600})
+    node.receive(5)
+    node.clock += 600
+    node.receive()
+    [(_, job_id, _, _)] = node.assemble().enqueued
+    assert node.job()["evidence"]["partial"]
+    assert "PARTIAL" in evidence_text(node.job())
+    node.analyse(job_id)
+    sr = pydicom.dcmread(node.storage.path(f"results/{job_id}/sr.dcm"))
+    assert sr.CompletionFlag == "PARTIAL"
+
+
+def test_the_evidence_is_one_line(node: Node) -> None:
+    node.receive()
+    node.database.association_released([SERIES])
+    node.assemble()
+    assert evidence_text(node.job()) == (
+        "8 instances received; 8 axial slices, contiguous; Association released; quiet for 0.5 s"
+    )
+
+
+def test_the_hash_of_a_set_knows_neither_order_nor_repetition() -> None:
+    assert manifest_sha256(["1.2", "1.3"]) == manifest_sha256(iter(["1.3", "1.2", "1.2"]))
+    assert manifest_sha256(["1.2", "1.3"]) != manifest_sha256(["1.2"])
+
+
+# -- analyse -------------------------------------------------------------------------------------------
+
+
+def test_an_analysis_leaves_files_rows_and_one_delivery_a_destination(node: Node) -> None:
+    node.receive()
+    [(_, job_id, _, _)] = node.assemble().enqueued
+    run = node.analyse(job_id)
+    assert run.steps == ["analyse"]
+    assert [(e[0], e[1], e[2], e[3]) for e in run.enqueued] == [
+        ("deliver", delivery_id(job_id, d), (job_id, d), {"priority": "high", "partition": d})
+        for d in ("archive", "pacs")
+    ]
+    assert set(node.results(job_id)) == {"manifest.json", "seg.dcm", "sr.dcm", "finding_1.png"}
+    job = node.job()
+    assert (job["state"], job["progress"]) == ("complete", 1.0)
+    assert job["model"] == {"name": "nodules", "version": "1.2.3", "bundle_sha256": "5e" * 32}
+    assert set(job["timings_s"]) >= {"read", "volume", "network", "results"}
+    assert len(node.database.findings(job_id)) == 1
+    for made in node.database.results(job_id):
+        data = node.storage.path(made["path"]).read_bytes()
+        assert made["sha256"] == hashlib.sha256(data).hexdigest()
+        assert made["size_bytes"] == len(data)
+
+
+def test_each_step_done_twice_gives_the_same_files_uids_and_rows(node: Node) -> None:
+    node.receive()
+    [(_, job_id, _, _)] = node.assemble(times=2).enqueued
+    assert len(node.database.jobs()) == 1
+    node.analyse(job_id)
+    files, rows, ledger = node.results(job_id), node.database.results(job_id), node.database.deliveries(job_id)
+    # A worker that died after its last word and before the checkpoint: the row says running again.
+    with node.database.engine.begin() as connection:
+        connection.execute(sa.update(schema.job).values(state="running"))
+    node.clock += 3600
+    node.analyse(job_id)
+    assert node.results(job_id) == files
+    assert node.database.results(job_id) == rows
+    assert node.database.deliveries(job_id) == ledger
+    assert len(node.database.findings(job_id)) == 1
+
+
+def test_a_report_made_twice_is_one_report(node: Node) -> None:
+    node.receive(spacing_mm=(5.0, 0.7, 0.7))
+    node.assemble(times=2)
+    job_id = node.job()["job_id"]
+    files = node.results(job_id)
+    node.clock += 3600
+    node.assemble()
+    assert node.results(job_id) == files
+    assert len(node.database.deliveries(job_id)) == 2
+
+
+def test_no_finding_makes_a_report_and_no_seg(node: Node) -> None:
+    node.detector.radius_mm = None
+    job_id = node.complete()
+    assert set(node.results(job_id)) == {"manifest.json", "sr.dcm"}
+    assert [row["kind"] for row in node.database.results(job_id)] == ["sr"]
+
+
+def test_a_job_that_was_cancelled_while_it_waited_is_not_begun(node: Node) -> None:
+    node.receive()
+    [(_, job_id, _, _)] = node.assemble().enqueued
+    node.database.cancel_job(job_id)
+    run = node.analyse(job_id)
+    assert (node.detector.calls, run.enqueued, node.job()["state"]) == (0, [], "cancelled")
+
+
+@pytest.mark.parametrize("moment", ["also", "after"])
+def test_a_job_that_is_cancelled_while_it_runs_leaves_no_result(node: Node, moment: str) -> None:
+    node.receive()
+    [(_, job_id, _, _)] = node.assemble().enqueued
+    setattr(node.detector, moment, lambda: node.database.cancel_job(job_id))
+    run = node.analyse(job_id)
+    assert (run.enqueued, node.job()["state"]) == ([], "cancelled")
+    assert node.database.results(job_id) == []
+    assert node.database.deliveries(job_id) == []
+
+
+def test_a_job_that_another_worker_took_over_is_left_to_it(node: Node) -> None:
+    node.receive()
+    [(_, job_id, _, _)] = node.assemble().enqueued
+    node.detector.also = lambda: node.database.start_job(job_id, "other/work")
+    run = node.analyse(job_id)
+    job = node.job()
+    assert (job["state"], job["executor"], run.enqueued) == ("running", "other/work", [])
+
+
+def test_what_the_model_refuses_is_rejected_and_reported(node: Node) -> None:
+    node.receive()
+    [(_, job_id, _, _)] = node.assemble().enqueued
+
+    def refuse() -> None:
+        raise SeriesRejected(Reason.NO_LUNG, "no lung in 8 slices")
+
+    node.detector.also = refuse
+    run = node.analyse(job_id)
+    assert (node.job()["state"], node.job()["reason_text"]) == ("rejected", "no lung in 8 slices")
+    assert set(node.results(job_id)) == {"manifest.json", "sr.dcm"}
+    assert [e[2][1] for e in run.enqueued] == ["archive", "pacs"]
+
+
+def test_a_job_that_is_cancelled_and_rejected_at_once_stays_cancelled(node: Node) -> None:
+    node.receive()
+    [(_, job_id, _, _)] = node.assemble().enqueued
+
+    def refuse() -> None:
+        node.database.cancel_job(job_id)
+        raise SeriesRejected(Reason.NO_LUNG, "no lung")
+
+    node.detector.also = refuse
+    assert node.analyse(job_id).enqueued == []
+    assert node.job()["state"] == "cancelled"
+
+
+def _fails(node: Node, job_id: str, error: Exception) -> str:
+    def fail() -> None:
+        raise error
+
+    node.detector.also = fail
+    with pytest.raises(DicomNodeError) as caught:
+        node.analyse(job_id)
+    assert caught.value.__cause__ is None
+    return str(caught.value)
+
+
+def test_an_error_nobody_foresaw_fails_the_job_without_a_word_of_patient_data(
+    node: Node, caplog: pytest.LogCaptureFixture
+) -> None:
+    node.receive(header={"PatientName": CANARY, "PatientID": CANARY, "StudyDescription": CANARY})
+    [(_, job_id, _, _)] = node.assemble().enqueued
+    with caplog.at_level(logging.DEBUG):
+        text = _fails(node, job_id, RuntimeError(f"cannot read {CANARY}"))
+    job = node.job()
+    assert (job["state"], job["reason"]) == ("failed", "FAILED")
+    assert job["reason_text"] == text
+    assert text.startswith("RuntimeError at ")
+    kept = [dict(job), *map(dict, node.database.events(job_id)), text]
+    lines = [logs._TextFormatter("work").format(r) + logs._JsonFormatter("work").format(r) for r in caplog.records]
+    assert any("job failed" in line for line in lines)
+    assert CANARY not in repr(kept) + "".join(lines)
+
+
+def test_our_own_errors_keep_their_words(node: Node) -> None:
+    node.receive()
+    [(_, job_id, _, _)] = node.assemble().enqueued
+    assert _fails(node, job_id, DicomNodeError("the scanner is on fire")) == "the scanner is on fire"
+    assert node.job()["reason_text"] == "the scanner is on fire"
+
+
+def test_an_error_in_a_cancelled_job_leaves_it_cancelled(node: Node) -> None:
+    node.receive()
+    [(_, job_id, _, _)] = node.assemble().enqueued
+
+    class _Cancelling(RuntimeError):
+        def __init__(self) -> None:
+            node.database.cancel_job(job_id)
+
+    node.detector.also = lambda: (_ for _ in ()).throw(_Cancelling())
+    with pytest.raises(DicomNodeError):
+        node.analyse(job_id)
+    assert node.job()["state"] == "cancelled"
+
+
+def test_a_route_that_is_gone_fails_the_job_and_says_how_to_go_on(node: Node, make_node: Callable[..., Node]) -> None:
+    node.receive()
+    [(_, job_id, _, _)] = node.assemble().enqueued
+    later = make_node(routes=[])
+    with pytest.raises(DicomNodeError, match="bring it back in"):
+        later.analyse(job_id)
+    assert node.job()["state"] == "failed"
+
+
+def test_results_of_patients_with_odd_names_are_made(node: Node) -> None:
+    node.receive(header={"SpecificCharacterSet": "ISO_IR 192", "PatientName": "Ångström^Zoë=山田^太郎"})
+    [(_, job_id, _, _)] = node.assemble().enqueued
+    node.analyse(job_id)
+    sr = pydicom.dcmread(node.storage.path(f"results/{job_id}/sr.dcm"))
+    assert sr.PatientName == "Ångström^Zoë=山田^太郎"
+
+
+# -- deliver -------------------------------------------------------------------------------------------
+
+
+def test_what_is_stored_is_sent_once(node: Node) -> None:
+    job_id = node.complete()
+    run = node.deliver(job_id)
+    assert (run.steps, run.slept) == (["send"], [])
+    assert node.sender.sent == [(["seg.dcm", "sr.dcm"], "PACS", "DICOMNODE")]
+    assert node.ledger(job_id) == ["stored", "stored"]
+    assert node.ledger(job_id, "archive") == ["waiting", "waiting"]
+    node.deliver(job_id)
+    assert len(node.sender.sent) == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "state", "again"),
+    [
+        ("stored", "stored", False),
+        ("refused", "parked", False),
+        ("retry", "waiting", True),
+        ("unknown", "unknown", True),
+    ],
+)
+def test_each_answer_has_its_state_in_the_ledger(node: Node, kind: str, state: str, again: bool) -> None:
+    job_id = node.complete()
+    node.sender.kinds = [kind]
+    outcome = node.flow.send_job(job_id, "pacs")
+    assert node.ledger(job_id) == [state, state]
+    assert (outcome["wait_s"] is not None) == again
+    row = node.database.deliveries(job_id, "pacs")[0]
+    assert row["attempts"] == 1
+    assert row["message"] == (None if kind == "stored" else f"it was {kind}")
+    assert node.database.events(job_id)[-1]["action"] == f"delivery {state}"
+
+
+def test_only_what_is_not_stored_is_sent_again(node: Node) -> None:
+    job_id = node.complete()
+    node.sender.kinds = ["stored", "unknown", "stored"]
+    run = node.deliver(job_id)
+    assert [sent[0] for sent in node.sender.sent] == [["seg.dcm", "sr.dcm"], ["sr.dcm"]]
+    assert run.slept == [5.0]
+    assert node.ledger(job_id) == ["stored", "stored"]
+
+
+def test_waits_double_up_to_the_longest(make_node: Callable[..., Node]) -> None:
+    node = make_node(deliver={"first_wait_s": 2, "longest_wait_s": 15})
+    job_id = node.complete()
+    node.sender.kinds = ["retry"] * 12 + ["stored"]
+    assert node.deliver(job_id).slept == [2, 4, 8, 15, 15, 15]
+    assert [row["attempts"] for row in node.database.deliveries(job_id, "pacs")] == [7, 7]
+
+
+@pytest.mark.parametrize("kind", ["retry", "unknown"])
+def test_what_cannot_be_sent_for_too_long_is_parked(make_node: Callable[..., Node], kind: str) -> None:
+    node = make_node(deliver={"give_up_after_h": 1})
+    job_id = node.complete()
+    node.sender.kinds = [kind]
+    node.clock += 3590
+    assert node.flow.send_job(job_id, "pacs")["wait_s"] is not None
+    node.clock += 20
+    assert node.flow.send_job(job_id, "pacs")["wait_s"] is None
+    assert node.ledger(job_id) == ["parked", "parked"]
+    # An operator's retry starts the clock anew.
+    assert node.database.retry_deliveries(job_id) == ["pacs"]
+    assert node.flow.send_job(job_id, "pacs")["wait_s"] is not None
+    assert node.ledger(job_id) != ["parked", "parked"]
+
+
+def test_what_a_dead_sender_left_on_the_wire_is_sent_again(node: Node) -> None:
+    job_id = node.complete()
+
+    class _Killed(BaseException):
+        pass
+
+    def die() -> None:
+        raise _Killed
+
+    node.sender.before = die
+    with pytest.raises(_Killed):
+        node.deliver(job_id)
+    assert node.ledger(job_id) == ["sending", "sending"]
+    node.sender.before = lambda: None
+    node.deliver(job_id)
+    assert node.ledger(job_id) == ["stored", "stored"]
+
+
+def test_an_error_of_the_sender_is_tried_again(node: Node) -> None:
+    job_id = node.complete()
+    errors = iter([RuntimeError(CANARY)])
+
+    def fail_once() -> None:
+        for error in errors:
+            raise error
+
+    node.sender.before = fail_once
+    assert node.deliver(job_id).slept == [5.0]
+    assert node.ledger(job_id) == ["stored", "stored"]
+
+
+def test_an_error_of_the_sender_is_kept_without_its_text(node: Node) -> None:
+    job_id = node.complete()
+
+    def fail() -> None:
+        raise RuntimeError(CANARY)
+
+    node.sender.before = fail
+    node.flow.send_job(job_id, "pacs")
+    message = node.database.deliveries(job_id, "pacs")[0]["message"]
+    assert message.startswith("RuntimeError at ")
+    assert CANARY not in message
+
+
+@pytest.mark.parametrize("peers", [{}, {"pacs": {"ae_title": "PACS", "host": "h"}}])
+def test_a_destination_that_is_gone_from_the_settings_parks_its_objects(node: Node, peers: dict[str, Any]) -> None:
+    job_id = node.complete()
+    changed = node.flow.config.model_copy(update={"peers": Config.model_validate(
+        {"storage": {"root": "x"}, "peers": peers}).peers})  # fmt: skip
+    run = FakeRun()
+    node.flow_with(changed).deliver(run, job_id, "pacs")
+    assert (run.slept, node.sender.sent) == ([], [])
+    assert node.ledger(job_id) == ["parked", "parked"]
+    assert "no longer in config.yaml" in node.database.deliveries(job_id, "pacs")[0]["message"]
+
+
+def test_what_was_cancelled_is_not_sent(node: Node) -> None:
+    job_id = node.complete()
+    node.database.cancel_deliveries(job_id)
+    node.deliver(job_id)
+    assert node.sender.sent == []
+
+
+def test_a_job_that_is_not_there_is_an_error(node: Node) -> None:
+    with pytest.raises(DicomNodeError, match="is not in the database"):
+        node.flow.report_rejected("1.2.3-abc")
+    assert set(node.flow.workflows()) == {"assemble", "analyse", "deliver"}
