@@ -16,6 +16,7 @@ import os
 import platform
 import random
 import shlex
+import shutil
 import socket
 import statistics
 import subprocess
@@ -44,6 +45,9 @@ ASSOCIATIONS = (1, 4)
 # DCMTK leaves Nagle's algorithm on: each image would wait 40 ms.
 ENVIRONMENT = {**os.environ, "TCP_NODELAY": "1"}
 
+# Debian puts it where only root's PATH leads.
+ORTHANC_PATH = f"{os.environ.get('PATH', '')}:/usr/sbin"
+
 # A started receiver: its port, and how many instances it holds.
 Running = tuple[int, Callable[[], int]]
 
@@ -51,7 +55,7 @@ Running = tuple[int, Callable[[], int]]
 def main() -> None:
     arguments = _parser().parse_args()
     storescu = tool("storescu")
-    if storescu is None or tool("storescp") is None:
+    if storescu is None or tool("storescp") is None or shutil.which("Orthanc", path=ORTHANC_PATH) is None:
         sys.exit("bench/receive: needs DCMTK and Orthanc; tests/peers.sh installs them")
     with tempfile.TemporaryDirectory(prefix="bench-receive-", dir=arguments.folder) as name:
         folder = Path(name)
