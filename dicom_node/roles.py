@@ -20,11 +20,12 @@ from dicom_node.config import Config, PeerConfig
 from dicom_node.db import Database
 from dicom_node.engine import Engine, EngineClient
 from dicom_node.errors import DicomNodeError
-from dicom_node.flow import Flow, SendOutcome
 from dicom_node.storage import Storage
 
 if TYPE_CHECKING:
+    # The receiver starts in half the time without what only the workflows need.
     from dicom_node.analysis import Detector
+    from dicom_node.flow import Flow, SendOutcome
 
 log = logging.getLogger(__name__)
 
@@ -127,6 +128,8 @@ def _send(files: Sequence[Path], peer: PeerConfig, calling_ae: str) -> Sequence[
 
 
 def _flow(config: Config, database: Database, storage: Storage, me: str, detector: Callable[[str], Detector]) -> Flow:
+    from dicom_node.flow import Flow
+
     return Flow(config=config, database=database, storage=storage, executor_id=me, detector=detector, send=_send)
 
 

@@ -70,10 +70,12 @@ class Node:
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self, *roles: str) -> None:
-        """Start roles and wait until each says that it is ready."""
+        """Start roles and wait until each says that it is ready. "work:name" is a worker of that name."""
         before = {role: self.log(role).count(READY) for role in roles}
         for role in roles:
-            command = [sys.executable, "-m", "dicom_node", role, "--config", str(self.config_path)]
+            word, _, name = role.partition(":")
+            command = [sys.executable, "-m", "dicom_node", word, "--config", str(self.config_path)]
+            command += ["--name", name] if name else []
             with self._log_path(role).open("ab") as log:
                 self.processes[role] = subprocess.Popen(command, stdout=log, stderr=log)
         for role in roles:

@@ -1,9 +1,10 @@
 #!/bin/sh
-# Install the third-party peers that tests run against: Orthanc, DCMTK, PostgreSQL (Debian and its kin).
+# Install the third-party parts that tests run against: Orthanc, DCMTK, PostgreSQL, and PixelMed's SR validator.
 # Does nothing where they are installed; needs root or sudo otherwise.
 set -eu
 
 packages="orthanc orthanc-dicomweb orthanc-gdcm dcmtk postgresql"
+packages="$packages libpixelmed-java pixelmed-apps libsaxonhe-java default-jre-headless"
 
 missing=""
 for package in $packages; do

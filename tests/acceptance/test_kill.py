@@ -34,6 +34,11 @@ def received_files(node: Node) -> set[str]:
     return {Path(path).stem for path in node.storage.incoming_files()}
 
 
+def running(node: Node, job_id: str) -> bool:
+    job = node.database.job(job_id)
+    return job is not None and job["state"] == "running" and job["progress"] > 0.03
+
+
 def assert_results_arrived_once(archive: Archive, node: Node, job_id: str) -> None:
     """One SEG and one SR, under the UIDs that the node holds, whatever was sent twice on the way."""
     made = {row["sop_instance_uid"]: row["kind"] for row in node.database.results(job_id)}
@@ -68,7 +73,7 @@ def test_killed_receiver_has_all_that_it_acknowledged(
             answered.append(current)
             if len(answered) == 20:
                 node.kill("receive")
-    sender.wait()
+    sender.communicate()
     acknowledged = {str(pydicom.dcmread(path, stop_before_pixels=True).SOPInstanceUID) for path in answered}
     assert len(acknowledged) >= 20
     assert acknowledged <= {row["sop_instance_uid"] for row in node.database.instances(series_uid)}
@@ -76,8 +81,9 @@ def test_killed_receiver_has_all_that_it_acknowledged(
     for row in node.database.instances(series_uid):
         pydicom.dcmread(node.storage.path(row["path"])).pixel_array  # noqa: B018  decodes: the file is whole
 
-    node.start("receive", "work", "deliver")
+    node.start("receive")
     send_all(node, tiny_files)
+    node.start("work", "deliver")
     result = node.wait_ended(node.job_of(uids, series_uid))
     assert result["status"] == "complete"
     assert_results_arrived_once(archive, node, result["job_id"])
@@ -113,20 +119,36 @@ def test_killed_worker_ends_its_job_after_restart(
     node.start("receive", "work", "deliver")
     send_all(node, tiny_files)
 
-    def half_way() -> bool:
-        job = node.database.job(job_id)
-        return job is not None and job["state"] == "running" and job["progress"] > 0.05
-
-    node.wait(half_way, "the analysis to run")
+    node.wait(lambda: running(node, job_id), "the analysis to run")
     node.kill("work")
-    running = node.database.job(job_id)
-    assert running is not None
-    assert running["state"] == "running"
+    assert running(node, job_id)
     node.start("work")
     result = node.wait_ended(job_id)
     assert result["status"] == "complete"
     assert_results_arrived_once(archive, node, job_id)
     assert len(archive.received()) == 2
+
+
+@pytest.mark.peers
+def test_on_postgresql_another_worker_takes_over_from_a_killed_one(
+    make_node: Callable[..., Node], archive: Archive, postgres_url: str, tiny_files: list[Path], tiny_uids: Uids
+) -> None:
+    series_uid, uids = tiny_uids
+    port = archive.port  # type: ignore[attr-defined]
+    pacs = {"ae_title": "TESTPACS", "host": "127.0.0.1", "port": port}
+    node = make_node(peers={"pacs": pacs}, database={"url": postgres_url})
+    job_id = node.job_of(uids, series_uid)
+    node.start("receive", "work:first", "deliver")
+    send_all(node, tiny_files)
+    node.wait(lambda: running(node, job_id), "the analysis to run")
+    node.kill("work:first")
+    node.start("work:second")
+    result = node.wait_ended(job_id)
+    assert result["status"] == "complete"
+    job = node.database.job(job_id)
+    assert job is not None
+    assert job["executor"].endswith("/second")
+    assert_results_arrived_once(archive, node, job_id)
 
 
 def test_deliverer_killed_before_the_answer_sends_the_same_objects_again(

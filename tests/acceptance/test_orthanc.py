@@ -80,7 +80,9 @@ def test_results_come_back_to_the_study_over_dicomweb(result: dict[str, Any], or
     assert len(source) == 1, "no ghost study or patient"
 
 
-def test_the_archives_copy_validates_and_reads_back(result: dict[str, Any], orthanc_server: Orthanc, tmp_path: Path) -> None:
+def test_the_archives_copy_validates_and_reads_back(
+    result: dict[str, Any], orthanc_server: Orthanc, tmp_path: Path
+) -> None:
     stored = over_dicomweb(orthanc_server, result["series"]["study_instance_uid"])
     for modality, dataset in stored.items():
         path = tmp_path / f"{modality}.dcm"
