@@ -57,7 +57,7 @@ def _three_hundred_slices(folder: Path) -> Path:
         ds = datasets[round(at)]
         ds.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
         ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = f"2.25.{10**20 + index}"
-        x, y, first_z = (float(v) for v in datasets[0].ImagePositionPatient)
+        x, y = (float(v) for v in datasets[0].ImagePositionPatient[:2])
         ds.ImagePositionPatient = [x, y, round(-340.0 + index * spacing_mm, 4)]
         ds.SliceThickness = round(spacing_mm, 4)
         ds.PixelData = np.rint(pixels).astype(np.int16).tobytes()

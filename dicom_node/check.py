@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
-from dicom_node.config import Config
+from dicom_node.config import Config, PeerConfig
 from dicom_node.db import Database
-from dicom_node.errors import BundleError, ConfigError, DicomNodeError
+from dicom_node.errors import BundleError, ConfigError, DeliveryError, DicomNodeError
 from dicom_node.storage import Storage
 
 
@@ -60,15 +61,33 @@ def _database(config: Config) -> str:
 
 def _port(config: Config) -> str:
     host, port = config.receive.host, config.receive.port
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
         except PermissionError as err:
             raise ConfigError(f"receive.port {port} needs root; take one above 1023, like 11112") from err
         except OSError as err:
+            if err.errno == errno.EADDRINUSE and _dicom_answers(config):
+                return f"a DICOM application answers on {host}:{port}: this node, if it runs already"
             raise ConfigError(f"{host}:{port} cannot be listened on ({err.strerror}): another program has it") from err
     return f"{host}:{port} is free"
+
+
+def _dicom_answers(config: Config) -> bool:
+    from dicom_node.dimse.requestor import Rejected
+    from dicom_node.dimse.scu import echo
+
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(config.receive.host, config.receive.host)  # noqa: S104
+    own = PeerConfig(ae_title=config.receive.ae_title, host=host, port=config.receive.port, response_timeout_s=5)
+    try:
+        echo(own, config.receive.ae_title)
+    except Rejected:  # we are hardly our own peer, but only a DICOM application says so
+        return True
+    except DeliveryError:
+        return False
+    return True
 
 
 def _device(config: Config) -> str:

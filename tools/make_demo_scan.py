@@ -1,4 +1,4 @@
-"""Compress a CT series losslessly (JPEG-LS) for the package's demo: python tools/make_demo_scan.py DICOM_DIR OUT_DIR."""
+"""Compress a CT series losslessly (JPEG-LS) for the demo: python tools/make_demo_scan.py DICOM_DIR OUT_DIR."""
 
 import sys
 from pathlib import Path

@@ -47,6 +47,10 @@ class CannotAssociate(DeliveryError):
     retry_helps = True
 
 
+class Rejected(CannotAssociate):
+    """A DICOM application is there and refuses us."""
+
+
 class NothingAccepted(CannotAssociate):
     """The peer accepted the Association but none of what we proposed."""
 
@@ -253,4 +257,4 @@ def _reason(association: _Outbound, peer: PeerConfig, calling_ae: str) -> Cannot
         (0x03, 0x02): "it has no Association left just now",
     }
     why = known.get((answer.result_source, answer.diagnostic), f"it gives no reason ({answer.reason_str})")
-    return CannotAssociate(f"{peer.ae_title} at {place} rejected the Association: {why}")
+    return Rejected(f"{peer.ae_title} at {place} rejected the Association: {why}")
