@@ -18,7 +18,9 @@ from training.export import export, read_json
 from training.train import FitSettings, fit
 
 # Neighbours 2 mm away tell a vessel, which goes on, from a nodule, which ends.
-PREP = PreprocessSpec(slice_offsets=(-2, 0, 2))
+# Every second slice is enough for 4 mm and halves the time on a CPU.
+PREP = PreprocessSpec(slice_offsets=(-2, 0, 2), slice_step=2)
+MERGING = MergeSpec(top_k=3)
 
 EXAMPLES = """examples:
   python -m training fit --data shared/data --cache cache --out runs/small --minutes 90
@@ -93,7 +95,7 @@ def _export(options: argparse.Namespace) -> None:
         options.run_folder,
         options.out,
         PREP,
-        MergeSpec(),
+        MERGING,
         version=options.model_version,
         operating_point=options.operating_point,
         figures=read_json(options.figures) if options.figures else None,

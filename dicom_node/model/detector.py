@@ -58,7 +58,7 @@ class Detector:
         report(RESAMPLED)
         slices = self.look(grid, report)
         watch.lap("network")
-        findings = self._findings(slices, volume, grid, lungs)
+        findings = self.place(self.candidates(slices), volume, grid, lungs)
         watch.lap("link")
         report(1.0)
         return Detection(
@@ -85,16 +85,12 @@ class Detector:
         return found
 
     def candidates(self, slices: list[SliceDetections]) -> list[tuple[Candidate, float]]:
-        """All candidates with their scores, best first, before any operating point."""
+        """Candidates at or above the operating point with their scores, best first."""
         prep, spec = self._form.preprocessing, self._form.merging
         tracks = [trim(c, spec) for c in link(slices, spec, prep.slice_step)]
-        scores = [score(c, spec, prep.spacing_mm, prep.slice_step) for c in tracks]
-        return suppress(tracks, scores, spec)
-
-    def _findings(self, slices: list[SliceDetections], volume: Volume, grid: Volume, lungs: Lungs) -> list[Finding]:
-        point = self._form.thresholds.operating_point
-        strong = [(c, s) for c, s in self.candidates(slices) if s >= point]
-        return self.place(strong, volume, grid, lungs)
+        scored = [(c, score(c, spec, prep.spacing_mm, prep.slice_step)) for c in tracks]
+        strong = [(c, s) for c, s in scored if s >= self._form.thresholds.operating_point]
+        return suppress([c for c, _ in strong], [s for _, s in strong], spec)
 
     def place(
         self, candidates: list[tuple[Candidate, float]], volume: Volume, grid: Volume, lungs: Lungs
@@ -102,7 +98,9 @@ class Detector:
         """Candidates near enough to the lungs, as Findings on the volume's own voxels."""
         findings = []
         for candidate, value in candidates:
-            mask, corner = mask_on(volume, grid, candidate, self._form.merging.mask_threshold)
+            mask, corner = mask_on(
+                volume, grid, candidate, self._form.merging.mask_threshold, self._form.preprocessing.slice_step
+            )
             center = volume.to_mm(np.argwhere(mask).mean(axis=0) + corner)
             radius = (3 * float(mask.sum()) * volume.voxel_mm3 / (4 * np.pi)) ** (1 / 3)
             if not lungs.within_reach(center, radius, self._form.preprocessing.lung_margin_mm):

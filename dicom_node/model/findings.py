@@ -117,29 +117,35 @@ def score(candidate: Candidate, spec: MergeSpec, spacing_mm: float, step: int = 
 def suppress(candidates: list[Candidate], scores: list[float], spec: MergeSpec) -> list[tuple[Candidate, float]]:
     """Best first; a candidate whose 3D box overlaps a better one is dropped."""
     order = sorted(range(len(candidates)), key=lambda i: (-scores[i], *candidates[i].box.ravel()))
+    boxes = np.array([c.box for c in candidates]).reshape(-1, 2, 3)
     kept: list[int] = []
     for i in order:
-        if all(_iou_3d(candidates[i].box, candidates[j].box) <= spec.nms_iou for j in kept):
+        if (_iou_3d(boxes[i], boxes[kept]) <= spec.nms_iou).all():
             kept.append(i)
     return [(candidates[i], scores[i]) for i in kept]
 
 
 def mask_on(
-    volume: Volume, grid: Volume, candidate: Candidate, threshold: float
+    volume: Volume, grid: Volume, candidate: Candidate, threshold: float, step: int = 1
 ) -> tuple[NDArray[np.bool_], tuple[int, int, int]]:
-    """(tight mask, corner) on the volume's own voxels: its largest piece, and never empty."""
+    """(tight mask, corner) on the volume's own voxels: its largest piece, and never empty.
+
+    step: distance of the slices that were looked at; the outermost masks reach half of it further.
+    """
     low, high = candidate.box
     soft = _probabilities(candidate, low, high)
     origin = np.array([low[0], np.floor(low[1]), np.floor(low[2])])
-    at = _voxels_within(volume, grid, low - 1, high + 1)
+    at = _voxels_within(volume, grid, low - step, high + step)
     index = grid.to_index(volume.to_mm(at.astype(np.float64)))
     half = np.array([0.0, 0.5, 0.5])
     fine = (index + half - origin) * np.array([1, FINE, FINE]) - half
+    caps = (fine[..., 0] > -step / 2) & (fine[..., 0] < len(soft) - 1 + step / 2)
+    fine[..., 0] = np.where(caps, fine[..., 0].clip(0, len(soft) - 1), fine[..., 0])
     mask = _largest_piece(trilinear(soft, fine, 0.0) >= threshold)
     if not mask.any():
         # Slices so thick that none passes through the mask: the voxel nearest to its middle stands for it.
         middle = np.linalg.norm(index - ((low + high) / 2 - 0.5), axis=-1)
-        mask = middle == middle.min()
+        mask[np.unravel_index(middle.argmin(), mask.shape)] = True
     inner = np.argwhere(mask)
     first, last = inner.min(axis=0), inner.max(axis=0) + 1
     corner = at[0, 0, 0] + first
@@ -199,9 +205,11 @@ def box_iou(a: Floats, b: Floats) -> Floats:
     return np.asarray(shared / np.maximum(area_a[:, None] + area_b[None] - shared, 1e-6), dtype=np.float32)
 
 
-def _iou_3d(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
-    shared = (np.minimum(a[1], b[1]) - np.maximum(a[0], b[0])).clip(min=0).prod()
-    return float(shared / max((a[1] - a[0]).prod() + (b[1] - b[0]).prod() - shared, 1e-6))
+def _iou_3d(box: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(2, 3), (n, 2, 3) -> (n,)."""
+    shared = (np.minimum(box[1], others[:, 1]) - np.maximum(box[0], others[:, 0])).clip(min=0).prod(axis=1)
+    union = (box[1] - box[0]).prod() + (others[:, 1] - others[:, 0]).prod(axis=1) - shared
+    return np.asarray(shared / np.maximum(union, 1e-6))
 
 
 def _centers(boxes: Floats) -> Floats:

@@ -39,9 +39,9 @@ class Lungs:
         return trilinear(self.distance_mm, self.grid.to_index(point_mm), np.inf)
 
     def within_reach(self, center_mm: NDArray[np.float64], radius_mm: float, margin_mm: float) -> bool:
-        """Whether the surface of a ball comes within the margin. The centre alone would not do: a large
-        nodule at the pleura is no air, so the mask's edge runs along its inner side."""
-        return float(self.distance_at(center_mm)) - radius_mm <= margin_mm
+        """Whether a ball's centre lies within the margin of the lungs, or the ball touches them. The margin alone
+        would not do: a large nodule at the pleura is no air, so the mask's edge runs along its inner side."""
+        return float(self.distance_at(center_mm)) <= max(margin_mm, radius_mm)
 
     def side_at(self, point_mm: NDArray[np.float64]) -> Side | None:
         if not self.sides_known:

@@ -180,6 +180,14 @@ def test_masks_are_tight_inside_the_volume_and_never_empty(low, thickness):
         assert corner[axis] + mask.shape[axis] <= volume.hu.shape[axis]
 
 
+def test_slices_looked_at_every_2_mm_stand_for_2_mm_each():
+    box = (20, 20, 30, 30)
+    (found,) = link([on_slice(10, box), on_slice(12, box)], SPEC, step=2)
+    mask, corner = mask_on(source((0.5, 1.0, 1.0), (1, 1, 1)), GRID, found, 0.5, step=2)
+    first, last = corner[0] * 0.5, (corner[0] + len(mask) - 1) * 0.5
+    assert (first, last) == pytest.approx((9.25, 12.75), abs=0.26)
+
+
 def test_a_missing_slice_is_filled_between_its_neighbours():
     box = (20, 20, 30, 30)
     (found,) = link([on_slice(10, box), on_slice(12, box)], SPEC)
