@@ -22,7 +22,7 @@ demo: $(STAMP)
 
 # PYTEST_ARGS: further words for pytest, such as --cov.
 test: $(STAMP)
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal $(PYTEST_ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .
