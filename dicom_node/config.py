@@ -326,7 +326,17 @@ def load_config(path: Path) -> Config:
         raise ConfigError(f"{path}: cannot be read: {err.strerror}") from err
     if len(data) > _MAX_BYTES:
         raise ConfigError(f"{path}: is larger than {_MAX_BYTES} bytes; is it the right file?")
-    return parse_config(text, str(path))
+    return _anchored(parse_config(text, str(path)), path.absolute().parent)
+
+
+def _anchored(config: Config, folder: Path) -> Config:
+    """Relative paths count from the settings' own folder: a service is started from anywhere."""
+    models = {
+        name: model if model.bundle.startswith("builtin:") else ModelConfig(bundle=str(folder / model.bundle))
+        for name, model in config.models.items()
+    }
+    storage = config.storage.model_copy(update={"root": folder / config.storage.root})
+    return config.model_copy(update={"storage": storage, "models": models})
 
 
 def parse_config(text: str, source: str) -> Config:

@@ -46,7 +46,7 @@ class Storage:
         self.root = root.absolute()
         self._min_free_bytes = int(min_free_gb * 1e9)
         try:
-            for folder in ("incoming", "results"):
+            for folder in (".", "incoming", "results"):
                 (self.root / folder).mkdir(parents=True, exist_ok=True, mode=0o750)
         except OSError as err:
             raise StorageError(f"storage.root cannot be written to: {err.strerror}") from err

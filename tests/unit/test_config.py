@@ -305,3 +305,14 @@ def test_each_setting_is_read_somewhere() -> None:
     used_here = inspect.getsource(Config) + inspect.getsource(ModelConfig) + inspect.getsource(config_module._explain)
     unread = [name for name in sorted(_fields(Config)) if not re.search(rf"\.{name}\b", source + used_here)]
     assert unread == []
+
+
+def test_relative_paths_count_from_the_settings_own_folder(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(
+        "storage: {root: data}\nmodels: {m: {bundle: bundles/m}, b: {bundle: 'builtin:lung_nodule_small'}}\n"
+    )
+    config = load_config(path)
+    assert config.storage.root == tmp_path / "data"
+    assert config.models["m"].folder() == tmp_path / "bundles/m"
+    assert config.models["b"].bundle == "builtin:lung_nodule_small"
