@@ -20,7 +20,7 @@ from training.train import FitSettings, fit
 # Neighbours 2 mm away tell a vessel, which goes on, from a nodule, which ends.
 # Every second slice is enough for 4 mm and halves the time on a CPU.
 PREP = PreprocessSpec(slice_offsets=(-2, 0, 2), slice_step=2)
-MERGING = MergeSpec(top_k=3)
+MERGING = MergeSpec()
 
 EXAMPLES = """examples:
   python -m training fit --data shared/data --cache cache --out runs/small --minutes 90

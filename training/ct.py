@@ -16,7 +16,7 @@ def read_ct(folder: Path) -> Volume:
     sitk = simple_itk()
     found = [
         names
-        for sub in [folder, *sorted(p for p in folder.rglob("*") if p.is_dir())]
+        for sub in sorted({file.parent for file in folder.rglob("*.dcm")})
         for uid in sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(sub))
         if (names := sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(sub), uid))
     ]

@@ -104,14 +104,19 @@ def trim(candidate: Candidate, spec: MergeSpec) -> Candidate:
 
 
 def score(candidate: Candidate, spec: MergeSpec, spacing_mm: float, step: int = 1) -> float:
-    """0 to 1: the mean of the best k slices, less where too few slices agree or the shape is a vessel's."""
-    best = np.sort(candidate.scores)[::-1][: spec.top_k].astype(np.float64)
-    length = float(candidate.slices[-1] - candidate.slices[0] + step) * spacing_mm
+    """0 to 1: the mean over the slices that a nodule as wide as this would show, less where it is longer than wide.
+
+    A round nodule is about as long as wide: one slice alone is noise, and many more are a vessel.
+    """
+    slice_mm = step * spacing_mm
     widths = (candidate.boxes[:, 2:] - candidate.boxes[:, :2]).astype(np.float64) * spacing_mm
-    elongation = length / max(float(np.median(np.sqrt(widths.prod(axis=1)))), spacing_mm)
+    width = max(float(np.median(np.sqrt(widths.prod(axis=1)))), spacing_mm)
+    wanted = max(spec.least_slices, round(spec.length_part * width / slice_mm))
+    best = np.sort(candidate.scores)[::-1][:wanted].astype(np.float64)
+    length = float(candidate.slices[-1] - candidate.slices[0] + step) * spacing_mm
     full, zero = spec.elongation
-    shape = float(np.clip((zero - elongation) / max(zero - full, 1e-6), 0, 1))
-    return float(np.clip(best.sum() / spec.top_k * shape, 0, 1))
+    shape = float(np.clip((zero - length / width) / max(zero - full, 1e-6), 0, 1))
+    return float(np.clip(best.sum() / wanted * shape, 0, 1))
 
 
 def suppress(candidates: list[Candidate], scores: list[float], spec: MergeSpec) -> list[tuple[Candidate, float]]:

@@ -87,7 +87,8 @@ class MergeSpec(Spec):
     link_iou, link_mm: boxes of neighbouring slices belong together at this overlap or centre distance.
     gap: how many grid slices may be missing inside a candidate.
     trim: end slices whose score is below this part of the candidate's best are cut off.
-    top_k: the score starts as the mean of the best k slices; a slice that is not there counts as 0.
+    length_part, least_slices: the score starts as the mean of the best slices, as many as this part of the
+        candidate's own width holds, but at least so many; a slice that is not there counts as 0.
     elongation: (full, zero): z length over in-plane size; from `full` on the score falls, at `zero` it is 0.
     nms_iou: 3D boxes that overlap more are one candidate. mask_threshold: probability of the mask's edge.
     """
@@ -96,7 +97,8 @@ class MergeSpec(Spec):
     link_mm: Annotated[float, Field(ge=0)] = 2.0
     gap: Annotated[int, Field(ge=0)] = 1
     trim: Fraction = 0.25
-    top_k: Count = 3
-    elongation: tuple[Positive, Positive] = (2.0, 4.0)
+    length_part: Fraction = 0.75
+    least_slices: Count = 2
+    elongation: tuple[Positive, Positive] = (1.5, 2.5)
     nms_iou: Fraction = 0.2
     mask_threshold: Fraction = 0.5

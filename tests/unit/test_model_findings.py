@@ -122,7 +122,7 @@ def test_a_vessel_shaped_candidate_scores_less_than_a_ball():
 
 
 def test_a_single_slice_cannot_score_like_a_nodule():
-    assert score(candidate(0, 1, (0, 0, 6, 6)), SPEC, 1.0) == pytest.approx(0.9 / SPEC.top_k)
+    assert score(candidate(0, 1, (0, 0, 6, 6)), SPEC, 1.0) == pytest.approx(0.9 / round(6 * SPEC.length_part))
 
 
 def test_iou_by_hand():
