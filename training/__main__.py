@@ -24,8 +24,9 @@ MERGING = MergeSpec()
 
 EXAMPLES = """examples:
   python -m training fit --data shared/data --cache cache --out runs/small --minutes 90
-  python -m training export --run runs/small --out bundle --facts facts.json --operating-point 0.3
+  python -m training export --run runs/small --out bundle --facts facts.json
   python -m training evaluate --bundle bundle --data shared/data --cache cache --out figures.json
+  python -m training export --run runs/small --out bundle --facts facts.json --figures figures.json
 """
 
 
@@ -69,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--run", dest="run_folder", type=Path, required=True, help="folder of the checkpoint")
     one.add_argument("--out", type=Path, required=True, help="folder of the bundle")
     one.add_argument("--model-version", default="0.1.0")
-    one.add_argument("--operating-point", type=float, default=0.3)
+    one.add_argument("--operating-point", type=float, default=0.5, help="where there are no --figures")
     one.add_argument("--figures", type=Path, help="what evaluate wrote for this checkpoint")
     one.add_argument("--facts", type=Path, required=True, help="JSON: positives, commands, history, machine")
     one.set_defaults(run=_export)
@@ -78,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--data", type=Path, required=True, help="folder with nodule_voi, chest_ct and luna16")
     one.add_argument("--cache", type=Path, required=True, help="folder for prepared data")
     one.add_argument("--out", type=Path, required=True, help="JSON file for the figures")
-    one.add_argument("--composites", type=int, default=6)
+    one.add_argument("--composites", type=int, default=4)
     one.add_argument("--threads", type=int, default=1)
     one.set_defaults(run=_evaluate)
     return parser
@@ -91,14 +92,15 @@ def _fit(options: argparse.Namespace) -> None:
 
 
 def _export(options: argparse.Namespace) -> None:
+    figures = read_json(options.figures) if options.figures else None
     bundle = export(
         options.run_folder,
         options.out,
         PREP,
         MERGING,
         version=options.model_version,
-        operating_point=options.operating_point,
-        figures=read_json(options.figures) if options.figures else None,
+        operating_point=figures["operating_point"] if figures else options.operating_point,
+        figures=figures,
         facts=read_json(options.facts),
     )
     print(f"{bundle.folder}  {bundle.form.name} {bundle.form.version}  {bundle.sha256}")

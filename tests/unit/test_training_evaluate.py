@@ -12,7 +12,7 @@ from dicom_node.model.bundle import load_bundle
 from dicom_node.model.network import SMALL, build_network
 from dicom_node.model.spec import MergeSpec, PreprocessSpec
 from training.__main__ import main
-from training.evaluate import Judged, dice, froc, judge, summary
+from training.evaluate import Judged, choose_point, dice, froc, judge, summary
 from training.export import export
 from training.insert import Truth
 from training.train import FitSettings, save
@@ -75,6 +75,12 @@ def test_the_curve_by_hand():
     assert curve["1"] == pytest.approx(1.0)
     assert curve["0.5"] == pytest.approx(0.75)
     assert curve["8"] == pytest.approx(1.0)
+
+
+def test_the_operating_point_leaves_the_allowed_false_positives():
+    point = choose_point([scan([0.9, 0.8, 0.6, 0.4], [-1, 0, -1, -1], 1), scan([0.7], [-1], 0)])
+    assert point == pytest.approx(0.41)
+    assert choose_point([scan([1.0, 1.0], [-1, -1], 0)]) == 1.0
 
 
 FIGURES: dict[str, Any] = {
