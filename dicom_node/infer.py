@@ -9,9 +9,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from pydicom.uid import MediaStorageDirectoryStorage
+
 from dicom_node import analysis, routing
 from dicom_node.config import Config, GateConfig, bundle_folder
-from dicom_node.errors import ConfigError, Reason, SeriesRejected, UnreadableInstance
+from dicom_node.errors import ConfigError, Reason, SeriesRejected, StorageError, UnreadableInstance
 from dicom_node.flow import manifest_sha256
 from dicom_node.series import InstanceFile, check_series, read_headers
 from dicom_node.summary import Summary, summary
@@ -34,10 +36,14 @@ def _is_part10(path: Path) -> bool:
 
 
 def series_in(folder: Path) -> dict[str, list[InstanceFile]]:
-    """Series Instance UID -> its files; what can't be read is an error, not left out."""
+    """Series Instance UID -> its files; what can't be read is an error, not left out. A DICOMDIR is no instance."""
     found: dict[str, list[InstanceFile]] = defaultdict(list)
     for file in read_headers(dicom_files(folder)):
+        if file.header.file_meta.get("MediaStorageSOPClassUID") == MediaStorageDirectoryStorage:
+            continue
         found[str(file.header.get("SeriesInstanceUID") or "")].append(file)
+    if not found:
+        raise ConfigError(f"{folder} holds a DICOMDIR and none of its images")
     return dict(found)
 
 
@@ -87,9 +93,12 @@ def infer(
 
 
 def _write(out_dir: Path, name: str, data: bytes) -> str:
-    out_dir.mkdir(parents=True, exist_ok=True)
     path = out_dir / name
-    path.write_bytes(data)
+    try:
+        out_dir.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    except OSError as err:
+        raise StorageError(f"{path} cannot be written: {err.strerror}") from err
     return str(path)
 
 
