@@ -10,7 +10,10 @@ from dicom_node.domain import Volume
 from dicom_node.errors import ConfigError, JobCancelled, Reason, SeriesRejected
 from dicom_node.model.bundle import default_bundle, write_bundle
 from dicom_node.model.detector import Detector
+from dicom_node.model.findings import Candidate
+from dicom_node.model.lungs import find_lungs
 from dicom_node.model.network import build_network
+from dicom_node.model.preprocess import resample
 from dicom_node.model.spec import PreprocessSpec
 from tests.unit.test_model_bundle import TINY, description
 from training.phantom import chest
@@ -62,6 +65,22 @@ def test_findings_come_best_first_above_the_operating_point_and_fit_the_volume(t
         assert finding.side in ("left", "right")
         expected = phantom.to_mm(np.argwhere(finding.mask).mean(axis=0) + finding.corner)
         assert finding.center_mm == pytest.approx(expected)
+
+
+def test_a_candidate_far_from_the_lungs_is_not_reported(talkative: Detector, phantom: Volume):
+    lungs = find_lungs(phantom)
+    grid = resample(phantom, 1.0, -1024)
+    near, far = (
+        Candidate(
+            slices=np.arange(k, k + 4),
+            boxes=np.tile(np.array([x, y, x + 6, y + 6], dtype=np.float32), (4, 1)),
+            scores=np.full(4, 0.9, dtype=np.float32),
+            masks=np.ones((4, 28, 28), dtype=np.float32),
+        )
+        for k, y, x in [grid.to_index((40.0, 0.0, 0.0)).astype(int), grid.to_index((90.0, 60.0, 0.0)).astype(int)]
+    )
+    assert len(talkative.place([(near, 0.9)], phantom, grid, lungs)) == 1
+    assert talkative.place([(far, 0.9)], phantom, grid, lungs) == []
 
 
 def test_progress_rises_from_0_to_1(talkative: Detector, phantom: Volume):

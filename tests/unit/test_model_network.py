@@ -74,11 +74,12 @@ def test_forms_refuse_anchors_that_do_not_fit_the_levels():
         NetworkSpec.model_validate(SMALL.model_dump() | {"anchors": ((4.0, 5.0), (8.0, 9.0), (16.0,))})
 
 
-def real_boxes(shared: Path) -> Tensor:
+@pytest.fixture(scope="module")
+def real_boxes(shared_data: Path) -> Tensor:
     """Boxes of the real nodules' slices in model pixels at 1 mm x 2, from 3 mm wide (smaller: ignore label)."""
     sitk = pytest.importorskip("SimpleITK")
     rng, boxes = np.random.default_rng(0), []
-    for path in sorted((shared / "nodule_voi" / "nodule_mask").glob("*.nii.gz")):
+    for path in sorted((shared_data / "nodule_voi" / "nodule_mask").glob("*.nii.gz")):
         image = sitk.ReadImage(str(path))
         spacing = np.array(image.GetSpacing()[1::-1])
         for plane in sitk.GetArrayViewFromImage(image):
@@ -91,15 +92,14 @@ def real_boxes(shared: Path) -> Tensor:
     return torch.tensor(boxes, dtype=torch.float32)
 
 
-def test_anchors_reach_the_real_nodules(shared_data: Path):
-    boxes = real_boxes(shared_data)
-    assert len(boxes) > 3000
+def test_anchors_reach_the_real_nodules(real_boxes: Tensor):
+    assert len(real_boxes) > 3000
     for spec in (SMALL, REFERENCE):
-        reached = best_anchor_iou(spec, boxes)
+        reached = best_anchor_iou(spec, real_boxes)
         assert float((reached >= 0.5).float().mean()) >= 0.90
         assert float((reached < 0.3).float().mean()) <= 0.03
 
 
-def test_torchvisions_own_anchors_would_not_reach_them(shared_data: Path):
+def test_torchvisions_own_anchors_would_not_reach_them(real_boxes: Tensor):
     usual = REFERENCE.model_copy(update={"anchors": tuple((float(s),) for s in (32, 64, 128, 256))})
-    assert float((best_anchor_iou(usual, real_boxes(shared_data)) < 0.3).float().mean()) > 0.3
+    assert float((best_anchor_iou(usual, real_boxes) < 0.3).float().mean()) > 0.3
