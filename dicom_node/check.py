@@ -69,9 +69,11 @@ def _port(config: Config) -> str:
         except PermissionError as err:
             raise ConfigError(f"receive.port {port} needs root; take one above 1023, like 11112") from err
         except OSError as err:
-            if err.errno == errno.EADDRINUSE and _dicom_answers(config):
+            if err.errno != errno.EADDRINUSE:
+                raise ConfigError(f"receive.host {host} is no address of this machine ({err.strerror})") from err
+            if _dicom_answers(config):
                 return f"a DICOM application answers on {host}:{port}: this node, if it runs already"
-            raise ConfigError(f"{host}:{port} cannot be listened on ({err.strerror}): another program has it") from err
+            raise ConfigError(f"{host}:{port} is in use by another program") from err
     return f"{host}:{port} is free"
 
 

@@ -177,6 +177,8 @@ def _state(config: Path) -> Iterator[tuple[Any, Any, Any]]:
 
     settings = load_config(config)
     logs.configure("error", "text", "cli")
+    if settings.database.url is None and not settings.storage.root.is_dir():
+        raise ConfigError(f"no node has run with {config} yet: storage.root {settings.storage.root} is not there")
     storage, database = open_state(settings)
     client = EngineClient(settings.database_url())
     try:

@@ -335,8 +335,12 @@ def _anchored(config: Config, folder: Path) -> Config:
         name: model if model.bundle.startswith("builtin:") else ModelConfig(bundle=str(folder / model.bundle))
         for name, model in config.models.items()
     }
-    storage = config.storage.model_copy(update={"root": folder / config.storage.root})
-    return config.model_copy(update={"storage": storage, "models": models})
+    storage = config.storage.model_copy(update={"root": folder / config.storage.root.expanduser()})
+    url = config.database.url
+    if url is not None and url.startswith("sqlite:///"):
+        url = f"sqlite:///{folder / url.removeprefix('sqlite:///')}"
+    database = DatabaseConfig(url=url)
+    return config.model_copy(update={"storage": storage, "models": models, "database": database})
 
 
 def parse_config(text: str, source: str) -> Config:

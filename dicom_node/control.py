@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
+from pathlib import PurePosixPath
 
 from dicom_node.db import Database
 from dicom_node.engine import EngineClient
@@ -16,28 +18,48 @@ _ENDED = ("SUCCESS", "ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED")
 
 
 def retry(database: Database, engine: EngineClient, job_id: str) -> str:
-    """Run a failed, parked or cancelled job again, or send its parked objects again. Returns what was done."""
+    """Take up a job where it stopped: decide on its series again, analyse it, or send what is not stored yet."""
     job = database.job(job_id)
     if job is None:
         raise DicomNodeError(f"no job {job_id}; dicom-node jobs list shows the jobs there are")
-    if job["state"] in ("failed", "parked", "cancelled"):
-        database.requeue_job(job_id)
-    if job["state"] in ("failed", "parked", "cancelled", "queued"):
-        _start_again(engine, "analyse", job_id, job["priority"], job_id)
-        return "queued for analysis"
-    if job["state"] == "running":
+    if job["state"] == "rejected" or job["route"] is None:
+        return _decide_again(database, engine, job_id, job["series_uid"])
+    if job["state"] == "complete":
+        return _deliver_again(database, engine, job_id, job["priority"])
+    if job["state"] == "running" and not _over(engine, job_id):
         raise DicomNodeError(f"job {job_id} is running; nothing to retry")
+    if job["state"] != "queued":
+        database.requeue_job(job_id)
+    _start_again(engine, "analyse", job_id, job["priority"], job_id)
+    return "queued for analysis"
+
+
+def _decide_again(database: Database, engine: EngineClient, job_id: str, series_uid: str) -> str:
+    """With the settings of today. Its report, where it has one, stays in the archives it reached."""
+    engine.forget([job_id, *_deliveries(database, job_id)])
+    database.forget_job(job_id)
+    engine.bounce("assemble", series_uid, 0.0, series_uid, longest_s=60.0)
+    return "the series is decided on again"
+
+
+def _deliver_again(database: Database, engine: EngineClient, job_id: str, priority: str) -> str:
     destinations = database.retry_deliveries(job_id)
+    if not destinations:
+        raise DicomNodeError(f"job {job_id} is complete and all its objects are stored")
     for destination in destinations:
         workflow_id = delivery_id(job_id, destination)
-        _start_again(engine, "deliver", workflow_id, job["priority"], job_id, destination, partition=destination)
-    if destinations:
-        return f"queued for delivery to {', '.join(destinations)}"
-    state = engine.state(job_id)
-    if state is not None and state.status == "ERROR":
-        engine.retry(job_id)
-        return "queued for delivery"
-    raise DicomNodeError(f"job {job_id} is {job['state']} and all its objects are delivered or on their way")
+        _start_again(engine, "deliver", workflow_id, priority, job_id, destination, partition=destination)
+    return f"queued for delivery to {', '.join(destinations)}"
+
+
+def _over(engine: EngineClient, workflow_id: str) -> bool:
+    state = engine.state(workflow_id)
+    return state is None or state.status in _ENDED
+
+
+def _deliveries(database: Database, job_id: str) -> list[str]:
+    """The workflows that deliver a job's objects."""
+    return sorted({delivery_id(job_id, row["destination"]) for row in database.deliveries(job_id)})
 
 
 def _start_again(
@@ -81,27 +103,28 @@ def purge(
 ) -> Purged:
     """Remove series whose jobs all ended before `before` and whose objects are all stored. Never what is undelivered.
 
-    Files go first: a row without its file is removed by the next purge, a file without its row would be
-    adopted as received.
+    A series that brings something new meanwhile stays. Workflows and events of that age go, too.
     """
     removed = Purged(series=0, jobs=0, bytes=0)
     for series_uid in database.purgeable_series(before):
         rows = database.instances(series_uid)
         jobs = [job["job_id"] for job in database.jobs(series_uid=series_uid)]
+        workflows = [name for job_id in jobs for name in (job_id, *_deliveries(database, job_id))]
         size = sum(row["size_bytes"] for row in rows)
         size += sum(made["size_bytes"] for job_id in jobs for made in database.results(job_id))
-        removed = Purged(series=removed.series + 1, jobs=removed.jobs + len(jobs), bytes=removed.bytes + size)
-        if dry_run:
-            continue
-        for row in rows:
-            path = storage.path(row["path"])
-            path.unlink(missing_ok=True)
-            with contextlib.suppress(OSError):  # the folder still holds others
-                path.parent.rmdir()
-                path.parent.parent.rmdir()
-        for job_id in jobs:
-            shutil.rmtree(storage.path(f"results/{job_id}"), ignore_errors=True)
+        folders = {str(PurePosixPath(row["path"]).parent) for row in rows} | {f"results/{job_id}" for job_id in jobs}
+        if not dry_run:
+            if not database.purge_series(series_uid, before, partial(_discard, storage, folders)):
+                continue
             # The same series may come again: its workflow ids must be free then.
-            engine.forget([job_id, *{delivery_id(job_id, r["destination"]) for r in database.deliveries(job_id)}])
-        database.purge_series(series_uid)
+            engine.forget(workflows)
+        removed = Purged(series=removed.series + 1, jobs=removed.jobs + len(jobs), bytes=removed.bytes + size)
+    if not dry_run:
+        engine.forget_ended(before)
+        database.purge_events(before)
     return removed
+
+
+def _discard(storage: Storage, folders: Iterable[str]) -> None:
+    for folder in sorted(folders):
+        storage.discard(folder)

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from dicom_node import schema
-from dicom_node.errors import ConfigError, DicomNodeError, StaleState
+from dicom_node.errors import ConfigError, DatabaseUnavailable, DicomNodeError, StaleState
 from dicom_node.locks import exclusive
 
 Row = sa.RowMapping
@@ -64,7 +64,7 @@ class Database:
 
     @contextlib.contextmanager
     def _begin(self) -> Iterator[sa.Connection]:
-        with self.engine.begin() as connection:
+        with _answered(), self.engine.begin() as connection:
             yield connection
 
     def _insert(self, table: sa.Table) -> Any:
@@ -183,14 +183,14 @@ class Database:
 
     # -- jobs --------------------------------------------------------------------------------------
 
-    def create_job(self, job_id: str, *, state: Literal["queued", "rejected"], **values: Any) -> bool:
+    def create_job(self, job_id: str, *, state: Literal["queued", "rejected", "failed"], **values: Any) -> bool:
         """Insert the job unless it exists. True when this call made it."""
         now = self._now()
         row = {
             "progress": 0.0,
             "timings_s": {},
             "created_at": now,
-            "finished_at": now if state == "rejected" else None,
+            "finished_at": None if state == "queued" else now,
             **values,
         }
         with self._begin() as connection:
@@ -251,9 +251,10 @@ class Database:
         self._move_job(job_id, ("queued", "running", "failed", "parked"), "cancelled", finished_at=self._now())
 
     def requeue_job(self, job_id: str) -> None:
+        """Also a running one, whose workflow the caller has seen to be over."""
         self._move_job(
             job_id,
-            ("failed", "parked", "cancelled"),
+            ("failed", "parked", "cancelled", "running"),
             "queued",
             reason=None,
             reason_text=None,
@@ -401,18 +402,18 @@ class Database:
                 raise StaleState(f"object {sop_instance_uid} for {destination} is not {' or '.join(expected)}")
 
     def retry_deliveries(self, job_id: str) -> list[str]:
-        """parked or cancelled -> waiting. The destinations that have something to send again."""
+        """parked or cancelled -> waiting. All destinations that have not stored everything yet."""
         d = schema.delivery.c
         now = self._now()
         with self._begin() as connection:
-            rows = connection.execute(
+            connection.execute(
                 sa.update(schema.delivery)
                 .where(d.job_id == job_id, d.state.in_(("parked", "cancelled")))
-                # A fresh start of the clock that parks what waited too long.
-                .values(state="waiting", changed_at=now, created_at=now)
-                .returning(d.destination)
-            ).all()
-        return sorted({row[0] for row in rows})
+                # A fresh start: of the clock that parks what waited too long, and of the growing waits.
+                .values(state="waiting", changed_at=now, created_at=now, attempts=0)
+            )
+            left = sa.select(d.destination).where(d.job_id == job_id, d.state != "stored").distinct()
+            return sorted(connection.execute(left).scalars())
 
     def cancel_deliveries(self, job_id: str) -> int:
         """waiting, unknown or parked -> cancelled. What is on the wire just now is not touched."""
@@ -429,6 +430,9 @@ class Database:
 
     def purgeable_series(self, before: float) -> list[str]:
         """Series that brought nothing new and whose jobs all ended before `before`, with nothing left to deliver."""
+        return [row["series_uid"] for row in self._all(self._purgeable(before).order_by(schema.series.c.first_at))]
+
+    def _purgeable(self, before: float) -> sa.Select[Any]:
         j, d, s = schema.job.c, schema.delivery.c, schema.series.c
         unfinished = sa.select(j.job_id).where(
             j.series_uid == s.series_uid, sa.or_(j.finished_at.is_(None), j.finished_at >= before)
@@ -439,7 +443,7 @@ class Database:
             .where(j.series_uid == s.series_uid, d.state.not_in(("stored", "cancelled")))
         )
         broken = sa.select(j.job_id).where(j.series_uid == s.series_uid, j.state.in_(("failed", "parked")))
-        query = sa.select(s.series_uid).where(
+        return sa.select(s.series_uid).where(
             s.assembled_at.is_not(None),
             s.last_at < before,
             s.last_at <= s.assembled_at,
@@ -447,17 +451,50 @@ class Database:
             ~unsent.exists(),
             ~broken.exists(),
         )
-        return [row["series_uid"] for row in self._all(query.order_by(s.first_at))]
 
-    def purge_series(self, series_uid: str) -> None:
-        """All rows of one series but its events."""
+    def purge_series(self, series_uid: str, before: float, remove_files: Callable[[], None]) -> bool:
+        """All rows of one series, if it still is purgeable; False when it brought something new meanwhile.
+
+        remove_files is called while nobody else can write the series' row, before the commit.
+        """
         jobs = sa.select(schema.job.c.job_id).where(schema.job.c.series_uid == series_uid)
+        still = self._purgeable(before).where(schema.series.c.series_uid == series_uid).with_for_update()
         with self._begin() as connection:
+            if connection.execute(still).first() is None:
+                return False
             for table in (schema.delivery, schema.result, schema.finding):
                 connection.execute(sa.delete(table).where(table.c.job_id.in_(jobs)))
             for table in (schema.job, schema.instance, schema.series):
                 connection.execute(sa.delete(table).where(table.c.series_uid == series_uid))
             self._event(connection, "series purged", series_uid=series_uid)
+            remove_files()
+        return True
+
+    def purge_events(self, before: float) -> None:
+        """Events older than `before` of series and jobs that are gone."""
+        e = schema.event.c
+        with self._begin() as connection:
+            connection.execute(
+                sa.delete(schema.event).where(
+                    e.at < before,
+                    sa.or_(e.job_id.is_(None), e.job_id.not_in(sa.select(schema.job.c.job_id))),
+                    sa.or_(e.series_uid.is_(None), e.series_uid.not_in(sa.select(schema.series.c.series_uid))),
+                )
+            )
+
+    def forget_job(self, job_id: str) -> None:
+        """Remove a job that ended without an analysis, so that its series can be decided on again."""
+        with self._begin() as connection:
+            self._event(connection, "job forgotten", job_id=job_id)
+            for table in (schema.delivery, schema.result, schema.finding):
+                connection.execute(sa.delete(table).where(table.c.job_id == job_id))
+            done = connection.execute(
+                sa.delete(schema.job).where(
+                    schema.job.c.job_id == job_id, schema.job.c.state.in_(("rejected", "failed", "cancelled"))
+                )
+            )
+            if not done.rowcount:
+                raise StaleState(f"job {job_id} is not rejected, failed or cancelled")
 
     # -- events ------------------------------------------------------------------------------------
 
@@ -490,8 +527,17 @@ class Database:
         return rows[0] if rows else None
 
     def _all(self, query: sa.Select[Any]) -> list[Row]:
-        with self.engine.connect().execution_options(read_only=True) as connection:
+        with _answered(), self.engine.connect().execution_options(read_only=True) as connection:
             return list(connection.execute(query).mappings())
+
+
+@contextlib.contextmanager
+def _answered() -> Iterator[None]:
+    """What may pass (a restart, a lock, a full disk) as our error, which says that trying again can help."""
+    try:
+        yield
+    except (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.TimeoutError) as err:
+        raise DatabaseUnavailable(f"the database does not answer: {type(err).__name__}") from err
 
 
 def _no_answer(err: Exception) -> str:

@@ -21,7 +21,7 @@ from dicom_node.config import Config, PeerConfig, load_config
 from dicom_node.db import Database, Row
 from dicom_node.dimse.archive import Archive
 from dicom_node.dimse.scu import echo, send
-from dicom_node.errors import DeliveryError, DicomNodeError
+from dicom_node.errors import ConfigError, DeliveryError, DicomNodeError
 from dicom_node.flow import manifest_sha256
 from dicom_node.infer import series_in
 from dicom_node.storage import Storage
@@ -67,8 +67,12 @@ def run_demo(
 
 
 def _make_room(out_dir: Path) -> None:
-    """Only what a former demo made is removed."""
+    """Only what a former demo made is removed, and only where it left its mark."""
+    mark = out_dir / ".dicom-node-demo"
     out_dir.mkdir(parents=True, exist_ok=True)
+    if not mark.exists() and any(out_dir.iterdir()):
+        raise ConfigError(f"{out_dir} holds something that no demo made; give --out another folder")
+    mark.touch()
     for name in ("node", "pacs", "results"):
         shutil.rmtree(out_dir / name, ignore_errors=True)
 

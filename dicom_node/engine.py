@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,8 +27,9 @@ from dbos import (
     StepOptions,
 )
 
-from dicom_node.errors import ConfigError, StaleState
+from dicom_node.errors import DicomNodeError, StaleState
 from dicom_node.locks import Lock, exclusive, try_lock
+from dicom_node.logs import describe
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +50,7 @@ QUEUES: Mapping[str, dict[str, Any]] = {
 MAX_CRASHES = {"assemble": 10, "analyse": 3, "deliver": 10_000}
 _POLL_S = 0.4
 _LIVENESS_S = 2.0
+_LAST_WORD_S = 10.0
 
 
 class Run(Protocol):
@@ -55,7 +59,13 @@ class Run(Protocol):
     def step(self, name: str, function: Callable[..., Json], *args: Json) -> Json: ...
 
     def enqueue(
-        self, workflow: str, workflow_id: str, *args: Json, priority: str, partition: str | None = None
+        self,
+        workflow: str,
+        workflow_id: str,
+        *args: Json,
+        priority: str,
+        partition: str | None = None,
+        delay_s: float | None = None,
     ) -> None: ...
 
     def sleep(self, seconds: float) -> None: ...
@@ -85,10 +95,20 @@ class _Steps:
                 self._running -= 1
                 self._changed.notify_all()
 
+    def pause(self, seconds: float) -> None:
+        """Within a step. When a stop begins meanwhile it does not return: an error would end the workflow for good."""
+        with self._changed:
+            if self._changed.wait_for(lambda: self._stopping, seconds):
+                self._running -= 1
+                self._changed.notify_all()
+                while True:
+                    self._changed.wait()
+
     def drain(self, seconds: float) -> bool:
         """Let no further step begin; True when the running ones ended in time."""
         with self._changed:
             self._stopping = True
+            self._changed.notify_all()
             return self._changed.wait_for(lambda: self._running == 0, seconds)
 
 
@@ -99,12 +119,39 @@ class _DurableRun:
         self._steps = steps
 
     def step(self, name: str, function: Callable[..., Json], *args: Json) -> Json:
-        return self._steps.run(lambda: DBOS.run_step(StepOptions(name=name), function, *args))
+        return self._steps.run(lambda: DBOS.run_step(StepOptions(name=name), self._patiently, name, function, *args))
+
+    def _patiently(self, name: str, function: Callable[..., Json], *args: Json) -> Json:
+        """What may pass (no database, no space) is waited out, else it would end the workflow for good.
+
+        The engine keeps the text of errors: a foreign one may quote a patient's data, so only its place is kept.
+        """
+        pause_s = 1.0
+        while True:
+            try:
+                return function(*args)
+            except DicomNodeError as err:
+                if not err.retry_helps:
+                    raise
+                log.warning("step is tried again", extra={"action": "again", "step": name, "why": str(err)})
+            except Exception as err:  # noqa: BLE001  raised again, without its text
+                raise DicomNodeError(describe(err)) from None
+            self._steps.pause(pause_s)
+            pause_s = min(60.0, 2 * pause_s)
 
     def enqueue(
-        self, workflow: str, workflow_id: str, *args: Json, priority: str, partition: str | None = None
+        self,
+        workflow: str,
+        workflow_id: str,
+        *args: Json,
+        priority: str,
+        partition: str | None = None,
+        delay_s: float | None = None,
     ) -> None:
-        DBOS.enqueue_workflow_with_options(_options(workflow, workflow_id, priority, partition), *args)
+        options = _options(workflow, workflow_id, priority, partition)
+        if delay_s is not None:
+            options["delay_seconds"] = delay_s
+        DBOS.enqueue_workflow_with_options(options, *args)
 
     def sleep(self, seconds: float) -> None:
         DBOS.sleep(seconds)
@@ -160,7 +207,6 @@ class WorkflowState:
     name: str
     status: str
     executor_id: str | None
-    error: str | None
 
 
 class EngineClient:
@@ -202,6 +248,14 @@ class EngineClient:
         """Put a workflow that does not run back on its queue."""
         self._client.resume_workflow(state.workflow_id, queue_name=state.name)
 
+    def forget_ended(self, before: float) -> None:
+        """Delete the workflows that ended before that time."""
+        at = datetime.fromtimestamp(before, UTC).isoformat()
+        while rows := self._client.list_workflows(
+            status=["SUCCESS", "CANCELLED"], completed_before=at, limit=500, load_input=False, load_output=False
+        ):
+            self.forget([row.workflow_id for row in rows])
+
     def forget(self, workflow_ids: Sequence[str]) -> None:
         """Delete ended workflows, so that their ids are free again."""
         self._client.delete_workflows(list(workflow_ids))
@@ -231,14 +285,22 @@ def _state(row: Any) -> WorkflowState:
         name=row.name,
         status=row.status,
         executor_id=row.executor_id,
-        error=None if row.error is None else str(row.error),
     )
 
 
 class Engine:
     """Runs the workflows of some queues in this process, as executor `executor_id`. One a process."""
 
-    def __init__(self, url: str, executor_id: str, workflows: Mapping[str, Workflow], queues: Sequence[str]) -> None:
+    def __init__(
+        self,
+        url: str,
+        executor_id: str,
+        workflows: Mapping[str, Workflow],
+        queues: Sequence[str],
+        *,
+        name_wait_s: float = 30.0,
+    ) -> None:
+        self._name_wait_s = name_wait_s
         self._url, self.executor_id, self._queues = url, executor_id, tuple(queues)
         self._workflows = dict(workflows)
         self._lock: Lock | None = None
@@ -253,10 +315,15 @@ class Engine:
         self._on_poison = function
 
     def start(self) -> None:
-        """Raises ConfigError when a living process already runs under this name."""
-        self._lock = try_lock(self._url, _lock_name(self.executor_id))
-        if self._lock is None:
-            raise ConfigError(f"another process runs as {self.executor_id}; give this one another --name")
+        """Raises DicomNodeError when a living process runs under this name and goes on doing so."""
+        deadline = time.monotonic() + self._name_wait_s
+        while (lock := try_lock(self._url, _lock_name(self.executor_id))) is None:
+            # Held for a moment by a process that takes over our work, or for as long as a server needs to see that
+            # the process before us is dead.
+            if time.monotonic() > deadline:
+                raise DicomNodeError(f"another process runs as {self.executor_id}; give this one another --name")
+            time.sleep(0.2)
+        self._lock = lock
         config = DBOSConfig(
             name="dicom-node",
             system_database_url=engine_url(self._url),
@@ -286,9 +353,12 @@ class Engine:
         self._stop.set()
         drained = self._steps.drain(drain_s)
         DBOS.destroy(workflow_completion_timeout_sec=0, destroy_registry=True)
+        # Neither waits for a database that does not come back: what we leave is taken over like a dead one's.
         if self._liveness is not None:
-            self._liveness.join()
-        self._hand_back()
+            self._liveness.join(_LAST_WORD_S)
+        hand_back = threading.Thread(target=self._hand_back, name="hand-back", daemon=True)
+        hand_back.start()
+        hand_back.join(_LAST_WORD_S)
         if self._lock is not None:
             self._lock.release()
         return drained
@@ -316,7 +386,7 @@ class Engine:
             while not self._stop.wait(_LIVENESS_S):
                 try:
                     self._look(client, told)
-                except (sa.exc.SQLAlchemyError, OSError) as err:
+                except (sa.exc.SQLAlchemyError, DicomNodeError, OSError) as err:
                     log.warning("liveness check failed", extra={"action": "liveness", "error": type(err).__name__})
         finally:
             client.close()
@@ -328,10 +398,11 @@ class Engine:
             return
         for executor_id in {s.executor_id for s in client.states(status=["PENDING"])} - {self.executor_id, None}:
             self._take_over(str(executor_id))
-        for state in client.states(status=["MAX_RECOVERY_ATTEMPTS_EXCEEDED"]):
-            if state.workflow_id not in told:
-                self._on_poison(state.workflow_id, state.name)
-                told.add(state.workflow_id)
+        poisoned = {s.workflow_id: s.name for s in client.states(status=["MAX_RECOVERY_ATTEMPTS_EXCEEDED"])}
+        told &= poisoned.keys()  # one that was retried since may be poisoned again
+        for workflow_id in poisoned.keys() - told:
+            self._on_poison(workflow_id, poisoned[workflow_id])
+            told.add(workflow_id)
 
     def _take_over(self, executor_id: str) -> None:
         lock = try_lock(self._url, _lock_name(executor_id))

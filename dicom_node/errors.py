@@ -25,6 +25,10 @@ class OutOfSpace(StorageError):
     """The storage root is below its watermark: nothing more is accepted until space is freed."""
 
 
+class DatabaseUnavailable(StorageError):
+    """The database does not answer, or is locked for too long."""
+
+
 class InvalidUID(DicomNodeError):
     """A UID that is not one (PS3.5 9.1): it must never become a path."""
 
@@ -75,6 +79,7 @@ class Reason(StrEnum):
     MIXED_MATRIX = "MIXED_MATRIX"
     MIXED_KERNEL = "MIXED_KERNEL"
     MULTIFRAME_UNSUPPORTED = "MULTIFRAME_UNSUPPORTED"
+    UNREADABLE = "UNREADABLE"
     PIXELS_UNDECODABLE = "PIXELS_UNDECODABLE"
     LOSSY = "LOSSY"
     NO_LUNG = "NO_LUNG"

@@ -11,26 +11,30 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from dicom_node import analysis, routing
 from dicom_node.config import Config, PeerConfig
 from dicom_node.db import Database, ResultObject, Row
 from dicom_node.domain import CTSeries
 from dicom_node.engine import Json, Run, Workflow
-from dicom_node.errors import DicomNodeError, JobCancelled, Reason, SeriesRejected, StaleState, UnreadableInstance
+from dicom_node.errors import DicomNodeError, JobCancelled, Reason, SeriesRejected, StaleState, StorageError
 from dicom_node.logs import describe
-from dicom_node.series import InstanceFile, check_series, read_headers
+from dicom_node.series import InstanceFile, check_series, read_headers, readable_headers
 from dicom_node.storage import Storage
 
 log = logging.getLogger(__name__)
 
 # There was no axial CT to look at: a report in the PACS would only be in the way.
 _NOTHING_TO_REPORT = {Reason.NOT_CT, Reason.NO_AXIAL_IMAGES, Reason.NO_ROUTE, Reason.MISSING_UID, Reason.MIXED_SERIES}
+
+
+# sending: the process that sent it died before it knew; the same UID again does no harm.
+_UNSENT = ("waiting", "unknown", "sending")
 
 
 class Sender(Protocol):
@@ -59,6 +63,26 @@ class _Unknown:
     status: int | None = None
 
 
+class Stopwatch:
+    """How long the analysis that runs just now has taken. In memory: rows tell of processes that are gone, too."""
+
+    def __init__(self) -> None:
+        self._started_at: float | None = None
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        self._started_at = time.monotonic()
+        try:
+            yield
+        finally:
+            self._started_at = None
+
+    def seconds(self) -> float:
+        """0 while nothing runs."""
+        started_at = self._started_at
+        return 0.0 if started_at is None else time.monotonic() - started_at
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Flow:
     """The workflows and what they work with.
@@ -73,6 +97,7 @@ class Flow:
     detector: Callable[[str], analysis.Detector]
     send: Sender
     now: Callable[[], float] = time.time
+    stopwatch: Stopwatch = field(default_factory=lambda: Stopwatch())
 
     def workflows(self) -> Mapping[str, Workflow]:
         return {"assemble": self.assemble, "analyse": self.analyse, "deliver": self.deliver}
@@ -98,38 +123,62 @@ class Flow:
         job_id = f"{series_uid}-{manifest[:16]}"
         if self.database.job(job_id) is None:
             self._write_manifest(job_id, rows)
-            self._create_job(job_id, manifest, seen, rows)
+            self._create_job(
+                job_id,
+                rows,
+                seen,
+                {
+                    "series_uid": series_uid,
+                    "study_uid": seen["study_uid"],
+                    "manifest_sha256": manifest,
+                    "instance_count": len(rows),
+                    "source_ae": seen["source_ae"],
+                    "evidence": self._evidence(seen, rows),
+                    "explanation": [],
+                    "priority": "routine",
+                },
+            )
         self.database.series_assembled(series_uid, manifest, seen["last_at"])
         return self._verdict(job_id)
 
-    def _create_job(self, job_id: str, manifest: str, seen: Row, rows: Sequence[Row]) -> None:
-        evidence = self._evidence(seen, rows)
-        values: dict[str, Any] = {
-            "series_uid": seen["series_uid"],
-            "study_uid": seen["study_uid"],
-            "manifest_sha256": manifest,
-            "instance_count": len(rows),
-            "source_ae": seen["source_ae"],
-            "evidence": evidence,
-        }
+    def _create_job(self, job_id: str, rows: Sequence[Row], seen: Row, values: dict[str, Any]) -> None:
+        state: Literal["queued", "rejected", "failed"]
         try:
-            files = read_headers([self.storage.path(row["path"]) for row in rows])
-        except UnreadableInstance as err:
-            values |= {"reason": Reason.PIXELS_UNDECODABLE, "reason_text": str(err), "explanation": []}
-            self.database.create_job(job_id, state="rejected", priority="routine", **values)
-            return
+            state, more = self._judge(rows, seen["source_ae"], values["evidence"])
+        except StorageError:
+            raise
+        except Exception as err:
+            # Nobody foresaw it. The series must not vanish: an operator sees it, and can have it decided on again.
+            log.exception("series not decided on", extra={"action": "failed", "job": job_id})
+            state, more = "failed", {"reason": "FAILED", "reason_text": describe(err)}
+        self.database.create_job(job_id, state=state, **{**values, **more})
+
+    def _judge(
+        self, rows: Sequence[Row], source_ae: str, evidence: dict[str, Any]
+    ) -> tuple[Literal["queued", "rejected"], dict[str, Any]]:
+        """The new job's state, and what its row says of gate and route."""
+        paths = [self.storage.path(row["path"]) for row in rows]
+        too_large = len(paths) > self.config.gate.max_instances
+        # Of too many the first is enough to find the route that says whether to report it.
+        files, unreadable = readable_headers(paths[:1] if too_large else paths)
         series, rejected = self._gate(files)
-        choice = routing.choose(self.config.routes, routing.facts_of(files, series, seen["source_ae"]))
+        if too_large:
+            text = f"{len(paths)} instances, gate.max_instances is {self.config.gate.max_instances}"
+            series, rejected = None, SeriesRejected(Reason.TOO_LARGE, text)
+        elif unreadable:
+            text = f"the headers of {unreadable} of {len(paths)} instances can't be parsed"
+            series, rejected = None, SeriesRejected(Reason.UNREADABLE, text)
+        choice = routing.choose(self.config.routes, routing.facts_of(files, series, source_ae))
         if choice.route is None and rejected is None:
             rejected = SeriesRejected(Reason.NO_ROUTE, "no route matches: dicom-node route DIR explains")
-        values["explanation"] = choice.explain()
-        values["route"] = choice.route.name if choice.route else None
-        values["priority"] = choice.route.priority if choice.route else "routine"
+        values: dict[str, Any] = {"explanation": choice.explain()}
+        if choice.route is not None:
+            values |= {"route": choice.route.name, "priority": choice.route.priority}
         if series is not None:
             values["evidence"] = {**evidence, "slices": len(series.images), "left_out": len(series.left_out)}
         if rejected is not None:
             values |= {"reason": rejected.reason, "reason_text": rejected.text}
-        self.database.create_job(job_id, state="queued" if rejected is None else "rejected", **values)
+        return ("queued" if rejected is None else "rejected"), values
 
     def _gate(self, files: Sequence[InstanceFile]) -> tuple[CTSeries | None, SeriesRejected | None]:
         try:
@@ -157,16 +206,16 @@ class Flow:
         job = self._job(job_id)
         if job["state"] == "queued":
             return {"verdict": "analyse", "job_id": job_id, "priority": job["priority"]}
-        if job["state"] == "rejected" and self._reported(job):
+        if job["state"] == "rejected" and self._reported(job, job["reason"]):
             return {"verdict": "report", "job_id": job_id}
         return {"verdict": "nothing"}
 
-    def _reported(self, job: Row) -> bool:
+    def _reported(self, job: Row, reason: str) -> bool:
         """Whether the PACS shall hear that this series was not analysed."""
         return (
             job["route"] is not None
+            and reason not in _NOTHING_TO_REPORT
             and self.config.route(job["route"]).report_rejected
-            and job["reason"] not in _NOTHING_TO_REPORT
         )
 
     # -- analyse -----------------------------------------------------------------------------------
@@ -183,15 +232,17 @@ class Flow:
         except StaleState:
             return self._outcome(job_id)  # it ended while it waited: cancelled, or done by the worker before us
         try:
-            self._analyse_or_reject(job_id)
+            with self.stopwatch.running():
+                self._analyse_or_reject(job_id)
         except (JobCancelled, StaleState):
             log.info("job is no longer ours", extra={"action": "cancelled", "job": job_id})
+        except StorageError:
+            raise  # no database, no space: the engine tries again
         except Exception as err:
             text = str(err) if isinstance(err, DicomNodeError) else describe(err)
             log.exception("job failed", extra={"action": "failed", "job": job_id})
-            with contextlib.suppress(StaleState):  # it ended otherwise: cancelled, or rejected before its report failed
+            with contextlib.suppress(StaleState):  # it ended otherwise: cancelled
                 self.database.fail_job(job_id, text)
-            # The engine keeps the error's text: it gets ours, which holds no patient data.
             raise DicomNodeError(text) from None
         return self._outcome(job_id)
 
@@ -199,7 +250,8 @@ class Flow:
         try:
             self._analyse(job_id)
         except SeriesRejected as err:
-            self._reject(job_id, err)
+            log.info("series rejected", extra={"action": "rejected", "job": job_id, "reason": str(err.reason)})
+            self._end_rejected(self._job(job_id), err)
 
     def _analyse(self, job_id: str) -> None:
         job = self._job(job_id)
@@ -228,38 +280,29 @@ class Flow:
         if not self.database.job_progress(job_id, self.executor_id, part):
             raise JobCancelled(f"job {job_id} is no longer ours")
 
-    def _reject(self, job_id: str, err: SeriesRejected) -> None:
-        log.info("series rejected", extra={"action": "rejected", "job": job_id, "reason": str(err.reason)})
-        self.database.finish_job(
-            job_id, state="rejected", objects=[], destinations=[], reason=err.reason, reason_text=err.text
-        )
-        if self._reported(self._job(job_id)):
-            self.report_rejected(job_id)
-
     def report_rejected(self, job_id: str) -> Json:
-        """A small SR that says why there is no result: silence must not look like "nothing found"."""
+        """The report of a series that the gate rejected, once."""
         job = self._job(job_id)
-        headers = [file.header for file in read_headers(self._manifest_paths(job_id))]
-        rejected = SeriesRejected(Reason(job["reason"]), job["reason_text"])
-        made = self._write(job_id, "sr", analysis.rejection(headers, rejected, self._origin(job, None)))
+        if job["state"] == "rejected" and not self.database.results(job_id):
+            self._end_rejected(job, SeriesRejected(Reason(job["reason"]), job["reason_text"]))
+        return self._outcome(job_id)
+
+    def _end_rejected(self, job: Row, err: SeriesRejected) -> None:
+        """The job's end, with a small SR that says why: silence must not look like "nothing found"."""
+        job_id = job["job_id"]
+        objects: list[ResultObject] = []
+        destinations: Sequence[str] = ()
+        if self._reported(job, err.reason):
+            headers = [file.header for file in readable_headers(self._manifest_paths(job_id))[0]]
+            objects = [self._write(job_id, "sr", analysis.rejection(headers, err, self._origin(job, None)))]
+            destinations = self.config.route(job["route"]).destinations
         self.database.finish_job(
             job_id,
             state="rejected",
-            objects=[made],
-            destinations=self.config.route(job["route"]).destinations,
-            reason=job["reason"],
-            reason_text=job["reason_text"],
-        )
-        return self._outcome(job_id)
-
-    def _origin(self, job: Row, predecessor: tuple[str, str, str] | None) -> analysis.Origin:
-        return analysis.Origin(
-            manifest_sha256=job["manifest_sha256"],
-            # Content date and time come from the job, so the same job makes the same bytes.
-            made_at=datetime.fromtimestamp(int(job["created_at"]), UTC),
-            evidence=evidence_text(job),
-            complete=not job["evidence"]["partial"],
-            predecessor=predecessor,
+            objects=objects,
+            destinations=destinations,
+            reason=err.reason,
+            reason_text=err.text,
         )
 
     def _write(self, job_id: str, kind: str, made: analysis.ResultFile) -> ResultObject:
@@ -271,6 +314,17 @@ class Flow:
             path=stored.path,
             sha256=stored.sha256,
             size_bytes=stored.size_bytes,
+        )
+
+    def _origin(self, job: Row, predecessor: tuple[str, str, str] | None) -> analysis.Origin:
+        return analysis.Origin(
+            manifest_sha256=job["manifest_sha256"],
+            # Content date and time come from the job, so the same job makes the same bytes. In local time, as
+            # PS3.3 C.12.1.1.8 reads times without an offset.
+            made_at=datetime.fromtimestamp(int(job["created_at"]), UTC).astimezone(),
+            evidence=evidence_text(job),
+            complete=not job["evidence"]["partial"],
+            predecessor=predecessor,
         )
 
     def _manifest_paths(self, job_id: str) -> list[Path]:
@@ -307,37 +361,63 @@ class Flow:
 
     # -- deliver -----------------------------------------------------------------------------------
 
-    def deliver(self, run: Run, job_id: str, destination: str) -> None:
-        """Until each object is stored, parked or cancelled. While one destination is down, only its queue waits."""
+    def deliver(self, run: Run, job_id: str, destination: str, turn: int = 0) -> None:
+        """Until each object is stored, parked or cancelled.
+
+        While a destination is down this waits at the head of its queue, so that one job probes for all. Where it
+        answers and only has no room for this job's objects, this job waits at the side.
+        """
         while True:
             outcome = run.step("send", self.send_job, job_id, destination)
             if outcome["wait_s"] is None:
                 return
+            if outcome["answers"]:
+                break
             run.sleep(outcome["wait_s"])
+        run.enqueue(
+            "deliver",
+            f"{delivery_id(job_id, destination)}:{turn + 1}",
+            job_id,
+            destination,
+            turn + 1,
+            priority=outcome["priority"],
+            partition=destination,
+            delay_s=outcome["wait_s"],
+        )
 
     def send_job(self, job_id: str, destination: str) -> Json:
-        """One attempt at all that this destination has not stored yet. `wait_s`: null when nothing is left to do."""
-        # sending: the process that sent it died before it knew; the same UID again does no harm.
-        due = [
-            row
-            for row in self.database.deliveries(job_id, destination)
-            if row["state"] in ("waiting", "unknown", "sending")
-        ]
-        if not due:
-            return {"wait_s": None}
+        """One attempt at all that this destination has not stored yet.
+
+        wait_s: until the next attempt, null when nothing is left to do. answers: the peer gave some object a status.
+        """
         peer = self.config.peers.get(destination)
         if peer is None or peer.port is None:
-            self._settle_all(due, "parked", f"destination {destination} is no longer in config.yaml; add it and retry")
+            self._park_all(job_id, destination, f"destination {destination} is not in config.yaml; add it and retry")
             return {"wait_s": None}
-        for row in due:
-            self.database.move_delivery(
-                row["sop_instance_uid"], destination, ("waiting", "unknown", "sending"), "sending", attempt=True
-            )
-        outcomes = self._sent(due, peer)
+        claimed = self._claimed(job_id, destination)
+        if not claimed:
+            return {"wait_s": None}
+        outcomes = self._sent(claimed, peer)
         again = False
-        for row, outcome in zip(due, outcomes, strict=True):
+        for row, outcome in zip(claimed, outcomes, strict=True):
             again |= self._settle(row, outcome)
-        return {"wait_s": self._wait_s(max(row["attempts"] for row in due)) if again else None}
+        if not again:
+            return {"wait_s": None}
+        return {
+            "wait_s": self._wait_s(max(row["attempts"] for row in claimed)),
+            "answers": any(outcome.status is not None for outcome in outcomes),
+            "priority": self._job(job_id)["priority"],
+        }
+
+    def _claimed(self, job_id: str, destination: str) -> list[Row]:
+        """The rows that are ours to send now. A row that an operator cancelled at this moment is not."""
+        claimed = []
+        for row in self.database.deliveries(job_id, destination):
+            if row["state"] in _UNSENT:
+                with contextlib.suppress(StaleState):
+                    self.database.move_delivery(row["sop_instance_uid"], destination, _UNSENT, "sending", attempt=True)
+                    claimed.append(row)
+        return claimed
 
     def _sent(self, due: Sequence[Row], peer: PeerConfig) -> Sequence[SendOutcome]:
         files = [self.storage.path(row["path"]) for row in due]
@@ -375,8 +455,8 @@ class Flow:
                 "job": row["job_id"],
                 "destination": row["destination"],
                 "kind": row["kind"],
+                # Not the peer's own comment: it may quote the patient. The ledger has it.
                 "status": None if outcome.status is None else f"0x{outcome.status:04X}",
-                "text": outcome.message,
             },
         )
         self.database.add_event(
@@ -384,15 +464,13 @@ class Flow:
         )
         return state in ("waiting", "unknown")
 
-    def _settle_all(self, rows: Sequence[Row], state: str, message: str) -> None:
-        for row in rows:
-            self.database.move_delivery(
-                row["sop_instance_uid"],
-                row["destination"],
-                ("waiting", "unknown", "sending"),
-                state,
-                message=message,
-            )
+    def _park_all(self, job_id: str, destination: str, message: str) -> None:
+        for row in self.database.deliveries(job_id, destination):
+            if row["state"] in _UNSENT:
+                with contextlib.suppress(StaleState):
+                    self.database.move_delivery(
+                        row["sop_instance_uid"], destination, _UNSENT, "parked", message=message
+                    )
 
     def _wait_s(self, attempts: int) -> float:
         settings = self.config.deliver

@@ -77,6 +77,7 @@ def infer(
         "series_instance_uid": str(header.get("SeriesInstanceUID") or ""),
         "instances": len(files),
     }
+    _clear(out_dir)
     try:
         made = analysis.analyse(paths, detector, limits, origin, progress=progress)
     except SeriesRejected as err:
@@ -90,6 +91,12 @@ def infer(
     return summary(
         series=series, status="complete", reason=None, findings=made.findings, files=written, timings_s=made.timings_s
     )
+
+
+def _clear(out_dir: Path) -> None:
+    """A former run's results must not lie beside this one's."""
+    for path in (out_dir / "seg.dcm", out_dir / "sr.dcm", *out_dir.glob("finding_*.png")):
+        path.unlink(missing_ok=True)
 
 
 def _write(out_dir: Path, name: str, data: bytes) -> str:

@@ -16,8 +16,15 @@ from typing import Protocol
 
 import sqlalchemy as sa
 
-# The default of two hours would leave a dead machine's jobs waiting for so long.
-_KEEPALIVES = {"keepalives": 1, "keepalives_idle": 10, "keepalives_interval": 3, "keepalives_count": 3}
+# A machine that is gone says no goodbye: the server must ask, else it keeps the lock for the default of two hours.
+# The second part is for our side, which must notice as soon that the server is gone.
+_KEEPALIVES = {
+    "options": "-c tcp_keepalives_idle=10 -c tcp_keepalives_interval=3 -c tcp_keepalives_count=3",
+    "keepalives_idle": 10,
+    "keepalives_interval": 3,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 20000,
+}
 
 
 class Lock(Protocol):

@@ -10,7 +10,6 @@ import os
 import signal
 import socket
 import threading
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SUPERVISED = "DICOM_NODE_SUPERVISOR_PID"
+_HUNG = 70
 
 
 class Stop:
@@ -97,14 +97,14 @@ def work(config: Config, stop: Stop, name: str | None = None) -> None:
     me = executor_id("work", name)
     detectors = _load_detectors(config)
     flow = _flow(config, database, storage, me, lambda model: detectors[model])
-    _run_engine(config, flow, database, stop, queues=("assemble", "analyse"), watch_analysis=True)
+    _run_engine(config, flow, database, stop, queues=("assemble", "analyse"))
 
 
 def deliver(config: Config, stop: Stop, name: str | None = None) -> None:
     """Sends results; imports no torch."""
     storage, database = open_state(config)
     flow = _flow(config, database, storage, executor_id("deliver", name), _no_detector)
-    _run_engine(config, flow, database, stop, queues=("deliver",), watch_analysis=False)
+    _run_engine(config, flow, database, stop, queues=("deliver",))
 
 
 def _load_detectors(config: Config) -> dict[str, Detector]:
@@ -133,9 +133,8 @@ def _flow(config: Config, database: Database, storage: Storage, me: str, detecto
     return Flow(config=config, database=database, storage=storage, executor_id=me, detector=detector, send=_send)
 
 
-def _run_engine(
-    config: Config, flow: Flow, database: Database, stop: Stop, *, queues: Sequence[str], watch_analysis: bool
-) -> None:
+def _run_engine(config: Config, flow: Flow, database: Database, stop: Stop, *, queues: Sequence[str]) -> None:
+    """Does not return: threads of handed-back workflows must not write another word, and would keep us alive."""
     engine = Engine(config.database_url(), flow.executor_id, flow.workflows(), queues)
     engine.on_poison(lambda workflow_id, name: _park(database, workflow_id, name))
     engine.start()
@@ -145,33 +144,27 @@ def _run_engine(
         if engine.lost.is_set():
             log.error("the lock of this executor is lost, stopping", extra={"action": "lost"})
             stop.event.set()
-        if watch_analysis:
-            _end_if_hung(config, database, flow.executor_id)
+        if flow.stopwatch.seconds() > config.work.longest_analysis_s:
+            # A step can't be interrupted: a hung one ends with its process, and the crash counts against the job.
+            log.error("analysis hangs, ending the process", extra={"action": "hung"})
+            logging.shutdown()
+            os._exit(_HUNG)
 
+    code = 1
     try:
         stop.wait(watch)
-    finally:
         log.info("stopping", extra={"action": "stopping"})
         drained = engine.stop(config.work.drain_s)
-        database.close()
         log.info("stopped", extra={"action": "stopped", "drained": drained})
-    # Threads of handed-back workflows must not write another word, and would keep the process alive.
-    logging.shutdown()
-    os._exit(0)
+        code = 0
+    except Exception:
+        log.exception("process failed", extra={"action": "failed"})
+    finally:
+        logging.shutdown()
+        os._exit(code)
 
 
 def _park(database: Database, workflow_id: str, name: str) -> None:
-    if name == "analyse" and database.park_job(
-        workflow_id, "its workers died while they ran it; jobs retry tries again"
-    ):
-        log.error("job parked", extra={"action": "parked", "job": workflow_id})
-
-
-def _end_if_hung(config: Config, database: Database, me: str) -> None:
-    """A step can't be interrupted: a hung one ends with its process, and the crash counts against the job."""
-    limit = config.work.longest_analysis_s
-    for job in database.jobs(state="running"):
-        if job["executor"] == me and time.time() - job["started_at"] > limit:
-            log.error("analysis hangs, ending the process", extra={"action": "hung", "job": job["job_id"]})
-            logging.shutdown()
-            os._exit(70)
+    log.error("workflow parked: its workers died", extra={"action": "parked", "workflow": workflow_id, "kind": name})
+    if name == "analyse":
+        database.park_job(workflow_id, "its workers died while they ran it; jobs retry tries again")

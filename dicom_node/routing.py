@@ -6,11 +6,14 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from pydicom.datadict import tag_for_keyword
+
 from dicom_node.config import NODE_ATTRIBUTES, Condition, RouteConfig
 from dicom_node.domain import CTSeries
 from dicom_node.series import InstanceFile, consensus
 
 Values = Sequence[str | float]
+_PATIENT_GROUP = 0x0010
 # keyword -> the series' values of it; None: not known, so a condition on it can't be asked.
 Facts = Callable[[str], Values | None]
 
@@ -67,15 +70,15 @@ def judge(route: RouteConfig, facts: Facts) -> Verdict:
     for keyword, condition in route.when.items():
         values = facts(keyword)
         if values is not None:
-            failed += [f"{keyword} {problem}" for problem in _problems(condition, values)]
+            failed += [f"{keyword} {problem}" for problem in _problems(keyword, condition, values)]
     return Verdict(route=route.name, failed=tuple(failed))
 
 
-def _problems(condition: Condition, values: Values) -> list[str]:
+def _problems(keyword: str, condition: Condition, values: Values) -> list[str]:
     """What of `condition` does not hold. An attribute with several values holds when one of them does."""
     if condition.present is not None and condition.present != bool(values):
         return ["is absent" if condition.present else "is present"]
-    shown = "absent" if not values else " \\ ".join(str(value) for value in values)
+    shown = _shown(keyword, values)
     problems = []
     if condition.equals is not None and not any(_same(v, condition.equals) for v in values):
         problems.append(f"is {shown}, not {condition.equals}")
@@ -89,6 +92,15 @@ def _problems(condition: Condition, values: Values) -> list[str]:
     if condition.max is not None and not any(number <= condition.max for number in numbers):
         problems.append(f"is {shown}, more than {condition.max:g}" if numbers else f"is {shown}, no number")
     return problems
+
+
+def _shown(keyword: str, values: Values) -> str:
+    """The values for people; never a patient's, because explanations are stored and printed."""
+    if not values:
+        return "absent"
+    tag = tag_for_keyword(keyword)
+    private = tag is not None and tag >> 16 == _PATIENT_GROUP
+    return "a value not shown here" if private else " \\ ".join(str(value) for value in values)
 
 
 def _same(value: str | float, wanted: str | float) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -14,7 +15,6 @@ import numpy as np
 import pydicom
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
-from pydicom.errors import InvalidDicomError
 from pydicom.uid import (
     JPEG2000,
     JPEG2000MC,
@@ -59,12 +59,21 @@ def read_headers(paths: Sequence[str | Path]) -> list[InstanceFile]:
             # Sequences are parsed on first touch; a broken one must show here, not in the middle of a result.
             for _ in header.iterall():
                 pass
-        except (InvalidDicomError, OSError, ValueError, KeyError, EOFError, NotImplementedError, AttributeError) as err:
+        except Exception as err:  # the parser meets whatever a peer sent, and raises whatever it likes
             raise UnreadableInstance(
-                f"file {number} of {len(paths)} is no readable DICOM: {type(err).__name__}"
+                f"file {number} of {len(paths)} ({Path(path).name}) is no readable DICOM: {type(err).__name__}"
             ) from err
         files.append(InstanceFile(path=str(path), header=header))
     return files
+
+
+def readable_headers(paths: Sequence[str | Path]) -> tuple[list[InstanceFile], int]:
+    """The headers of those `paths` that can be read, and how many can't."""
+    files: list[InstanceFile] = []
+    for path in paths:
+        with contextlib.suppress(UnreadableInstance):
+            files += read_headers([path])
+    return files, len(paths) - len(files)
 
 
 def read_series(paths: Sequence[str | Path], limits: GateConfig | None = None) -> CTSeries:

@@ -68,17 +68,21 @@ class Storage:
     def write_instance(self, study_uid: str, series_uid: str, sop_instance_uid: str, *parts: bytes) -> StoredFile:
         """The received file, durable on return; one that is there already with equal bytes is left alone."""
         folder = f"incoming/{checked_uid(study_uid, 'StudyInstanceUID')}/{checked_uid(series_uid, 'SeriesInstanceUID')}"
-        return self._write(f"{folder}/{checked_uid(sop_instance_uid, 'SOPInstanceUID')}.dcm", *parts)
+        path = f"{folder}/{checked_uid(sop_instance_uid, 'SOPInstanceUID')}.dcm"
+        return self._write(path, *parts, keep_free=True)
 
     def write_result(self, job_id: str, name: str, data: bytes) -> StoredFile:
-        """A result file of a job. The same bytes again change nothing."""
+        """A result file of a job. The same bytes again change nothing.
+
+        The watermark does not hold it up: what stays free is there to finish what was acknowledged.
+        """
         series_uid, _, digest = job_id.partition("-")
         checked_uid(series_uid, "job id")
         if not digest.isalnum() or not re.fullmatch(r"[a-z0-9_]+\.[a-z0-9]+", name):
-            raise StorageError("not a job id or a result's name")
+            raise ValueError("not a job id or a result's name")
         return self._write(f"results/{job_id}/{name}", data)
 
-    def _write(self, relative: str, *parts: bytes) -> StoredFile:
+    def _write(self, relative: str, *parts: bytes, keep_free: bool = False) -> StoredFile:
         size = sum(len(part) for part in parts)
         digest = hashlib.sha256()
         for part in parts:
@@ -90,7 +94,8 @@ class Storage:
                 # Whoever wrote it may have been killed before the folder's flush.
                 _sync_folder(final.parent)
                 return stored
-            self.check_space(size)
+            if keep_free:
+                self.check_space(size)
             _make_durable_folder(final.parent, self.root)
             _replace(final, parts)
         except OSError as err:
@@ -107,6 +112,15 @@ class Storage:
                 path.unlink()
                 removed += 1
         return removed
+
+    def discard(self, relative: str) -> None:
+        """Remove a folder in one step as far as others see it; what a crash leaves goes with the next `discard`."""
+        bin_folder = self.root / "discarded"
+        bin_folder.mkdir(exist_ok=True, mode=0o750)
+        with contextlib.suppress(FileNotFoundError):
+            (self.root / relative).rename(bin_folder / uuid.uuid4().hex)
+        for folder in bin_folder.iterdir():
+            shutil.rmtree(folder, ignore_errors=True)
 
     def incoming_files(self) -> Iterator[str]:
         """Relative paths of all received files."""

@@ -33,7 +33,7 @@ from dicom_node.dimse.upper_layer import (
     UpperLayer,
     store_response,
 )
-from dicom_node.errors import ConfigError
+from dicom_node.errors import DicomNodeError
 from dicom_node.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicom_node.logs import describe
 
@@ -52,12 +52,13 @@ _NARRATORS = (
 
 @dataclass(slots=True, kw_only=True)
 class Caller:
-    """The peer of one Association, and the series that it brought so far."""
+    """The peer of one Association, the series that it brought so far, and those of them that grew by it."""
 
     ae_title: str
     called: str
     address: str
     series_uids: set[str] = field(default_factory=set)
+    grown_uids: set[str] = field(default_factory=set)
 
 
 class Service(Protocol):
@@ -101,12 +102,12 @@ class Acceptor:
         self._ae.acse_timeout = self.idle_timeout_s
 
     def start(self) -> int:
-        """Begin to accept Associations; the port. Raises ConfigError when the address cannot be had."""
+        """Begin to accept Associations; the port. Raises DicomNodeError when the address cannot be had."""
         host, port = self._address
         try:
             self._server = _Server(self, self._ae, self._address)
         except OSError as err:
-            raise ConfigError(f"cannot listen on {host} port {port}: {err.strerror or err}; is it in use?") from err
+            raise DicomNodeError(f"cannot listen on {host} port {port}: {err.strerror or err}; is it in use?") from err
         # Its end is noticed at the next poll, so this is how long `stop` waits at most.
         self._thread = threading.Thread(
             target=self._server.serve_forever, kwargs={"poll_interval": 0.1}, name="acceptor", daemon=True
@@ -275,6 +276,8 @@ class _Inbound(Association):
             )
         if answer.series_uid is not None:
             self.caller.series_uids.add(answer.series_uid)
+            if answer.arrival != "same":
+                self.caller.grown_uids.add(answer.series_uid)
         return store_response(request, answer.status, answer.comment)
 
     def _answer(self, request: StoreRequest) -> StoreAnswer:

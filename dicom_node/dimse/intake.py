@@ -108,6 +108,15 @@ class Intake:
                 source_ae=request.source_ae,
                 source_ip=request.source_ip,
             )
+            if not self._storage.path(stored.path).exists():
+                # A purge of the series took the file between its writing and its row; from here on it takes no more.
+                self._storage.write_instance(
+                    identifiers.study_uid,
+                    identifiers.series_uid,
+                    identifiers.sop_instance_uid,
+                    head,
+                    request.data_set,
+                )
         return StoreAnswer(status=SUCCESS, series_uid=identifiers.series_uid, arrival=arrival)
 
     def adopt(self) -> int:

@@ -13,7 +13,7 @@ from dicom_node.dimse.admission import Rejection, reject_reason
 from dicom_node.dimse.announce import Announcer
 from dicom_node.dimse.contexts import supported_contexts
 from dicom_node.dimse.intake import Intake, StoreAnswer, StoreRequest
-from dicom_node.errors import ConfigError
+from dicom_node.errors import ConfigError, DicomNodeError
 from dicom_node.locks import Lock, try_lock
 from dicom_node.logs import describe
 from dicom_node.storage import Storage
@@ -93,7 +93,7 @@ class Receiver:
         if released:
             try:
                 self._database.association_released(series)
-            except sa.exc.SQLAlchemyError as err:
+            except (sa.exc.SQLAlchemyError, DicomNodeError) as err:
                 # Only evidence of completeness is lost: the full quiet time decides instead.
                 log.error("release not recorded", extra={"action": "release", "error": describe(err)})
-        self._announcer.ended(series, caller.ae_title)
+        self._announcer.ended(sorted(caller.grown_uids), caller.ae_title)

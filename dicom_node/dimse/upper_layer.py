@@ -34,6 +34,7 @@ _P_DATA_TF = 0x04
 _IS_COMMAND, _IS_LAST = 0x01, 0x02
 # 128 Presentation Contexts with all Transfer Syntaxes are not half as long.
 LONGEST_ASSOCIATE_BYTES = 1024**2
+_LONGEST_COMMAND_BYTES = 65536
 # How long what is neither read nor a C-STORE may lie: releases, aborts, C-ECHO.
 IDLE_LOOK_S = 0.01
 # A peer sends its next image well within this; what the node itself wants to send waits for so long.
@@ -109,6 +110,8 @@ class StoreAssembler:
         if self._fields is not None or self._passing:
             raise InvalidPDU("a command within a message")
         self._command += fragment
+        if len(self._command) > _LONGEST_COMMAND_BYTES:
+            raise InvalidPDU("a command longer than any")
         if not control & _IS_LAST:
             return None
         command, self._command = bytes(self._command), bytearray()

@@ -198,7 +198,7 @@ def _put_equipment(ds: Dataset, origin: Origin) -> None:
 def _put_times(ds: Dataset, origin: Origin) -> None:
     """Date and time of the job on the clock that the source's own dates are on (PS3.3 C.12.1.1.8)."""
     made_at = origin.made_at
-    offset = re.fullmatch(r"([+-])(\d\d)(\d\d)", str(origin.header.get("TimezoneOffsetFromUTC") or ""))
+    offset = re.fullmatch(r"([+-])(0\d|1[0-4])([0-5]\d)", str(origin.header.get("TimezoneOffsetFromUTC") or ""))
     if offset and made_at.tzinfo is not None:
         shift = timedelta(hours=int(offset[2]), minutes=int(offset[3]))
         made_at = made_at.astimezone(timezone(-shift if offset[1] == "-" else shift))

@@ -60,6 +60,7 @@ def main() -> None:
         executor,
         {"analyse": analyse, "deliver": deliver, "assemble": assemble},
         ["analyse", "deliver", "assemble"],
+        name_wait_s=float(os.environ.get("NAME_WAIT_S", "30")),
     )
     worker.on_poison(lambda workflow_id, _name: note("poison", workflow_id))
     engine.migrate(url)

@@ -269,7 +269,7 @@ def test_a_job_that_kills_its_workers_is_parked_and_the_queue_moves_on(workers: 
 
 def test_a_second_worker_of_the_same_name_refuses_to_start(workers: Workers, client: EngineClient) -> None:
     workers.ready("w1")
-    second = workers.start("w1")
+    second = workers.start("w1", NAME_WAIT_S="0.5")
     _, errors = second.communicate(timeout=60)
     assert second.returncode != 0
     assert b"another process runs as w1" in errors

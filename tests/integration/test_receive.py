@@ -31,7 +31,7 @@ from dicom_node.dimse.announce import Announcer
 from dicom_node.dimse.contexts import TRANSFER_SYNTAXES
 from dicom_node.dimse.requestor import CannotAssociate, NoAnswer, NothingAccepted, Requested, associate
 from dicom_node.dimse.scp import Receiver
-from dicom_node.errors import ConfigError
+from dicom_node.errors import DicomNodeError
 from dicom_node.storage import Storage
 from tests.conftest import RunningReceiver
 from tests.fakes.instances import SERIES, STUDY, FakeInstance, fake_instance
@@ -479,7 +479,7 @@ def test_stop_does_not_wait_for_a_peer_that_stopped_within_a_pdu(start_receiver:
 
 def test_a_port_in_use_is_said_in_one_line(start_receiver: Start, tmp_path: Path) -> None:
     running = start_receiver()
-    with pytest.raises(ConfigError, match=f"port {running.port}.*in use"):
+    with pytest.raises(DicomNodeError, match=f"port {running.port}.*in use"):
         start_receiver(receive={"port": running.port}, storage={"root": str(tmp_path / "second")})
 
 
