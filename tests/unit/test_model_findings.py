@@ -180,6 +180,13 @@ def test_masks_are_tight_inside_the_volume_and_never_empty(low, thickness):
         assert corner[axis] + mask.shape[axis] <= volume.hu.shape[axis]
 
 
+def test_a_mask_is_not_half_a_voxel_off():
+    volume = source((0.5, 0.2, 0.2), (1, 1, 1))
+    mask, corner = mask_on(volume, GRID, candidate(10, 6, (4, 3, 10, 9)), 0.5)
+    center = volume.to_mm(np.argwhere(mask).mean(axis=0) + corner)
+    assert center == pytest.approx([6.5, 5.5, 12.5], abs=0.11)
+
+
 def test_slices_looked_at_every_2_mm_stand_for_2_mm_each():
     box = (20, 20, 30, 30)
     (found,) = link([on_slice(10, box), on_slice(12, box)], SPEC, step=2)
