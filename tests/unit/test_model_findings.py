@@ -201,3 +201,11 @@ def test_a_missing_slice_is_filled_between_its_neighbours():
     mask, corner = mask_on(GRID, GRID, found, 0.5)
     assert corner[0] == 10
     assert mask[1].sum() == mask[0].sum() == 100
+
+
+def test_a_missing_slice_takes_from_both_of_its_neighbours():
+    wide, narrow = (20, 20, 40, 30), (20, 20, 30, 30)
+    for first, second in ((wide, narrow), (narrow, wide)):
+        (found,) = link([on_slice(10, first), on_slice(12, second)], SPEC)
+        mask, _ = mask_on(GRID, GRID, found, 0.6)
+        assert mask[1].sum() == 100
