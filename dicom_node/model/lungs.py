@@ -119,10 +119,12 @@ def _sides(air: NDArray[np.bool_], grid: Volume) -> tuple[NDArray[np.bool_], boo
 def _close(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Closing by distance: takes in vessels and nodules up to 2 x CLOSING_MM wide at the pleura."""
     pad = int(np.ceil(CLOSING_MM / GRID_MM)) + 1
-    grown = _distance_mm(np.pad(mask, pad)) <= CLOSING_MM
-    closed = -_distance_mm(grown) > CLOSING_MM
-    inner = (slice(pad, -pad),) * 3
-    return np.asarray(closed[inner] | mask)
+    held = [np.flatnonzero(mask.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
+    box = tuple(slice(int(h[0]), int(h[-1]) + 1) for h in held)
+    grown = _distance_mm(np.pad(mask[box], pad)) <= CLOSING_MM
+    closed = mask.copy()
+    closed[box] |= (-_distance_mm(grown) > CLOSING_MM)[(slice(pad, -pad),) * 3]
+    return closed
 
 
 def _fill_slices(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
