@@ -37,7 +37,7 @@ def fast_bundle(folder: Path) -> Path:
     form["network"] |= {"detections_per_slice": 1, "rpn_post_nms": 20}
     form["preprocessing"] |= {"spacing_mm": 3.0, "slice_step": 4, "upsampling": 1}
     form["thresholds"] |= {"operating_point": 0.0, "proposal_score": 0.0}
-    form["merging"] |= {"top_k": 1, "elongation": [50.0, 100.0]}
+    form["merging"] |= {"least_slices": 1, "elongation": [50.0, 100.0]}
     (folder / "bundle.json").write_text(json.dumps(form))
     return folder
 

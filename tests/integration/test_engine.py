@@ -282,9 +282,11 @@ def test_a_dead_destination_holds_up_no_other(workers: Workers, client: EngineCl
     workers.ready("w1")
     for n in range(3):
         client.enqueue("deliver", f"dead{n}", f"dead{n}", "dead", priority="stat", partition="dead")
+    probes = lambda: sum(line[1] == "deliver" and line[2].startswith("dead") for line in workers.lines())  # noqa: E731
+    workers.wait(probes)
     client.enqueue("deliver", "alive", "alive", "alive", priority="low", partition="alive")
     workers.wait_for("deliver", "alive")
-    assert sum(line[1] == "deliver" and line[2].startswith("dead") for line in workers.lines()) == 1
+    assert probes() == 1, "one job probes for all"
     down.unlink()
     for n in range(3):
         workers.wait_for("deliver", f"dead{n}")
