@@ -10,12 +10,14 @@ import fcntl
 import hashlib
 import os
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
 import sqlalchemy as sa
 
+_ASK_AGAIN_S = 0.05
 # A machine that is gone says no goodbye: the server must ask, else it keeps the lock for the default of two hours.
 # The second part is for our side, which must notice as soon that the server is gone.
 _KEEPALIVES = {
@@ -69,21 +71,23 @@ class _AdvisoryLock:
 
 def try_lock(url: str, name: str) -> Lock | None:
     """Take the lock `name` of this database, or None while a living process holds it."""
-    return _try_file(url, name, wait=False) if url.startswith("sqlite") else _try_advisory(url, name, wait=False)
+    return _try_file(url, name) if url.startswith("sqlite") else _try_advisory(url, name)
 
 
 @contextlib.contextmanager
 def exclusive(url: str, name: str) -> Iterator[None]:
     """Wait for the lock `name` and hold it over the block."""
-    lock = _try_file(url, name, wait=True) if url.startswith("sqlite") else _try_advisory(url, name, wait=True)
-    assert lock is not None  # noqa: S101  a waiting call returns with the lock
+    # By asking again: a statement of PostgreSQL that waits for a lock holds a snapshot, and whoever builds an index
+    # concurrently under that lock would wait for the snapshot to end.
+    while (lock := try_lock(url, name)) is None:
+        time.sleep(_ASK_AGAIN_S)
     try:
         yield
     finally:
         lock.release()
 
 
-def _try_file(url: str, name: str, *, wait: bool) -> Lock | None:
+def _try_file(url: str, name: str) -> Lock | None:
     database = sa.make_url(url).database
     if not database:
         raise ValueError("an SQLite database in memory cannot be shared between processes")
@@ -93,20 +97,18 @@ def _try_file(url: str, name: str, *, wait: bool) -> Lock | None:
     path = folder / f"{hashlib.sha256(name.encode()).hexdigest()[:24]}.lock"
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(descriptor)
         return None
     return _FileLock(descriptor)
 
 
-def _try_advisory(url: str, name: str, *, wait: bool) -> Lock | None:
+def _try_advisory(url: str, name: str) -> Lock | None:
     engine = sa.create_engine(url, poolclass=sa.pool.NullPool, connect_args=_KEEPALIVES, isolation_level="AUTOCOMMIT")
     connection = engine.connect()
     key = int.from_bytes(hashlib.sha256(f"dicom_node:{name}".encode()).digest()[:8], "big", signed=True)
-    function = "pg_advisory_lock" if wait else "pg_try_advisory_lock"
-    got = connection.execute(sa.text(f"SELECT {function}(:key)"), {"key": key}).scalar()
-    if not wait and not got:
+    if not connection.execute(sa.text("SELECT pg_try_advisory_lock(:key)"), {"key": key}).scalar():
         connection.close()
         engine.dispose()
         return None
