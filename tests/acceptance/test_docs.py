@@ -72,3 +72,14 @@ def test_links_in_documents_lead_somewhere() -> None:
     for document in DOCUMENTS:
         for target in re.findall(r"\]\(([^)#:]+)\)", document.read_text()):
             assert (document.parent / target).exists(), f"{document.name}: {target}"
+
+
+@pytest.mark.parametrize("unit", sorted((ROOT / "systemd").glob("*.service")), ids=lambda path: path.stem)
+def test_service_unit_starts_a_command_that_exists(unit: Path) -> None:
+    [command] = re.findall(r"^ExecStart=\S+/dicom-node (.*)$", unit.read_text(), re.MULTILINE)
+    words = [str(BIN / "dicom-node"), *shlex.split(command)]
+    said = subprocess.run([*words[:2], "--help"], capture_output=True, text=True, check=False, env={"COLUMNS": "200"})
+    assert said.returncode == 0
+    assert all(option in said.stdout for option in options(words))
+    target = (ROOT / "systemd" / "dicom-node.target").read_text()
+    assert unit.name in target
