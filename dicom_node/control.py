@@ -36,8 +36,8 @@ def retry(database: Database, engine: EngineClient, job_id: str) -> str:
 
 def _decide_again(database: Database, engine: EngineClient, job_id: str, series_uid: str) -> str:
     """With the settings of today. Its report, where it has one, stays in the archives it reached."""
-    engine.forget([job_id, *_deliveries(database, job_id)])
     database.forget_job(job_id)
+    engine.forget(job_id)
     engine.bounce("assemble", series_uid, 0.0, series_uid, longest_s=60.0)
     return "the series is decided on again"
 
@@ -48,6 +48,8 @@ def _deliver_again(database: Database, engine: EngineClient, job_id: str, priori
         raise DicomNodeError(f"job {job_id} is complete and all its objects are stored")
     for destination in destinations:
         workflow_id = delivery_id(job_id, destination)
+        # Its later turns, too: one that waits is due now, and the id of one that ended must be free again.
+        engine.forget(f"{workflow_id}:")
         _start_again(engine, "deliver", workflow_id, priority, job_id, destination, partition=destination)
     return f"queued for delivery to {', '.join(destinations)}"
 
@@ -55,11 +57,6 @@ def _deliver_again(database: Database, engine: EngineClient, job_id: str, priori
 def _over(engine: EngineClient, workflow_id: str) -> bool:
     state = engine.state(workflow_id)
     return state is None or state.status in _ENDED
-
-
-def _deliveries(database: Database, job_id: str) -> list[str]:
-    """The workflows that deliver a job's objects."""
-    return sorted({delivery_id(job_id, row["destination"]) for row in database.deliveries(job_id)})
 
 
 def _start_again(
@@ -109,7 +106,6 @@ def purge(
     for series_uid in database.purgeable_series(before):
         rows = database.instances(series_uid)
         jobs = [job["job_id"] for job in database.jobs(series_uid=series_uid)]
-        workflows = [name for job_id in jobs for name in (job_id, *_deliveries(database, job_id))]
         size = sum(row["size_bytes"] for row in rows)
         size += sum(made["size_bytes"] for job_id in jobs for made in database.results(job_id))
         folders = {str(PurePosixPath(row["path"]).parent) for row in rows} | {f"results/{job_id}" for job_id in jobs}
@@ -117,7 +113,8 @@ def purge(
             if not database.purge_series(series_uid, before, partial(_discard, storage, folders)):
                 continue
             # The same series may come again: its workflow ids must be free then.
-            engine.forget(workflows)
+            for job_id in jobs:
+                engine.forget(job_id)
         removed = Purged(series=removed.series + 1, jobs=removed.jobs + len(jobs), bytes=removed.bytes + size)
     if not dry_run:
         engine.forget_ended(before)

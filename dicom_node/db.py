@@ -483,9 +483,13 @@ class Database:
             )
 
     def forget_job(self, job_id: str) -> None:
-        """Remove a job that ended without an analysis, so that its series can be decided on again."""
+        """Remove a job that ended without an analysis; its series is one to assemble again."""
         with self._begin() as connection:
             self._event(connection, "job forgotten", job_id=job_id)
+            series_uid = sa.select(schema.job.c.series_uid).where(schema.job.c.job_id == job_id).scalar_subquery()
+            connection.execute(
+                sa.update(schema.series).where(schema.series.c.series_uid == series_uid).values(assembled_at=None)
+            )
             for table in (schema.delivery, schema.result, schema.finding):
                 connection.execute(sa.delete(table).where(table.c.job_id == job_id))
             done = connection.execute(

@@ -254,11 +254,16 @@ class EngineClient:
         while rows := self._client.list_workflows(
             status=["SUCCESS", "CANCELLED"], completed_before=at, limit=500, load_input=False, load_output=False
         ):
-            self.forget([row.workflow_id for row in rows])
+            self._delete([row.workflow_id for row in rows])
 
-    def forget(self, workflow_ids: Sequence[str]) -> None:
-        """Delete ended workflows, so that their ids are free again."""
-        self._client.delete_workflows(list(workflow_ids))
+    def forget(self, prefix: str) -> None:
+        """Delete the workflows whose ids begin so and that do not run just now: their ids are free again."""
+        rows = self._client.list_workflows(workflow_id_prefix=prefix, load_input=False, load_output=False)
+        self._delete([row.workflow_id for row in rows if row.status != "PENDING"])
+
+    def _delete(self, workflow_ids: Sequence[str]) -> None:
+        if workflow_ids:
+            self._client.delete_workflows(list(workflow_ids))
 
     def retry(self, workflow_id: str, *, partition: str | None = None) -> None:
         """Run an ended workflow again from the step that failed; what its earlier steps did is kept."""

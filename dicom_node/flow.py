@@ -17,6 +17,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from pydicom.dataset import Dataset
+
 from dicom_node import analysis, routing
 from dicom_node.config import Config, PeerConfig
 from dicom_node.db import Database, ResultObject, Row
@@ -292,8 +294,8 @@ class Flow:
         job_id = job["job_id"]
         objects: list[ResultObject] = []
         destinations: Sequence[str] = ()
-        if self._reported(job, err.reason):
-            headers = [file.header for file in readable_headers(self._manifest_paths(job_id))[0]]
+        headers = self._report_headers(job_id) if self._reported(job, err.reason) else []
+        if headers:
             objects = [self._write(job_id, "sr", analysis.rejection(headers, err, self._origin(job, None)))]
             destinations = self.config.route(job["route"]).destinations
         self.database.finish_job(
@@ -304,6 +306,11 @@ class Flow:
             reason=err.reason,
             reason_text=err.text,
         )
+
+    def _report_headers(self, job_id: str) -> list[Dataset]:
+        """Those that a report cites: none where no file can be read, and no more than a job may have."""
+        paths = self._manifest_paths(job_id)[: self.config.gate.max_instances]
+        return [file.header for file in readable_headers(paths)[0]]
 
     def _write(self, job_id: str, kind: str, made: analysis.ResultFile) -> ResultObject:
         stored = self.storage.write_result(job_id, f"{kind}.dcm", made.data)

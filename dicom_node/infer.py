@@ -96,7 +96,10 @@ def infer(
 def _clear(out_dir: Path) -> None:
     """A former run's results must not lie beside this one's."""
     for path in (out_dir / "seg.dcm", out_dir / "sr.dcm", *out_dir.glob("finding_*.png")):
-        path.unlink(missing_ok=True)
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as err:
+            raise StorageError(f"{path} cannot be written: {err.strerror}") from err
 
 
 def _write(out_dir: Path, name: str, data: bytes) -> str:

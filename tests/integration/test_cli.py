@@ -265,6 +265,15 @@ def test_a_job_is_shown_with_all_that_is_known(node: PreparedNode, run: Callable
         assert part in text
 
 
+@pytest.mark.parametrize("command", [["list"], ["show", JOB], ["retry", JOB], ["cancel", JOB]])
+def test_no_node_is_made_where_there_is_none(run: Callable[..., Ended], tmp_path: Path, command: list[str]) -> None:
+    (tmp_path / "config.yaml").write_text("storage: {root: typo}")
+    ended = run("jobs", *command, "-c", tmp_path / "config.yaml")
+    assert ended.code == 2
+    assert f"storage.root {tmp_path / 'typo'} is not there" in ended.err
+    assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
+
+
 @pytest.mark.parametrize("command", ["show", "retry", "cancel"])
 def test_an_unknown_job_is_an_error_that_says_where_to_look(
     node: PreparedNode, run: Callable[..., Ended], command: str
@@ -296,13 +305,17 @@ def test_a_parked_object_is_sent_again(node: PreparedNode, run: Callable[..., En
     assert state.status == "ENQUEUED"
 
 
-@pytest.mark.parametrize(("ready", "said"), [("running", "is running; nothing to retry"), ("done", "delivered or on")])
+@pytest.mark.parametrize(
+    ("ready", "said"), [("running", "is running; nothing to retry"), ("done", "is complete and all its objects are")]
+)
 def test_what_needs_no_retry_says_so(node: PreparedNode, run: Callable[..., Ended], ready: str, said: str) -> None:
     if ready == "running":
         node.job()
+        node.client.enqueue("analyse", JOB, JOB, priority="routine")
         node.database.start_job(JOB, "w1")
     else:
         node.complete()
+        node.move("stored")
     ended = run("jobs", "retry", JOB, "-c", node.config)
     assert ended.code == 1
     assert said in ended.err
@@ -475,6 +488,17 @@ def test_infer_wants_one_series(fake_model: FakeDetector, run: Callable[..., End
     assert run("infer", tmp_path / "ct", "--out", tmp_path / "out", "--series", "1.2.3").code == 2
     chosen = run("infer", tmp_path / "ct", "--out", tmp_path / "out", "--series", "1.2.2", "--json")
     assert chosen.json["series"]["series_instance_uid"] == "1.2.2"
+
+
+def test_a_former_runs_results_do_not_lie_beside_the_new_ones(
+    fake_model: FakeDetector, run: Callable[..., Ended], tmp_path: Path
+) -> None:
+    make_ct_series(tmp_path / "ct")
+    assert run("infer", tmp_path / "ct", "--out", tmp_path / "out").code == 0
+    (tmp_path / "out" / "notes.txt").touch()
+    fake_model.radius_mm = None
+    assert run("infer", tmp_path / "ct", "--out", tmp_path / "out").code == 0
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"sr.dcm", "notes.txt"}
 
 
 def test_infer_says_where_it_cannot_write(fake_model: FakeDetector, run: Callable[..., Ended], tmp_path: Path) -> None:

@@ -302,7 +302,7 @@ MOVES: dict[str, tuple[Callable[[Database], Any], set[str], str]] = {
     "start": (lambda db: db.start_job(JOB, "w1"), {"queued", "running"}, "running"),
     "fail": (lambda db: db.fail_job(JOB, "why"), {"queued", "running"}, "failed"),
     "cancel": (lambda db: db.cancel_job(JOB), {"queued", "running", "failed", "parked"}, "cancelled"),
-    "requeue": (lambda db: db.requeue_job(JOB), {"failed", "parked", "cancelled"}, "queued"),
+    "requeue": (lambda db: db.requeue_job(JOB), {"failed", "parked", "cancelled", "running"}, "queued"),
     "complete": (finish, {"running", "complete"}, "complete"),
     "reject": (
         lambda db: finish(db, state="rejected", objects=[], findings=[], reason="NO_LUNG", reason_text="why"),
@@ -492,13 +492,25 @@ def _all_deliveries(database: Database, **states: str) -> None:
 
 def test_a_retry_takes_up_what_is_parked_or_cancelled_and_its_clock_starts_anew(finished: Database) -> None:
     before = finished.deliveries(JOB, "pacs")[0]["created_at"]
+    finished.move_delivery(obj("seg").sop_instance_uid, "pacs", ["waiting"], "sending", attempt=True)
     _all_deliveries(finished, pacs="parked", archive="stored")
     assert finished.retry_deliveries(JOB) == ["pacs"]
     assert ledger(finished)["archive", "sr"] == "stored"
     assert finished.deliveries(JOB, "pacs")[0]["created_at"] > before
-    assert finished.retry_deliveries(JOB) == []
+    assert finished.deliveries(JOB, "pacs")[0]["attempts"] == 0
     _all_deliveries(finished, pacs="cancelled", archive="parked")
     assert finished.retry_deliveries(JOB) == ["archive", "pacs"]
+
+
+@pytest.mark.parametrize("left", [s for s in schema.DELIVERY_STATES if s != "stored"])
+def test_a_retry_names_each_destination_that_has_not_stored_all(finished: Database, left: str) -> None:
+    _all_deliveries(finished, pacs="stored", archive="stored")
+    assert finished.retry_deliveries(JOB) == []
+    finished.move_delivery(obj("sr").sop_instance_uid, "pacs", ["stored"], left)
+    assert finished.retry_deliveries(JOB) == ["pacs"]
+    # What is on its way keeps its state; asking again changes nothing.
+    assert ledger(finished)["pacs", "sr"] == ("waiting" if left in ("parked", "cancelled") else left)
+    assert finished.retry_deliveries(JOB) == ["pacs"]
 
 
 @pytest.mark.parametrize(
@@ -531,7 +543,7 @@ def _delivered(database: Database) -> None:
 def test_a_series_that_is_done_and_delivered_may_go(database: Database) -> None:
     _delivered(database)
     assert database.purgeable_series(FOREVER) == [SERIES]
-    database.purge_series(SERIES)
+    assert database.purge_series(SERIES, FOREVER, lambda: None)
     for table in (schema.series, schema.instance, schema.job, schema.finding, schema.result, schema.delivery):
         with database.engine.connect() as connection:
             assert connection.execute(sa.select(sa.func.count()).select_from(table)).scalar() == 0
@@ -544,7 +556,7 @@ def test_a_purge_leaves_other_series_alone(database: Database) -> None:
     _delivered(database)
     record(database, received(2, series="1.2.4"))
     make_job(database, "1.2.4-0", series="1.2.4")
-    database.purge_series(SERIES)
+    assert database.purge_series(SERIES, FOREVER, lambda: None)
     assert len(database.instances("1.2.4")) == 1
     assert state(database, "1.2.4-0") == "queued"
 

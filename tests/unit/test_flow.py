@@ -14,12 +14,12 @@ import pydicom
 import pytest
 import sqlalchemy as sa
 
-from dicom_node import logs, schema
+from dicom_node import flow, logs, schema
 from dicom_node.config import Config, PeerConfig
 from dicom_node.db import Database, ReceivedInstance, Row
 from dicom_node.dimse.scu import Outcome
 from dicom_node.domain import Detection, ModelIdentity, Volume
-from dicom_node.errors import DicomNodeError, Reason, SeriesRejected
+from dicom_node.errors import DatabaseUnavailable, DicomNodeError, Reason, SeriesRejected
 from dicom_node.flow import Flow, delivery_id, evidence_text, manifest_sha256
 from dicom_node.storage import Storage
 from tests.fakes.ct import HEADER, make_ct_series
@@ -83,6 +83,7 @@ class FakeSender:
         self.kinds: list[str] = ["stored"]
         self.sent: list[tuple[list[str], str, str]] = []
         self.before: Callable[[], None] = lambda: None
+        self.comment: str | None = None
 
     def __call__(self, files: Sequence[Path], peer: PeerConfig, calling_ae: str) -> Sequence[Outcome]:
         self.before()
@@ -92,7 +93,8 @@ class FakeSender:
     def _answer(self, path: Path) -> Outcome:
         kind: Any = self.kinds.pop(0) if len(self.kinds) > 1 else self.kinds[0]
         status = {"stored": 0x0000, "retry": 0xA700, "refused": 0xC000, "unknown": None}[kind]
-        return Outcome(path=path, kind=kind, status=status, message="" if kind == "stored" else f"it was {kind}\0")
+        comment = self.comment or f"it was {kind}\0"
+        return Outcome(path=path, kind=kind, status=status, message="" if kind == "stored" else comment)
 
 
 class Node:
@@ -317,15 +319,145 @@ def test_a_series_for_which_there_is_no_route_says_what_was_asked(make_node: Cal
     assert job["explanation"] == ["r: Modality is CT, not PT"]
 
 
-def test_a_file_that_is_gone_rejects_the_series(node: Node) -> None:
+@pytest.mark.parametrize("broken", [lambda path: path.unlink(), lambda path: path.write_bytes(b"no DICOM")])
+def test_an_unreadable_header_among_good_ones_rejects_the_series_with_a_report(
+    node: Node, broken: Callable[[Path], Any]
+) -> None:
     node.receive()
-    node.storage.path(node.database.instances(SERIES)[5]["path"]).unlink()
+    broken(node.storage.path(node.database.instances(SERIES)[5]["path"]))
+    run = node.assemble()
+    job = node.job()
+    assert (job["state"], job["reason"], job["reason_text"]) == (
+        "rejected",
+        Reason.UNREADABLE,
+        "the headers of 1 of 8 instances can't be parsed",
+    )
+    assert [e[2] for e in run.enqueued] == [(job["job_id"], "archive"), (job["job_id"], "pacs")]
+    sr = pydicom.dcmread(node.storage.path(f"results/{job['job_id']}/sr.dcm"))
+    assert "UNREADABLE" in sr.to_json()
+
+
+@pytest.mark.parametrize("when", [{}, {"Modality": {"equals": "CT"}}])
+def test_a_series_of_which_nothing_can_be_read_is_rejected_without_a_report(
+    make_node: Callable[..., Node], when: dict[str, Any]
+) -> None:
+    node = make_node(routes=[{"name": "r", "model": "nodules", "when": when, "destinations": ["pacs"]}])
+    node.receive()
+    for row in node.database.instances(SERIES):
+        node.storage.path(row["path"]).write_bytes(b"no DICOM")
+    run = node.assemble()
+    assert (node.job()["state"], node.job()["reason"]) == ("rejected", Reason.UNREADABLE)
+    assert run.enqueued == []
+
+
+def test_of_too_many_instances_one_header_is_enough(
+    make_node: Callable[..., Node], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = make_node(gate={"min_slices": 5, "min_length_mm": 0, "max_instances": 5})
+    node.receive()
+    real, read = flow.readable_headers, []
+    monkeypatch.setattr(flow, "readable_headers", lambda paths: (read.append(len(paths)), real(paths))[1])
+    [delivery, _] = node.assemble().enqueued
+    job = node.job()
+    assert (job["state"], job["reason"], job["route"]) == ("rejected", Reason.TOO_LARGE, "chest")
+    assert job["reason_text"] == "8 instances, gate.max_instances is 5"
+    assert (read, delivery[0]) == ([1, 5], "deliver")
+
+
+@pytest.mark.parametrize("keyword", ["PatientID", "PatientName", "PatientBirthDate", "PatientSex", "PatientComments"])
+def test_no_patients_data_is_in_an_explanation(make_node: Callable[..., Node], keyword: str) -> None:
+    value = {"PatientBirthDate": "19550505", "PatientSex": "F"}.get(keyword, "Canary")
+    node = make_node(routes=[{"name": "r", "model": "nodules", "when": {keyword: {"equals": "none"}}}])
+    node.receive(header={keyword: value})
+    node.assemble()
+    assert node.job()["explanation"] == [f"r: {keyword} is a value not shown here, not none"]
+    assert f"'{value}'" not in repr(dict(node.job()))
+
+
+def test_an_error_nobody_foresaw_leaves_a_failed_job_that_can_be_decided_on_again(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node.receive()
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError(CANARY)
+
+    monkeypatch.setattr(flow, "check_series", fail)
     assert node.assemble().enqueued == []
     job = node.job()
-    assert (job["reason"], job["reason_text"]) == (
-        Reason.PIXELS_UNDECODABLE,
-        "file 6 of 8 is no readable DICOM: FileNotFoundError",
-    )
+    assert (job["state"], job["reason"], job["route"]) == ("failed", "FAILED", None)
+    assert job["reason_text"].startswith("RuntimeError at ")
+    assert CANARY not in repr(dict(job))
+    monkeypatch.undo()
+    node.database.forget_job(job["job_id"])
+    # A crash here would lose nothing: the series is one to assemble again.
+    assert [row["series_uid"] for row in node.database.series_to_assemble()] == [SERIES]
+    [(workflow, job_id, _, _)] = node.assemble().enqueued
+    assert (workflow, job_id, node.job()["state"]) == ("analyse", job["job_id"], "queued")
+
+
+def _calls(step: Callable[[], Any], database: Database, monkeypatch: pytest.MonkeyPatch, lost_at: int) -> int:
+    """Run `step` with the database gone from its call number `lost_at` on; how many calls there were."""
+    real, calls = database._begin, 0
+    real_all = database._all
+
+    def lost() -> None:
+        nonlocal calls
+        calls += 1
+        if calls > lost_at:
+            raise DatabaseUnavailable("the database does not answer: OperationalError")
+
+    monkeypatch.setattr(database, "_begin", lambda: (lost(), real())[1])
+    monkeypatch.setattr(database, "_all", lambda query: (lost(), real_all(query))[1])
+    try:
+        step()
+    finally:
+        monkeypatch.undo()
+    return calls
+
+
+def test_a_lost_database_is_raised_at_each_place_and_fails_no_job(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    def until_done(step: Callable[[], Any], states: set[str]) -> None:
+        for lost_at in itertools.count():
+            try:
+                _calls(step, node.database, monkeypatch, lost_at)
+            except DatabaseUnavailable:
+                assert {row["state"] for row in node.database.jobs()} <= states
+                continue
+            assert lost_at > 2
+            return
+
+    node.receive()
+    until_done(lambda: node.flow.decide(SERIES), {"queued"})
+    job_id = node.job()["job_id"]
+    until_done(lambda: node.flow.analyse_job(job_id), {"queued", "running", "complete"})
+    until_done(lambda: node.flow.send_job(job_id, "pacs"), {"complete"})
+    assert (node.job()["state"], node.ledger(job_id)) == ("complete", ["stored", "stored"])
+
+
+def test_a_rejection_and_its_report_end_the_job_at_once(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    node.receive()
+    [(_, job_id, _, _)] = node.assemble().enqueued
+
+    class _Killed(BaseException):
+        pass
+
+    def refuse() -> None:
+        raise SeriesRejected(Reason.NO_LUNG, "no lung")
+
+    def die(*_: Any) -> None:
+        raise _Killed
+
+    node.detector.also = refuse
+    # After the job's row, before the report's.
+    monkeypatch.setattr(node.database, "_record_results", die)
+    with pytest.raises(_Killed):
+        node.analyse(job_id)
+    assert (node.job()["state"], node.database.results(job_id)) == ("running", [])
+    monkeypatch.undo()
+    assert [e[2][1] for e in node.analyse(job_id).enqueued] == ["archive", "pacs"]
+    assert (node.job()["state"], node.job()["reason"]) == ("rejected", Reason.NO_LUNG)
+    assert [row["kind"] for row in node.database.results(job_id)] == ["sr"]
 
 
 def test_a_series_taken_at_the_time_limit_says_that_it_is_partial(make_node: Callable[..., Node]) -> None:
@@ -573,16 +705,72 @@ def test_each_answer_has_its_state_in_the_ledger(node: Node, kind: str, state: s
 def test_only_what_is_not_stored_is_sent_again(node: Node) -> None:
     job_id = node.complete()
     node.sender.kinds = ["stored", "unknown", "stored"]
-    run = node.deliver(job_id)
+    [(_, _, args, _)] = node.deliver(job_id).enqueued
+    assert node.ledger(job_id) == ["stored", "unknown"]
+    node.flow.deliver(FakeRun(), *args)
     assert [sent[0] for sent in node.sender.sent] == [["seg.dcm", "sr.dcm"], ["sr.dcm"]]
-    assert run.slept == [5.0]
     assert node.ledger(job_id) == ["stored", "stored"]
+
+
+def test_a_job_waits_at_the_head_while_its_destination_gives_no_answer(node: Node) -> None:
+    job_id = node.complete()
+    node.sender.kinds = ["unknown"] * 4 + ["stored"]
+    run = node.deliver(job_id)
+    assert (run.slept, run.enqueued) == ([5.0, 10.0], [])
+    assert node.ledger(job_id) == ["stored", "stored"]
+
+
+def test_a_job_whose_objects_find_no_room_waits_at_the_side_and_lets_others_by(node: Node) -> None:
+    job_id = node.complete()
+    node.sender.kinds = ["retry"]  # 0xA700: the peer answers, but not for these
+    first = node.deliver(job_id)
+    options = {"priority": "high", "partition": "pacs"}
+    turn = ("deliver", f"{delivery_id(job_id, 'pacs')}:1", (job_id, "pacs", 1), options | {"delay_s": 5.0})
+    assert (first.slept, first.enqueued) == ([], [turn])
+    again = FakeRun()
+    node.flow.deliver(again, *turn[2])
+    assert again.enqueued == [
+        ("deliver", f"{delivery_id(job_id, 'pacs')}:2", (job_id, "pacs", 2), options | {"delay_s": 10.0})
+    ]
+    node.sender.kinds = ["stored"]
+    last = FakeRun()
+    node.flow.deliver(last, *again.enqueued[0][2])
+    assert (last.enqueued, node.ledger(job_id)) == ([], ["stored", "stored"])
+
+
+def test_a_row_that_is_cancelled_between_two_of_one_delivery_is_not_sent(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = node.complete()
+    real = node.database.move_delivery
+
+    def cancel_first(*args: Any, **more: Any) -> None:
+        monkeypatch.setattr(node.database, "move_delivery", real)
+        real(*args, **more)  # the SEG is on the wire
+        node.database.cancel_deliveries(job_id)
+
+    monkeypatch.setattr(node.database, "move_delivery", cancel_first)
+    assert node.flow.send_job(job_id, "pacs") == {"wait_s": None}
+    assert node.sender.sent == [(["seg.dcm"], "PACS", "DICOMNODE")]
+    assert node.ledger(job_id) == ["stored", "cancelled"]
+
+
+def test_a_peers_words_are_in_the_ledger_and_in_no_log_line(node: Node, caplog: pytest.LogCaptureFixture) -> None:
+    job_id = node.complete()
+    node.sender.kinds, node.sender.comment = ["refused"], CANARY
+    with caplog.at_level(logging.DEBUG):
+        node.flow.send_job(job_id, "pacs")
+    assert [row["message"] for row in node.database.deliveries(job_id, "pacs")] == [CANARY] * 2
+    lines = [logs._JsonFormatter("deliver").format(record) for record in caplog.records]
+    assert any('"0xC000"' in line for line in lines)
+    assert CANARY not in "".join(lines)
+    assert CANARY not in repr([dict(row) for row in node.database.events(job_id)])
 
 
 def test_waits_double_up_to_the_longest(make_node: Callable[..., Node]) -> None:
     node = make_node(deliver={"first_wait_s": 2, "longest_wait_s": 15})
     job_id = node.complete()
-    node.sender.kinds = ["retry"] * 12 + ["stored"]
+    node.sender.kinds = ["unknown"] * 12 + ["stored"]
     assert node.deliver(job_id).slept == [2, 4, 8, 15, 15, 15]
     assert [row["attempts"] for row in node.database.deliveries(job_id, "pacs")] == [7, 7]
 
@@ -598,7 +786,7 @@ def test_what_cannot_be_sent_for_too_long_is_parked(make_node: Callable[..., Nod
     assert node.flow.send_job(job_id, "pacs")["wait_s"] is None
     assert node.ledger(job_id) == ["parked", "parked"]
     # An operator's retry starts the clock anew.
-    assert node.database.retry_deliveries(job_id) == ["pacs"]
+    assert node.database.retry_deliveries(job_id) == ["archive", "pacs"]
     assert node.flow.send_job(job_id, "pacs")["wait_s"] is not None
     assert node.ledger(job_id) != ["parked", "parked"]
 
@@ -656,7 +844,7 @@ def test_a_destination_that_is_gone_from_the_settings_parks_its_objects(node: No
     node.flow_with(changed).deliver(run, job_id, "pacs")
     assert (run.slept, node.sender.sent) == ([], [])
     assert node.ledger(job_id) == ["parked", "parked"]
-    assert "no longer in config.yaml" in node.database.deliveries(job_id, "pacs")[0]["message"]
+    assert "pacs is not in config.yaml" in node.database.deliveries(job_id, "pacs")[0]["message"]
 
 
 def test_what_was_cancelled_is_not_sent(node: Node) -> None:

@@ -413,8 +413,8 @@ def test_what_no_model_may_see_is_refused_with_its_reason(name: str) -> None:
 
 
 def test_each_reason_of_the_gate_is_tried_here() -> None:
-    # Three belong to others: no lung is the model's word, no route the flow's, undecodable the pixels'.
-    others = {Reason.NO_LUNG, Reason.NO_ROUTE, Reason.PIXELS_UNDECODABLE}
+    # Four belong to others: no lung is the model's word, no route and unreadable the flow's, undecodable the pixels'.
+    others = {Reason.NO_LUNG, Reason.NO_ROUTE, Reason.UNREADABLE, Reason.PIXELS_UNDECODABLE}
     assert {reason for _, reason, _ in REFUSED.values()} == set(Reason) - others
 
 
@@ -480,10 +480,10 @@ def test_headers_come_in_the_order_of_their_paths_and_without_pixels(tmp_path: P
 
 
 @pytest.mark.parametrize("content", [b"", b"no DICOM", b"\0" * 128 + b"DICN" + b"\xff" * 64])
-def test_a_file_that_is_no_dicom_is_named_by_its_number_alone(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_no_dicom_is_named_without_its_folder(tmp_path: Path, content: bytes) -> None:
     paths = make_ct_series(tmp_path / "Secret^Patient", shape=(2, 8, 8))
     paths[1].write_bytes(content)
-    with pytest.raises(UnreadableInstance, match="file 2 of 2 is no readable DICOM") as caught:
+    with pytest.raises(UnreadableInstance, match=r"file 2 of 2 \(0001\.dcm\) is no readable DICOM") as caught:
         read_headers(paths)
     assert "Secret" not in str(caught.value)
 
