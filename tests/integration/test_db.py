@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +23,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 
 from dicom_node import schema
 from dicom_node.db import FINISHED, Database, ReceivedInstance, ResultObject
-from dicom_node.errors import ConfigError, DicomNodeError, StaleState
+from dicom_node.errors import ConfigError, DatabaseUnavailable, DicomNodeError, StaleState
 
 SERIES, STUDY, JOB = "1.2.3", "1.2", "1.2.3-abc"
 
@@ -561,6 +564,47 @@ def test_a_purge_leaves_other_series_alone(database: Database) -> None:
     assert state(database, "1.2.4-0") == "queued"
 
 
+def test_a_series_that_is_no_longer_purgeable_keeps_rows_and_files(database: Database) -> None:
+    _delivered(database)
+    record(database, received(2))
+    removed: list[str] = []
+    assert not database.purge_series(SERIES, FOREVER, lambda: removed.append("files"))
+    assert removed == []
+    assert (len(database.instances(SERIES)), state(database)) == (2, "complete")
+
+
+def test_files_that_cannot_be_removed_keep_their_rows(database: Database) -> None:
+    _delivered(database)
+
+    def fail() -> None:
+        raise PermissionError
+
+    with pytest.raises(PermissionError):
+        database.purge_series(SERIES, FOREVER, fail)
+    assert (len(database.instances(SERIES)), state(database)) == (1, "complete")
+
+
+def test_what_arrives_while_a_purge_removes_files_waits_and_begins_anew(database: Database) -> None:
+    _delivered(database)
+    arrived = threading.Event()
+
+    def arrive() -> None:
+        record(database, received(2))
+        arrived.set()
+
+    thread = threading.Thread(target=arrive)
+
+    def remove() -> None:
+        thread.start()
+        assert not arrived.wait(0.3), "the row must not be there before the files are gone"
+
+    assert database.purge_series(SERIES, FOREVER, remove)
+    thread.join(30)
+    row = database.series(SERIES)
+    assert row is not None
+    assert (len(database.instances(SERIES)), row["assembled_at"], database.jobs()) == (1, None, [])
+
+
 @pytest.mark.parametrize("left", [s for s in schema.DELIVERY_STATES if s not in ("stored", "cancelled")])
 def test_what_is_not_delivered_never_goes(database: Database, left: str) -> None:
     _delivered(database)
@@ -606,6 +650,31 @@ def test_rejected_and_cancelled_series_may_go(database: Database, job_state: str
     if job_state == "cancelled":
         database.cancel_job(JOB)
     assert database.purgeable_series(FOREVER) == [SERIES]
+
+
+# -- what may pass -------------------------------------------------------------------------------------
+
+
+def test_reads_go_on_while_another_process_writes(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path / 'node.sqlite'}")
+    database.migrate()
+    make_job(database)
+    with contextlib.closing(sqlite3.connect(tmp_path / "node.sqlite", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        started = time.monotonic()
+        assert state(database) == "queued"
+        assert "schema" in database.check()
+        assert time.monotonic() - started < 10, "a reader that took the write lock would wait for a minute"
+    database.close()
+
+
+@pytest.mark.parametrize("call", [lambda db: db.job(JOB), lambda db: db.park_job(JOB, "why")])
+def test_a_database_that_does_not_answer_is_worth_another_try(call: Callable[[Database], Any]) -> None:
+    database = Database("postgresql+psycopg://u:hunter2@127.0.0.1:1/d")
+    with pytest.raises(DatabaseUnavailable) as caught:
+        call(database)
+    assert caught.value.retry_helps
+    assert "hunter2" not in str(caught.value)
 
 
 # -- any order of events -------------------------------------------------------------------------------

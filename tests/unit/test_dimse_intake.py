@@ -74,6 +74,23 @@ def test_the_row_is_committed_after_the_file_is_durable(node: Node, monkeypatch:
     assert done == ["flush"] * 4 + ["row"]  # two new folders, the file, its folder
 
 
+def test_a_file_that_a_purge_takes_before_its_row_is_there_is_written_again(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = fake_instance()
+    record = node.database.record_instance
+
+    def purged_before(new: Any, **source: str) -> Any:
+        node.storage.discard(str(Path(new.path).parent))
+        return record(new, **source)
+
+    monkeypatch.setattr(node.database, "record_instance", purged_before)
+    assert node.intake.store(fake.request()).status == 0x0000
+    (path,) = node.files()
+    assert node.storage.path(path).read_bytes().endswith(fake.data_set)
+    assert node.rows() == 1
+
+
 def test_a_resend_is_success_and_no_work(node: Node) -> None:
     fake = fake_instance()
     node.intake.store(fake.request())

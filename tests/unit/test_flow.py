@@ -27,6 +27,23 @@ from tests.fakes.findings import MODEL, ball
 
 SERIES = HEADER["SeriesInstanceUID"]
 CANARY = "Canary^Secret"
+SETTINGS: dict[str, Any] = {
+    "peers": {
+        "pacs": {"ae_title": "PACS", "host": "h", "port": 104},
+        "archive": {"ae_title": "ARCHIVE", "host": "h", "port": 104},
+    },
+    "gate": {"min_slices": 5, "min_length_mm": 0},
+    "models": {"nodules": {"bundle": "builtin:lung_nodule_small"}},
+    "routes": [
+        {
+            "name": "chest",
+            "when": {"Modality": {"equals": "CT"}},
+            "model": "nodules",
+            "destinations": ["pacs", "archive"],
+            "priority": "high",
+        }
+    ],
+}
 
 
 class FakeRun:
@@ -179,24 +196,7 @@ def make_node(node_config: Callable[..., Config], tmp_path: Path) -> Iterator[Ca
     made: list[Node] = []
 
     def make(**sections: Any) -> Node:
-        settings: dict[str, Any] = {
-            "peers": {
-                "pacs": {"ae_title": "PACS", "host": "h", "port": 104},
-                "archive": {"ae_title": "ARCHIVE", "host": "h", "port": 104},
-            },
-            "gate": {"min_slices": 5, "min_length_mm": 0},
-            "models": {"nodules": {"bundle": "builtin:lung_nodule_small"}},
-            "routes": [
-                {
-                    "name": "chest",
-                    "when": {"Modality": {"equals": "CT"}},
-                    "model": "nodules",
-                    "destinations": ["pacs", "archive"],
-                    "priority": "high",
-                }
-            ],
-        }
-        made.append(Node(node_config(**{**settings, **sections}), tmp_path))
+        made.append(Node(node_config(**{**SETTINGS, **sections}), tmp_path))
         return made[-1]
 
     yield make

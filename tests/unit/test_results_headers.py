@@ -211,8 +211,10 @@ def test_reason_in_foreign_letters_makes_the_report_utf_8(make_series: SeriesMak
     assert ds.ContentSequence[-1].ContentSequence[0].TextValue.endswith("NOT_CT: Modality is '断層'")
 
 
-def test_malformed_time_zone_of_the_source_is_not_used(make_series: SeriesMaker) -> None:
-    series = make_series(TimezoneOffsetFromUTC="EST")
+# Offsets go from -1200 to +1400 (PS3.3 C.12.1.1.8); Python refuses those of a day or more.
+@pytest.mark.parametrize("offset", ["EST", "+2400", "-9959", "+0260", "+1500", "100"])
+def test_impossible_time_zone_of_the_source_is_not_used(make_series: SeriesMaker, offset: str) -> None:
+    series = make_series(TimezoneOffsetFromUTC=offset)
 
     report = rejection(series, made_at=datetime(2026, 3, 4, 1, 0, tzinfo=UTC))
 
