@@ -154,14 +154,15 @@ def real_case(
 ) -> dict[str, Any]:
     """Was the known nodule found, how far off, and what else was reported?"""
     marks = [f for f in result.findings if not _within(f, ignore)]
-    on_nodule = [f for f in marks if nodule is not None and _within(f, np.array([nodule]))]
-    false = [f for f in marks if f not in on_nodule and f.score >= point]
+    hits = [nodule is not None and _within(f, np.array([nodule])) for f in marks]
+    false = [f for f, hit in zip(marks, hits, strict=True) if not hit and f.score >= point]
     case: dict[str, Any] = {"false_positives": len(false), "seconds": sum(result.timings_s.values())}
     if nodule is not None:
-        best = on_nodule[0] if on_nodule else None
+        rank = hits.index(True) if any(hits) else None
+        best = None if rank is None else marks[rank]
         case["found"] = best is not None and best.score >= point
         case["score"] = best.score if best else 0.0
-        case["rank"] = marks.index(best) + 1 if best else None
+        case["rank"] = None if rank is None else rank + 1
         case["distance_mm"] = float(np.linalg.norm(np.subtract(best.center_mm, nodule[:3]))) if best else None
     log.info("real case", extra={"action": "real_case", **case})
     return case
