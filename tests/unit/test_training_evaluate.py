@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from dicom_node.domain import Finding, Volume
+from dicom_node.domain import Detection, Finding, ModelIdentity, Volume
 from dicom_node.model.bundle import load_bundle
 from dicom_node.model.network import SMALL, build_network
 from dicom_node.model.spec import MergeSpec, PreprocessSpec
 from training.__main__ import main
-from training.evaluate import Judged, choose_point, dice, froc, judge, summary
+from training.evaluate import Judged, choose_point, dice, froc, judge, real_case, summary
 from training.export import export
 from training.insert import Truth
 from training.train import FitSettings, save
@@ -81,6 +81,21 @@ def test_the_operating_point_leaves_the_allowed_false_positives():
     point = choose_point([scan([0.9, 0.8, 0.6, 0.4], [-1, 0, -1, -1], 1), scan([0.7], [-1], 0)])
     assert point == pytest.approx(0.41)
     assert choose_point([scan([1.0, 1.0], [-1, -1], 0)]) == 1.0
+
+
+def test_a_real_case_tells_the_known_nodule_from_false_and_ignored_marks():
+    found = (cube((2, 2, 2), 3, 0.95), cube((10, 10, 10), 6, 0.9), cube((30, 30, 30), 4, 0.7), cube((20, 2, 2), 3, 0.1))
+    result = Detection(
+        findings=found,
+        analysed=(0, 40),
+        model=ModelIdentity(name="m", version="1", bundle_sha256="", operating_point=0.05, parameters={}),
+        timings_s={"network": 2.0, "link": 1.0},
+    )
+    x, y, z = (float(v) for v in SPACE.to_mm((12.5, 12.5, 14.5)))
+    case = real_case(result, 0.5, (x, y, z, 6.0), np.array([[31.5, 31.5, 31.5, 3.0]]))
+    assert case == {
+        "false_positives": 1, "seconds": 3.0, "found": True, "score": 0.9, "rank": 2, "distance_mm": pytest.approx(2.0),
+    }  # fmt: skip
 
 
 FIGURES: dict[str, Any] = {
