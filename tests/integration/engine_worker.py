@@ -1,7 +1,7 @@
 """A worker process for the engine's tests: toy workflows that write what they do to a journal file.
 
 Usage: engine_worker.py URL EXECUTOR JOURNAL; lines of the journal are "<executor> <event> <argument>".
-A step named `hold:<file>` waits while the file exists; `kill` kills its own process.
+Files beside the journal tell a step what to do: hold-<job> waits, fail-<job> raises, away-<job> finds no database.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 
 from dicom_node import engine
 from dicom_node.engine import Engine, Run
+from dicom_node.errors import DatabaseUnavailable
 
 
 def main() -> None:
@@ -36,7 +37,9 @@ def main() -> None:
         while gate.exists():
             time.sleep(0.02)
         if Path(journal).with_name(f"fail-{job}").exists():
-            raise ValueError("told to fail")
+            raise ValueError("told to fail by Canary^Secret")
+        if Path(journal).with_name(f"away-{job}").exists():
+            raise DatabaseUnavailable("the database does not answer: OperationalError")
         note("second-done", job)
         return job
 
@@ -49,6 +52,11 @@ def main() -> None:
         run.step("send", lambda: note("deliver", job))
         while Path(journal).with_name(f"down-{destination}").exists():
             run.sleep(0.3)
+        if Path(journal).with_name(f"full-{destination}-{job}").exists():
+            again = f"deliver-{job}:again"
+            run.enqueue(
+                "deliver", again, f"{job}:again", destination, priority="high", partition=destination, delay_s=3
+            )
 
     def assemble(run: Run, series: str) -> None:
         run.step("assemble", lambda: note("assemble", series))

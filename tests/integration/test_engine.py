@@ -11,10 +11,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from dicom_node import engine
 from dicom_node.engine import EngineClient
 from dicom_node.errors import StaleState
+from dicom_node.locks import try_lock
 
 WORKER = Path(__file__).with_name("engine_worker.py")
 
@@ -315,3 +317,120 @@ def test_enqueueing_one_id_twice_makes_one_job(workers: Workers, client: EngineC
 def test_retrying_what_the_engine_never_heard_of_is_an_error(client: EngineClient) -> None:
     with pytest.raises(StaleState, match="no workflow nothing"):
         client.retry("nothing")
+
+
+# -- what may pass -------------------------------------------------------------------------------------
+
+
+def test_a_step_that_finds_no_database_is_tried_again_until_it_does(workers: Workers, client: EngineClient) -> None:
+    away = workers.flag("away-a")
+    workers.ready("w1")
+    enqueue(client, "a")
+    workers.wait_for("second", "a", times=2)
+    assert status(client, "a") == "PENDING"
+    away.unlink()
+    workers.wait_for("deliver", "a")
+    assert (workers.count(None, "first", "a"), workers.count(None, "second-done", "a")) == (1, 1)
+
+
+def test_a_stop_while_a_step_waits_for_its_next_try_hands_the_job_back_at_once(
+    workers: Workers, client: EngineClient
+) -> None:
+    away = workers.flag("away-a")
+    worker = workers.ready("w1", DRAIN_S="60")
+    enqueue(client, "a")
+    workers.wait_for("second", "a", times=3)  # the next try is four seconds away
+    started = time.monotonic()
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait(50) == 0
+    assert time.monotonic() - started < 30
+    assert status(client, "a") == "ENQUEUED"
+    away.unlink()
+    workers.ready("w2")
+    workers.wait_for("deliver", "a", "w2")
+    assert workers.count(None, "first", "a") == 1
+
+
+def test_the_engine_keeps_the_place_of_an_error_and_none_of_its_text(
+    workers: Workers, client: EngineClient, url: str
+) -> None:
+    workers.flag("fail-a")
+    workers.ready("w1")
+    enqueue(client, "a")
+    workers.wait(lambda: status(client, "a") == "ERROR")
+    database = sa.create_engine(engine.engine_url(url))
+    tables = sa.MetaData()
+    tables.reflect(database, schema=None if url.startswith("sqlite") else "dbos")
+    with database.connect() as connection:
+        kept = "".join(repr(connection.execute(sa.select(table)).all()) for table in tables.sorted_tables)
+    database.dispose()
+    assert "ValueError at " in kept
+    assert "Canary" not in kept
+    if url.startswith("sqlite"):
+        folder = workers.journal.parent
+        assert not any(b"Canary" in path.read_bytes() for path in folder.glob("engine.sqlite*"))
+
+
+def test_a_worker_whose_name_is_held_for_a_moment_starts_when_it_is_free(
+    workers: Workers, client: EngineClient
+) -> None:
+    held = try_lock(workers.url, engine._lock_name("w1"))
+    assert held is not None
+    worker = workers.start("w1")
+    time.sleep(3)
+    assert (worker.poll(), workers.count("w1", "ready", "-")) == (None, 0)
+    held.release()
+    workers.wait(lambda: workers.count("w1", "ready", "-") or worker.poll() is not None)
+    assert worker.poll() is None
+
+
+def test_what_is_put_off_lets_others_of_its_destination_by(workers: Workers, client: EngineClient) -> None:
+    workers.flag("full-pacs-a")
+    workers.ready("w1")
+    client.enqueue("deliver", "a", "a", "pacs", priority="stat", partition="pacs")
+    workers.wait_for("deliver", "a")
+    put_off_at = time.monotonic()
+    for n in range(2):
+        client.enqueue("deliver", f"b{n}", f"b{n}", "pacs", priority="low", partition="pacs")
+    workers.wait_for("deliver", "a:again")
+    assert time.monotonic() - put_off_at > 2
+    order = [line[2] for line in workers.lines() if line[1] == "deliver"]
+    assert order == ["a", "b0", "b1", "a:again"]
+
+
+def test_what_ended_before_a_time_is_forgotten_and_nothing_else(workers: Workers, client: EngineClient) -> None:
+    hold = workers.flag("hold-b")
+    workers.flag("fail-failed")
+    started = time.time()
+    workers.ready("w1")
+    for job in ("a", "failed", "b"):
+        enqueue(client, job)
+    workers.wait(lambda: status(client, "deliver-a") == "SUCCESS")
+    workers.wait_for("second", "b")
+    enqueue(client, "queued")
+    client.forget_ended(started)
+    assert status(client, "a") == "SUCCESS"
+    client.forget_ended(time.time() + 1)
+    # What failed stays: a retry goes on from its failed step.
+    assert {s.workflow_id: s.status for s in client.states()} == {
+        "failed": "ERROR",
+        "b": "PENDING",
+        "queued": "ENQUEUED",
+    }
+    hold.unlink()
+    workers.wait_for("deliver", "queued")
+
+
+def test_forgetting_by_prefix_frees_ids_and_leaves_what_runs(workers: Workers, client: EngineClient) -> None:
+    hold = workers.flag("hold-a_1")
+    workers.ready("w1")
+    enqueue(client, "a_1")
+    workers.wait_for("second", "a_1")
+    for job in ("a_1:pacs", "a_1:pacs:1", "a22"):
+        enqueue(client, job)
+    client.cancel("a_1:pacs")
+    client.forget("a_1")
+    assert {s.workflow_id: s.status for s in client.states()} == {"a_1": "PENDING", "a22": "ENQUEUED"}
+    hold.unlink()
+    enqueue(client, "a_1:pacs")
+    workers.wait_for("deliver", "a_1:pacs")
