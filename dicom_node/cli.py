@@ -473,11 +473,12 @@ def _print_summary(result: dict[str, Any]) -> None:
 
 
 def _findings_table(findings: list[dict[str, Any]]) -> Table:
-    table = Table("no.", "center x, y, z (LPS mm)", "side", "long x short (mm)", "volume (mm3)", "mean HU", "score")
+    # Fits 80 columns, which is what a pipe gets.
+    table = Table("no.", "center x y z (mm)", "side", "axes (mm)", "mm3", "HU", "score")
     for number, found in enumerate(findings, start=1):
         table.add_row(
             str(number),
-            ", ".join(f"{value:.1f}" for value in found["center_mm"]),
+            " ".join(f"{value:.1f}" for value in found["center_mm"]),
             found["side"] or "?",
             f"{found['long_axis_mm']:.1f} x {found['short_axis_mm']:.1f}",
             f"{found['volume_mm3']:.0f}",
