@@ -202,6 +202,8 @@ def _put_times(ds: Dataset, origin: Origin) -> None:
     if offset and made_at.tzinfo is not None:
         shift = timedelta(hours=int(offset[2]), minutes=int(offset[3]))
         made_at = made_at.astimezone(timezone(-shift if offset[1] == "-" else shift))
+    if not offset and "TimezoneOffsetFromUTC" in ds:
+        del ds.TimezoneOffsetFromUTC  # what can't be an offset would be said of our own times, too
     for keyword in ("InstanceCreation", "Content", "Series"):
         setattr(ds, f"{keyword}Date", made_at.strftime("%Y%m%d"))
         setattr(ds, f"{keyword}Time", made_at.strftime("%H%M%S.%f"))

@@ -57,6 +57,16 @@ def test_demo_finds_the_real_nodule_and_the_pacs_has_seg_and_sr(tmp_path: Path) 
     assert {"read", "volume", "network", "results", "total"} <= result["timings_s"].keys()
 
 
+@pytest.mark.parametrize("name", ["results", "thesis.txt", ".hidden"])
+def test_demo_leaves_a_folder_that_no_demo_made_alone(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "mine").touch()
+    said = subprocess.run([COMMAND, "demo", "--out", str(tmp_path)], capture_output=True, text=True, check=False)
+    assert said.returncode == 2
+    assert "holds something that no demo made" in said.stderr
+    assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")] == [name, f"{name}/mine"]
+
+
 def test_infer_does_the_job_without_a_network(tmp_path: Path) -> None:
     bundle = fast_bundle(tmp_path / "bundle")
     words = ("infer", str(TINY), "--model", str(bundle), "--max-slice-spacing-mm", "4.5", "--json")

@@ -316,3 +316,25 @@ def test_relative_paths_count_from_the_settings_own_folder(tmp_path: Path) -> No
     assert config.storage.root == tmp_path / "data"
     assert config.models["m"].folder() == tmp_path / "bundles/m"
     assert config.models["b"].bundle == "builtin:lung_nodule_small"
+    assert config.database_url() == f"sqlite:///{tmp_path / 'data' / 'node.sqlite'}"
+
+
+@pytest.mark.parametrize(
+    ("url", "meant"),
+    [
+        ("sqlite:///rows.sqlite", "sqlite:///{folder}/rows.sqlite"),
+        ("sqlite:////var/rows.sqlite", "sqlite:////var/rows.sqlite"),
+        ("postgresql+psycopg://u:p@h/d", "postgresql+psycopg://u:p@h/d"),
+    ],
+)
+def test_a_database_file_counts_from_the_settings_folder_too(tmp_path: Path, url: str, meant: str) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(f"storage: {{root: data}}\ndatabase: {{url: '{url}'}}\n")
+    assert load_config(path).database_url() == meant.format(folder=tmp_path)
+
+
+def test_a_tilde_is_the_users_own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    path = tmp_path / "config.yaml"
+    path.write_text("storage: {root: ~/node}\n")
+    assert load_config(path).storage.root == tmp_path / "home" / "node"

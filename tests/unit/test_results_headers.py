@@ -219,6 +219,7 @@ def test_impossible_time_zone_of_the_source_is_not_used(make_series: SeriesMaker
     report = rejection(series, made_at=datetime(2026, 3, 4, 1, 0, tzinfo=UTC))
 
     assert (report.ContentDate, report.ContentTime) == ("20260304", "010000.000000")
+    assert "TimezoneOffsetFromUTC" not in report
 
 
 @pytest.mark.parametrize("missing", ["StudyInstanceUID", "SeriesInstanceUID"])
