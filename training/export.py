@@ -20,7 +20,7 @@ TRAINING_DATA = (
     "LIDC-IDRI-0002) in the lungs of LIDC-IDRI-0002 and C3N-00247 (CPTAC-LSCC)"
 )
 EVALUATE = "python -m training evaluate"
-COMPOSITES = "composites: held-out nodules (LUNA16 subset 8 crops) in the held-out scan LIDC-IDRI-0001"
+COMPOSITES = "composites: held-out LIDC-IDRI nodule crops in the held-out scan LIDC-IDRI-0001"
 
 
 def export(
