@@ -72,6 +72,7 @@ def main() -> None:
     )
     worker.on_poison(lambda workflow_id, _name: note("poison", workflow_id))
     engine.migrate(url)
+    note("starts", "-")
     worker.start()
     note("ready", "-")
     stop.wait()

@@ -377,7 +377,8 @@ def test_a_worker_whose_name_is_held_for_a_moment_starts_when_it_is_free(
     held = try_lock(workers.url, engine._lock_name("w1"))
     assert held is not None
     worker = workers.start("w1")
-    time.sleep(3)
+    workers.wait_for("starts", "-", "w1")
+    time.sleep(1)
     assert (worker.poll(), workers.count("w1", "ready", "-")) == (None, 0)
     held.release()
     workers.wait(lambda: workers.count("w1", "ready", "-") or worker.poll() is not None)

@@ -17,10 +17,11 @@ import sqlalchemy as sa
 from dicom_node import flow, logs, schema
 from dicom_node.config import Config, PeerConfig
 from dicom_node.db import Database, ReceivedInstance, Row
+from dicom_node.delivery import delivery_id
 from dicom_node.dimse.scu import Outcome
 from dicom_node.domain import Detection, ModelIdentity, Volume
 from dicom_node.errors import DatabaseUnavailable, DicomNodeError, Reason, SeriesRejected
-from dicom_node.flow import Flow, delivery_id, evidence_text, manifest_sha256
+from dicom_node.flow import Flow, evidence_text, manifest_sha256
 from dicom_node.storage import Storage
 from tests.fakes.ct import HEADER, make_ct_series
 from tests.fakes.findings import MODEL, ball
@@ -168,7 +169,7 @@ class Node:
 
     def deliver(self, job_id: str, destination: str = "pacs") -> FakeRun:
         run = FakeRun()
-        self.flow.deliver(run, job_id, destination)
+        self.flow.delivery.deliver(run, job_id, destination)
         return run
 
     def complete(self) -> str:
@@ -397,14 +398,14 @@ def test_an_error_nobody_foresaw_leaves_a_failed_job_that_can_be_decided_on_agai
 
 
 def _calls(step: Callable[[], Any], database: Database, monkeypatch: pytest.MonkeyPatch, lost_at: int) -> int:
-    """Run `step` with the database gone from its call number `lost_at` on; how many calls there were."""
+    """Run `step` with the database gone for its call number `lost_at`; how many calls there were."""
     real, calls = database._begin, 0
     real_all = database._all
 
     def lost() -> None:
         nonlocal calls
         calls += 1
-        if calls > lost_at:
+        if calls == lost_at + 1:
             raise DatabaseUnavailable("the database does not answer: OperationalError")
 
     monkeypatch.setattr(database, "_begin", lambda: (lost(), real())[1])
@@ -431,7 +432,7 @@ def test_a_lost_database_is_raised_at_each_place_and_fails_no_job(node: Node, mo
     until_done(lambda: node.flow.decide(SERIES), {"queued"})
     job_id = node.job()["job_id"]
     until_done(lambda: node.flow.analyse_job(job_id), {"queued", "running", "complete"})
-    until_done(lambda: node.flow.send_job(job_id, "pacs"), {"complete"})
+    until_done(lambda: node.flow.delivery.send_job(job_id, "pacs"), {"complete"})
     assert (node.job()["state"], node.ledger(job_id)) == ("complete", ["stored", "stored"])
 
 
@@ -693,7 +694,7 @@ def test_what_is_stored_is_sent_once(node: Node) -> None:
 def test_each_answer_has_its_state_in_the_ledger(node: Node, kind: str, state: str, again: bool) -> None:
     job_id = node.complete()
     node.sender.kinds = [kind]
-    outcome = node.flow.send_job(job_id, "pacs")
+    outcome = node.flow.delivery.send_job(job_id, "pacs")
     assert node.ledger(job_id) == [state, state]
     assert (outcome["wait_s"] is not None) == again
     row = node.database.deliveries(job_id, "pacs")[0]
@@ -707,7 +708,7 @@ def test_only_what_is_not_stored_is_sent_again(node: Node) -> None:
     node.sender.kinds = ["stored", "unknown", "stored"]
     [(_, _, args, _)] = node.deliver(job_id).enqueued
     assert node.ledger(job_id) == ["stored", "unknown"]
-    node.flow.deliver(FakeRun(), *args)
+    node.flow.delivery.deliver(FakeRun(), *args)
     assert [sent[0] for sent in node.sender.sent] == [["seg.dcm", "sr.dcm"], ["sr.dcm"]]
     assert node.ledger(job_id) == ["stored", "stored"]
 
@@ -728,13 +729,13 @@ def test_a_job_whose_objects_find_no_room_waits_at_the_side_and_lets_others_by(n
     turn = ("deliver", f"{delivery_id(job_id, 'pacs')}:1", (job_id, "pacs", 1), options | {"delay_s": 5.0})
     assert (first.slept, first.enqueued) == ([], [turn])
     again = FakeRun()
-    node.flow.deliver(again, *turn[2])
+    node.flow.delivery.deliver(again, *turn[2])
     assert again.enqueued == [
         ("deliver", f"{delivery_id(job_id, 'pacs')}:2", (job_id, "pacs", 2), options | {"delay_s": 10.0})
     ]
     node.sender.kinds = ["stored"]
     last = FakeRun()
-    node.flow.deliver(last, *again.enqueued[0][2])
+    node.flow.delivery.deliver(last, *again.enqueued[0][2])
     assert (last.enqueued, node.ledger(job_id)) == ([], ["stored", "stored"])
 
 
@@ -750,7 +751,7 @@ def test_a_row_that_is_cancelled_between_two_of_one_delivery_is_not_sent(
         node.database.cancel_deliveries(job_id)
 
     monkeypatch.setattr(node.database, "move_delivery", cancel_first)
-    assert node.flow.send_job(job_id, "pacs") == {"wait_s": None}
+    assert node.flow.delivery.send_job(job_id, "pacs") == {"wait_s": None}
     assert node.sender.sent == [(["seg.dcm"], "PACS", "DICOMNODE")]
     assert node.ledger(job_id) == ["stored", "cancelled"]
 
@@ -759,7 +760,7 @@ def test_a_peers_words_are_in_the_ledger_and_in_no_log_line(node: Node, caplog: 
     job_id = node.complete()
     node.sender.kinds, node.sender.comment = ["refused"], CANARY
     with caplog.at_level(logging.DEBUG):
-        node.flow.send_job(job_id, "pacs")
+        node.flow.delivery.send_job(job_id, "pacs")
     assert [row["message"] for row in node.database.deliveries(job_id, "pacs")] == [CANARY] * 2
     lines = [logs._JsonFormatter("deliver").format(record) for record in caplog.records]
     assert any('"0xC000"' in line for line in lines)
@@ -781,13 +782,13 @@ def test_what_cannot_be_sent_for_too_long_is_parked(make_node: Callable[..., Nod
     job_id = node.complete()
     node.sender.kinds = [kind]
     node.clock += 3590
-    assert node.flow.send_job(job_id, "pacs")["wait_s"] is not None
+    assert node.flow.delivery.send_job(job_id, "pacs")["wait_s"] is not None
     node.clock += 20
-    assert node.flow.send_job(job_id, "pacs")["wait_s"] is None
+    assert node.flow.delivery.send_job(job_id, "pacs")["wait_s"] is None
     assert node.ledger(job_id) == ["parked", "parked"]
     # An operator's retry starts the clock anew.
     assert node.database.retry_deliveries(job_id) == ["archive", "pacs"]
-    assert node.flow.send_job(job_id, "pacs")["wait_s"] is not None
+    assert node.flow.delivery.send_job(job_id, "pacs")["wait_s"] is not None
     assert node.ledger(job_id) != ["parked", "parked"]
 
 
@@ -829,7 +830,7 @@ def test_an_error_of_the_sender_is_kept_without_its_text(node: Node) -> None:
         raise RuntimeError(CANARY)
 
     node.sender.before = fail
-    node.flow.send_job(job_id, "pacs")
+    node.flow.delivery.send_job(job_id, "pacs")
     message = node.database.deliveries(job_id, "pacs")[0]["message"]
     assert message.startswith("RuntimeError at ")
     assert CANARY not in message
