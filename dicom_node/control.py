@@ -9,9 +9,9 @@ from functools import partial
 from pathlib import PurePosixPath
 
 from dicom_node.db import Database
+from dicom_node.delivery import delivery_id
 from dicom_node.engine import EngineClient
 from dicom_node.errors import DicomNodeError, StaleState
-from dicom_node.flow import delivery_id
 from dicom_node.storage import Storage
 
 _ENDED = ("SUCCESS", "ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED")

@@ -16,7 +16,8 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from dicom_node import schema
-from dicom_node.errors import ConfigError, DatabaseUnavailable, DicomNodeError, StaleState
+from dicom_node.connection import answered, no_answer, open_engine
+from dicom_node.errors import ConfigError, DicomNodeError, StaleState
 from dicom_node.locks import exclusive
 
 Row = sa.RowMapping
@@ -57,14 +58,14 @@ class Database:
     def __init__(self, url: str, *, now: Callable[[], float] = time.time) -> None:
         self.url = url
         self._now = now
-        self.engine = _engine(url)
+        self.engine = open_engine(url)
 
     def close(self) -> None:
         self.engine.dispose()
 
     @contextlib.contextmanager
     def _begin(self) -> Iterator[sa.Connection]:
-        with _answered(), self.engine.begin() as connection:
+        with answered(), self.engine.begin() as connection:
             yield connection
 
     def _insert(self, table: sa.Table) -> Any:
@@ -86,7 +87,7 @@ class Database:
                 settings.attributes["connection"] = connection
                 command.upgrade(settings, "head")
         except sa.exc.OperationalError as err:
-            raise DicomNodeError(_no_answer(err)) from err
+            raise DicomNodeError(no_answer(err)) from err
 
     def check(self) -> str:
         """What answers: dialect and schema version. Raises ConfigError with what to do."""
@@ -96,7 +97,7 @@ class Database:
                     return f"{self.engine.dialect.name}; its tables are made at the first start"
                 version = connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar()
         except sa.exc.SQLAlchemyError as err:
-            raise ConfigError(_no_answer(err)) from err
+            raise ConfigError(no_answer(err)) from err
         return f"{self.engine.dialect.name}, schema {version}"
 
     # -- instances ---------------------------------------------------------------------------------
@@ -531,48 +532,5 @@ class Database:
         return rows[0] if rows else None
 
     def _all(self, query: sa.Select[Any]) -> list[Row]:
-        with _answered(), self.engine.connect().execution_options(read_only=True) as connection:
+        with answered(), self.engine.connect().execution_options(read_only=True) as connection:
             return list(connection.execute(query).mappings())
-
-
-@contextlib.contextmanager
-def _answered() -> Iterator[None]:
-    """What may pass (a restart, a lock, a full disk) as our error, which says that trying again can help."""
-    try:
-        yield
-    except (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.TimeoutError) as err:
-        raise DatabaseUnavailable(f"the database does not answer: {type(err).__name__}") from err
-
-
-def _no_answer(err: Exception) -> str:
-    # The error's own text may hold the URL with its password.
-    return f"the database does not answer ({type(err).__name__}): is it running, and are name and password right?"
-
-
-def _engine(url: str) -> sa.Engine:
-    if not url.startswith("sqlite"):
-        try:
-            return sa.create_engine(url, pool_pre_ping=True)
-        except ModuleNotFoundError as err:
-            raise ConfigError("PostgreSQL needs its driver: pip install 'dicom-node[postgresql]'") from err
-    engine = sa.create_engine(url, connect_args={"timeout": 60})
-
-    @sa.event.listens_for(engine, "connect")
-    def _settings(connection: Any, _record: Any) -> None:
-        cursor = connection.cursor()
-        # Lets readers go on beside the one writer; a property of the file, so only the first one changes it.
-        cursor.execute("PRAGMA journal_mode=WAL")
-        # FULL: a commit is on the disk when it returns. NORMAL would lose acknowledged rows in a power cut.
-        cursor.execute("PRAGMA synchronous=FULL")
-        cursor.execute("PRAGMA foreign_keys=ON")
-        cursor.close()
-        # We begin transactions ourselves: the driver would begin them as readers, and a reader that turns
-        # writer while another writes fails at once instead of waiting its turn.
-        connection.isolation_level = None
-
-    @sa.event.listens_for(engine, "begin")
-    def _begin(connection: sa.Connection) -> None:
-        reads = connection.get_execution_options().get("read_only", False)
-        connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
-
-    return engine

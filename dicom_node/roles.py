@@ -24,7 +24,8 @@ from dicom_node.storage import Storage
 if TYPE_CHECKING:
     # The receiver starts in half the time without what only the workflows need.
     from dicom_node.analysis import Detector
-    from dicom_node.flow import Flow, SendOutcome
+    from dicom_node.delivery import SendOutcome
+    from dicom_node.flow import Flow
 
 log = logging.getLogger(__name__)
 

@@ -12,9 +12,9 @@ import sqlalchemy as sa
 from dicom_node import control, engine, schema
 from dicom_node.config import Config
 from dicom_node.control import Purged, purge, retry
+from dicom_node.delivery import delivery_id
 from dicom_node.engine import EngineClient
 from dicom_node.errors import DicomNodeError, Reason, StaleState
-from dicom_node.flow import delivery_id
 from tests.unit.test_flow import SERIES, SETTINGS, Node
 
 LATER = 1_800_000_000.0

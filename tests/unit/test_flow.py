@@ -842,7 +842,7 @@ def test_a_destination_that_is_gone_from_the_settings_parks_its_objects(node: No
     changed = node.flow.config.model_copy(update={"peers": Config.model_validate(
         {"storage": {"root": "x"}, "peers": peers}).peers})  # fmt: skip
     run = FakeRun()
-    node.flow_with(changed).deliver(run, job_id, "pacs")
+    node.flow_with(changed).delivery.deliver(run, job_id, "pacs")
     assert (run.slept, node.sender.sent) == ([], [])
     assert node.ledger(job_id) == ["parked", "parked"]
     assert "pacs is not in config.yaml" in node.database.deliveries(job_id, "pacs")[0]["message"]

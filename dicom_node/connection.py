@@ -1,0 +1,55 @@
+"""A database's URL -> connections set up the way the rows need them, and its failures as our errors."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import sqlalchemy as sa
+
+from dicom_node.errors import ConfigError, DatabaseUnavailable
+
+
+@contextlib.contextmanager
+def answered() -> Iterator[None]:
+    """What may pass (a restart, a lock, a full disk) as our error, which says that trying again can help."""
+    try:
+        yield
+    except (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.TimeoutError) as err:
+        raise DatabaseUnavailable(f"the database does not answer: {type(err).__name__}") from err
+
+
+def no_answer(err: Exception) -> str:
+    """What to do about it. The error's own text is left out: it may hold the URL with its password."""
+    return f"the database does not answer ({type(err).__name__}): is it running, and are name and password right?"
+
+
+def open_engine(url: str) -> sa.Engine:
+    """SQLAlchemy's engine for `url`. Raises ConfigError where PostgreSQL's driver is not installed."""
+    if not url.startswith("sqlite"):
+        try:
+            return sa.create_engine(url, pool_pre_ping=True)
+        except ModuleNotFoundError as err:
+            raise ConfigError("PostgreSQL needs its driver: pip install 'dicom-node[postgresql]'") from err
+    engine = sa.create_engine(url, connect_args={"timeout": 60})
+
+    @sa.event.listens_for(engine, "connect")
+    def _settings(connection: Any, _record: Any) -> None:
+        cursor = connection.cursor()
+        # Lets readers go on beside the one writer; a property of the file, so only the first one changes it.
+        cursor.execute("PRAGMA journal_mode=WAL")
+        # FULL: a commit is on the disk when it returns. NORMAL would lose acknowledged rows in a power cut.
+        cursor.execute("PRAGMA synchronous=FULL")
+        cursor.execute("PRAGMA foreign_keys=ON")
+        cursor.close()
+        # We begin transactions ourselves: the driver would begin them as readers, and a reader that turns
+        # writer while another writes fails at once instead of waiting its turn.
+        connection.isolation_level = None
+
+    @sa.event.listens_for(engine, "begin")
+    def _begin(connection: sa.Connection) -> None:
+        reads = connection.get_execution_options().get("read_only", False)
+        connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
+
+    return engine

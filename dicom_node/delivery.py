@@ -1,0 +1,185 @@
+"""Results on the disk -> each destination of their job, the ledger kept. A dead destination delays no other."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from dicom_node.config import Config, PeerConfig
+from dicom_node.db import Database, Row
+from dicom_node.engine import Json, Run
+from dicom_node.errors import StaleState
+from dicom_node.logs import describe
+from dicom_node.storage import Storage
+
+log = logging.getLogger(__name__)
+
+# sending: the process that sent it died before it knew; the same UID again does no harm.
+_UNSENT = ("waiting", "unknown", "sending")
+
+
+class Sender(Protocol):
+    """Sends files to a peer: an outcome for each file, in order."""
+
+    def __call__(self, files: Sequence[Path], peer: PeerConfig, calling_ae: str) -> Sequence[SendOutcome]: ...
+
+
+class SendOutcome(Protocol):
+    """kind: stored, retry, unknown (no answer: it may have arrived) or refused (an operator must look)."""
+
+    @property
+    def kind(self) -> str: ...
+    @property
+    def status(self) -> int | None: ...
+    @property
+    def message(self) -> str: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Unknown:
+    """The outcome of a send that ended in an error of our own."""
+
+    message: str
+    kind: str = "unknown"
+    status: int | None = None
+
+
+def delivery_id(job_id: str, destination: str) -> str:
+    """The workflow that delivers a job's objects to one destination."""
+    return f"{job_id}:{destination}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delivery:
+    """The workflow `deliver` and what it works with."""
+
+    config: Config
+    database: Database
+    storage: Storage
+    send: Sender
+    now: Callable[[], float]
+
+    def deliver(self, run: Run, job_id: str, destination: str, turn: int = 0) -> None:
+        """Until each object is stored, parked or cancelled.
+
+        While a destination is down this waits at the head of its queue, so that one job probes for all. Where it
+        answers and only has no room for this job's objects, this job waits at the side.
+        """
+        while True:
+            outcome = run.step("send", self.send_job, job_id, destination)
+            if outcome["wait_s"] is None:
+                return
+            if outcome["answers"]:
+                break
+            run.sleep(outcome["wait_s"])
+        run.enqueue(
+            "deliver",
+            f"{delivery_id(job_id, destination)}:{turn + 1}",
+            job_id,
+            destination,
+            turn + 1,
+            priority=outcome["priority"],
+            partition=destination,
+            delay_s=outcome["wait_s"],
+        )
+
+    def send_job(self, job_id: str, destination: str) -> Json:
+        """One attempt at all that this destination has not stored yet.
+
+        wait_s: until the next attempt, null when nothing is left to do. answers: the peer gave some object a status.
+        """
+        peer = self.config.peers.get(destination)
+        if peer is None or peer.port is None:
+            self._park_all(job_id, destination, f"destination {destination} is not in config.yaml; add it and retry")
+            return {"wait_s": None}
+        claimed = self._claimed(job_id, destination)
+        if not claimed:
+            return {"wait_s": None}
+        outcomes = self._sent(claimed, peer)
+        again = False
+        for row, outcome in zip(claimed, outcomes, strict=True):
+            again |= self._settle(row, outcome)
+        if not again:
+            return {"wait_s": None}
+        return {
+            "wait_s": self._wait_s(max(row["attempts"] for row in claimed)),
+            "answers": any(outcome.status is not None for outcome in outcomes),
+            "priority": self._priority(job_id),
+        }
+
+    def _claimed(self, job_id: str, destination: str) -> list[Row]:
+        """The rows that are ours to send now. A row that an operator cancelled at this moment is not."""
+        claimed = []
+        for row in self.database.deliveries(job_id, destination):
+            if row["state"] in _UNSENT:
+                with contextlib.suppress(StaleState):
+                    self.database.move_delivery(row["sop_instance_uid"], destination, _UNSENT, "sending", attempt=True)
+                    claimed.append(row)
+        return claimed
+
+    def _sent(self, due: Sequence[Row], peer: PeerConfig) -> Sequence[SendOutcome]:
+        files = [self.storage.path(row["path"]) for row in due]
+        try:
+            outcomes = self.send(files, peer, self.config.receive.ae_title)
+        except Exception as err:
+            # Nobody foresaw it, and it may pass: without a new attempt the objects would lie there as "sending".
+            log.exception("sending failed", extra={"action": "failed", "job": due[0]["job_id"]})
+            return [_Unknown(message=describe(err))] * len(due)
+        return outcomes
+
+    def _settle(self, row: Row, outcome: SendOutcome) -> bool:
+        """The ledger's next state of one object; True when it must be sent again."""
+        state = {"stored": "stored", "refused": "parked", "retry": "waiting", "unknown": "unknown"}[outcome.kind]
+        if (
+            state in ("waiting", "unknown")
+            and self.now() - row["created_at"] > self.config.deliver.give_up_after_h * 3600
+        ):
+            state = "parked"
+        self.database.move_delivery(
+            row["sop_instance_uid"],
+            row["destination"],
+            ("sending",),
+            state,
+            status=outcome.status,
+            # A peer's comment may hold anything; PostgreSQL takes no NUL.
+            message=outcome.message.replace("\0", "") or None,
+        )
+        log.log(
+            logging.INFO if state == "stored" else logging.WARNING,
+            "object %s",
+            state,
+            extra={
+                "action": f"delivery {state}",
+                "job": row["job_id"],
+                "destination": row["destination"],
+                "kind": row["kind"],
+                # Not the peer's own comment: it may quote the patient. The ledger has it.
+                "status": None if outcome.status is None else f"0x{outcome.status:04X}",
+            },
+        )
+        self.database.add_event(
+            f"delivery {state}", job_id=row["job_id"], destination=row["destination"], kind=row["kind"]
+        )
+        return state in ("waiting", "unknown")
+
+    def _park_all(self, job_id: str, destination: str, message: str) -> None:
+        for row in self.database.deliveries(job_id, destination):
+            if row["state"] in _UNSENT:
+                with contextlib.suppress(StaleState):
+                    self.database.move_delivery(
+                        row["sop_instance_uid"], destination, _UNSENT, "parked", message=message
+                    )
+
+    def _wait_s(self, attempts: int) -> float:
+        settings = self.config.deliver
+        return min(settings.longest_wait_s, settings.first_wait_s * 2.0 ** min(attempts, 30))
+
+    def _priority(self, job_id: str) -> str:
+        job = self.database.job(job_id)
+        if job is None:
+            raise StaleState(f"job {job_id} is not in the database")
+        return str(job["priority"])
