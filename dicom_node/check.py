@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from functools import partial
 
 from dicom_node.config import Config, PeerConfig
 from dicom_node.db import Database
-from dicom_node.errors import BundleError, ConfigError, DeliveryError, DicomNodeError
+from dicom_node.errors import BundleError, ConfigError, DeliveryError, DicomNodeError, StorageError
 from dicom_node.storage import Storage
 
 
@@ -45,13 +46,21 @@ def _try(name: str, look: Callable[[], str]) -> Item:
 
 
 def _storage(config: Config) -> str:
-    storage = Storage(config.storage.root, min_free_gb=config.storage.min_free_gb)
+    root = config.storage.root
+    if not root.exists():
+        # Nothing is made here: whoever checks may be another user than the one who runs the node.
+        nearest = next(folder for folder in root.absolute().parents if folder.exists())
+        if not os.access(nearest, os.W_OK):
+            raise StorageError(f"storage.root {root} is not there, and {nearest} cannot be written to by this user")
+        return f"{root} is made at the first start, in {nearest}"
+    storage = Storage(root, min_free_gb=config.storage.min_free_gb)
     storage.check_space()
     return f"{storage.free_bytes() / 1e9:.1f} GB free in {storage.root}"
 
 
 def _database(config: Config) -> str:
-    Storage(config.storage.root)
+    if config.database.url is None and not config.storage.root.exists():
+        return "sqlite; it is made at the first start"
     database = Database(config.database_url())
     try:
         return database.check()
@@ -116,7 +125,7 @@ def _routes(config: Config) -> str:
         raise ConfigError(f"route {', '.join(silent)} has no destinations: its results stay in the storage root")
     if not any(peer.may_send for peer in config.peers.values()) and config.receive.unknown_peers == "refuse":
         raise ConfigError("no peer may send: set may_send: true for the PACS, or receive.unknown_peers: accept")
-    return f"{len(config.routes)} routes"
+    return ", ".join(route.name for route in config.routes)
 
 
 def _echo(config: Config, name: str) -> str:

@@ -8,17 +8,21 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
-from dicom_node import __version__, logs
+from dicom_node import __version__, logs, present
 from dicom_node.config import Config, GateConfig, PeerConfig, load_config
 from dicom_node.domain import RESEARCH_USE
 from dicom_node.errors import ConfigError, DeliveryError, DicomNodeError
+
+if TYPE_CHECKING:
+    from dicom_node.db import Database
+    from dicom_node.engine import EngineClient
+    from dicom_node.storage import Storage
 
 app = typer.Typer(
     help=f"A DICOM node that finds lung nodules in CT. {RESEARCH_USE}.",
@@ -35,6 +39,8 @@ err = Console(stderr=True, soft_wrap=True)
 
 ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="The node's settings.", envvar="DICOM_NODE_CONFIG")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
+AsOption = Annotated[str | None, typer.Option("--as", help="Call as this AE title; default: receive.ae_title.")]
+JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="A job's id, or a part of it that no other has.")]
 NameOption = Annotated[str | None, typer.Option("--name", help="This process's name; one living process a name.")]
 DEFAULT_CONFIG = Path("config.yaml")
 
@@ -170,22 +176,35 @@ def _without_password(url: str) -> str:
 
 
 @contextmanager
-def _state(config: Path) -> Iterator[tuple[Any, Any, Any]]:
-    """Storage, database and engine client of a node that exists."""
-    from dicom_node.engine import EngineClient
-    from dicom_node.roles import open_state
+def _rows(config: Path) -> Iterator[tuple[Storage, Database, str]]:
+    """Storage, database and its URL of a node that exists."""
+    from dicom_node.db import Database
+    from dicom_node.storage import Storage
 
     settings = load_config(config)
     logs.configure("error", "text", "cli")
     if settings.database.url is None and not settings.storage.root.is_dir():
         raise ConfigError(f"no node has run with {config} yet: storage.root {settings.storage.root} is not there")
-    storage, database = open_state(settings)
-    client = EngineClient(settings.database_url())
+    database = Database(settings.database_url())
     try:
-        yield storage, database, client
+        database.migrate()
+        yield Storage(settings.storage.root), database, settings.database_url()
     finally:
-        client.close()
         database.close()
+
+
+@contextmanager
+def _state(config: Path) -> Iterator[tuple[Storage, Database, EngineClient]]:
+    """The same with the job engine, which takes a while to import."""
+    from dicom_node.engine import EngineClient, migrate
+
+    with _rows(config) as (storage, database, url):
+        migrate(url)
+        client = EngineClient(url)
+        try:
+            yield storage, database, client
+        finally:
+            client.close()
 
 
 @jobs_app.command("list")
@@ -203,64 +222,52 @@ def jobs_list(
 
     if state is not None and state not in JOB_STATES:
         raise ConfigError(f"--state {state} is none of {', '.join(JOB_STATES)}")
-    with _state(config) as (_, database, _client):
+    with _rows(config) as (_, database, _url):
         rows = database.jobs(state=state, limit=limit)
     if as_json:
         _print_json([dict(row) for row in rows])
-        return
-    table = Table("job", "received", "state", "progress", "route", "reason")
-    for row in rows:
-        received = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(row["created_at"]))
-        table.add_row(
-            row["job_id"], received, row["state"], f"{row['progress']:.0%}", row["route"] or "", row["reason"] or ""
-        )
-    out.print(table)
+    else:
+        present.print_jobs(out, rows)
 
 
 @jobs_app.command("show")
-def jobs_show(job: str, config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> None:
+def jobs_show(job: JobArgument, config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> None:
     """All that is known of one job: evidence, findings, deliveries, events.
 
-    Example: dicom-node jobs show 1.3.6.1.4.1.14519.5.2.1-0123456789abcdef --json
+    Example: dicom-node jobs show 0123456789abcdef --json
     """
     from dicom_node.summary import job_summary
 
-    with _state(config) as (storage, database, _):
-        shown = job_summary(database, storage, job)
+    with _rows(config) as (storage, database, _url):
+        shown = job_summary(database, storage, database.find_job(job))
     if as_json:
         _print_json(shown)
-        return
-    _print_summary(shown)
-    for delivery in shown["deliveries"]:
-        text = f"{delivery['kind']} to {delivery['destination']}: {delivery['state']}, {delivery['attempts']} attempts"
-        out.print(text + (f" ({delivery['message']})" if delivery["message"] else ""), markup=False)
-    for event in shown["events"]:
-        details = " ".join(f"{k}={v}" for k, v in event.items() if k not in ("at", "action"))
-        out.print(f"{event['at']} {event['action']} {details}", markup=False, highlight=False)
+    else:
+        present.print_job(out, shown)
 
 
 @jobs_app.command("retry")
-def jobs_retry(job: str, config: ConfigOption = DEFAULT_CONFIG) -> None:
+def jobs_retry(job: JobArgument, config: ConfigOption = DEFAULT_CONFIG) -> None:
     """Run a failed, parked or cancelled job again, or send its parked objects again.
 
-    Example: dicom-node jobs retry 1.3.6.1.4.1.14519.5.2.1-0123456789abcdef
+    Example: dicom-node jobs retry 0123456789abcdef
     """
     from dicom_node.control import retry
 
     with _state(config) as (_, database, client):
-        out.print(retry(database, client, job), markup=False)
+        out.print(retry(database, client, database.find_job(job)), markup=False)
 
 
 @jobs_app.command("cancel")
-def jobs_cancel(job: str, config: ConfigOption = DEFAULT_CONFIG) -> None:
+def jobs_cancel(job: JobArgument, config: ConfigOption = DEFAULT_CONFIG) -> None:
     """Stop a job, and take what it has not sent out of the queue.
 
-    Example: dicom-node jobs cancel 1.3.6.1.4.1.14519.5.2.1-0123456789abcdef
+    Example: dicom-node jobs cancel 0123456789abcdef
     """
     from dicom_node.control import cancel
 
     with _state(config) as (_, database, client):
-        out.print(cancel(database, client, job), markup=False)
+        out.print(cancel(database, client, database.find_job(job)), markup=False)
 
 
 @app.command()
@@ -317,7 +324,7 @@ def infer(
     if as_json:
         _print_json(result)
     else:
-        _print_summary(result)
+        present.print_summary(out, result)
     if result["status"] != "complete":
         raise typer.Exit(1)
 
@@ -353,6 +360,7 @@ def route(
 @app.command()
 def echo(
     peer: Annotated[str, typer.Argument(help="A peer's name, or AE@HOST:PORT.")],
+    calling_ae: AsOption = None,
     config: ConfigOption = DEFAULT_CONFIG,
     as_json: JsonOption = False,
 ) -> None:
@@ -365,7 +373,7 @@ def echo(
     settings, target = _peer(config, peer)
     logs.configure("error", "text", "echo")
     try:
-        run_echo(target, settings.receive.ae_title)
+        run_echo(target, calling_ae or settings.receive.ae_title)
     except DeliveryError as error:
         if not as_json:
             raise
@@ -382,12 +390,13 @@ def echo(
 def send(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="DICOM files.")],
     to: Annotated[str, typer.Option("--to", help="A peer's name, or AE@HOST:PORT.")],
+    calling_ae: AsOption = None,
     config: ConfigOption = DEFAULT_CONFIG,
     as_json: JsonOption = False,
 ) -> None:
     """Send a folder of DICOM files to a peer (C-STORE).
 
-    Example: dicom-node send /data/ct --to DICOMNODE@127.0.0.1:11112
+    Example: dicom-node send /data/ct --to DICOMNODE@127.0.0.1:11112 --as ORTHANC
     """
     from dicom_node.dimse.scu import send as run_send
     from dicom_node.infer import dicom_files
@@ -397,7 +406,7 @@ def send(
     files = dicom_files(folder)
     with _progress("sending", quiet=as_json) as progress:
         outcomes = []
-        for outcome in run_send(files, target, settings.receive.ae_title):
+        for outcome in run_send(files, target, calling_ae or settings.receive.ae_title):
             outcomes.append(outcome)
             progress(len(outcomes) / len(files))
     stored = sum(outcome.kind == "stored" for outcome in outcomes)
@@ -446,7 +455,7 @@ def demo(
     if as_json:
         _print_json(result)
     else:
-        _print_summary(result)
+        present.print_summary(out, result)
     if result["status"] != "complete" or not result["delivered"]:
         raise typer.Exit(1)
 
@@ -456,33 +465,3 @@ def _version(version: Annotated[bool, typer.Option("--version", help="Print the 
     if version:
         print(__version__)
         raise typer.Exit
-
-
-def _print_summary(result: dict[str, Any]) -> None:
-    if result["reason"]:
-        out.print(f"{result['status']}: {result['reason']}", markup=False, highlight=False)
-    elif not result["findings"]:
-        out.print(f"{result['status']}: " + ("no finding" if result["status"] == "complete" else "no result yet"))
-    else:
-        out.print(_findings_table(result["findings"]))
-    for path in result["files"]:
-        out.print(path, markup=False, highlight=False)
-    if result["timings_s"]:
-        out.print("  ".join(f"{name} {seconds:.1f} s" for name, seconds in result["timings_s"].items()))
-    out.print(result["notice"], style="bold")
-
-
-def _findings_table(findings: list[dict[str, Any]]) -> Table:
-    # Fits 80 columns, which is what a pipe gets.
-    table = Table("no.", "center x y z (mm)", "side", "axes (mm)", "mm3", "HU", "score")
-    for number, found in enumerate(findings, start=1):
-        table.add_row(
-            str(number),
-            " ".join(f"{value:.1f}" for value in found["center_mm"]),
-            found["side"] or "?",
-            f"{found['long_axis_mm']:.1f} x {found['short_axis_mm']:.1f}",
-            f"{found['volume_mm3']:.0f}",
-            f"{found['mean_hu']:.0f}",
-            f"{found['score']:.2f}",
-        )
-    return table

@@ -319,7 +319,9 @@ def load_config(path: Path) -> Config:
             data = file.read(_MAX_BYTES + 1)
         text = data.decode("utf-8")
     except FileNotFoundError as err:
-        raise ConfigError(f"{path}: no such file; copy config.yaml of the project and edit it") from err
+        raise ConfigError(
+            f"{path}: no such file; give --config FILE or set DICOM_NODE_CONFIG (a first one: config.yaml of the project)"
+        ) from err
     except UnicodeDecodeError as err:
         raise ConfigError(f"{path}: is no text in UTF-8; is it the right file?") from err
     except OSError as err:

@@ -6,6 +6,7 @@ No row changed means that somebody else owns the row: StaleState. Everything her
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from dicom_node import schema
 from dicom_node.connection import answered, no_answer, open_engine
 from dicom_node.errors import ConfigError, DicomNodeError, StaleState
 from dicom_node.locks import exclusive
+
+log = logging.getLogger(__name__)
 
 Row = sa.RowMapping
 Arrival = Literal["new", "same", "replaced"]
@@ -341,6 +344,25 @@ class Database:
     def job(self, job_id: str) -> Row | None:
         return self._one(sa.select(schema.job).where(schema.job.c.job_id == job_id))
 
+    def find_job(self, text: str) -> str:
+        """The one job whose id holds `text`. Raises DicomNodeError for none or several."""
+        j = schema.job.c.job_id
+        exact = self.job(text)
+        found = [text] if exact else [row["job_id"] for row in self._all(sa.select(j).where(_holds(j, text)).limit(2))]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise DicomNodeError(f"more than one job id holds {text!r}; give more of it")
+        raise DicomNodeError(f"no job {text}; dicom-node jobs list shows the jobs there are")
+
+    def hand_back_jobs(self, executor: str) -> None:
+        """What this executor left undone is queued again, so that nobody takes it for running."""
+        j = schema.job.c
+        with self._begin() as connection:
+            left = sa.update(schema.job).where(j.state == "running", j.executor == executor)
+            for job_id in connection.execute(left.values(state="queued", progress=0.0).returning(j.job_id)).scalars():
+                self._event(connection, "job handed back", job_id=job_id)
+
     def jobs(self, *, state: str | None = None, series_uid: str | None = None, limit: int = 100) -> list[Row]:
         """Newest first."""
         query = sa.select(schema.job).order_by(schema.job.c.created_at.desc()).limit(limit)
@@ -521,6 +543,8 @@ class Database:
         series_uid: str | None = None,
         **details: Any,
     ) -> None:
+        if job_id is not None and action.startswith("job "):
+            log.info(action, extra={"action": action, "job": job_id, **details})
         connection.execute(
             sa.insert(schema.event).values(
                 at=self._now(), action=action, job_id=job_id, series_uid=series_uid, details=details
@@ -534,3 +558,7 @@ class Database:
     def _all(self, query: sa.Select[Any]) -> list[Row]:
         with answered(), self.engine.connect().execution_options(read_only=True) as connection:
             return list(connection.execute(query).mappings())
+
+
+def _holds(column: sa.ColumnElement[str], text: str) -> sa.ColumnElement[bool]:
+    return column.contains(text, autoescape=True)

@@ -197,6 +197,16 @@ def quiet_library_log() -> None:
     logger.handlers.clear()
     logger.propagate = True
     logger.setLevel(logging.WARNING)
+    if not any(isinstance(known, _OwnWords) for known in logger.filters):
+        logger.addFilter(_OwnWords())
+
+
+class _OwnWords(logging.Filter):
+    """Leaves out what looks like a crash and is none: a failed or cancelled job, of which we tell ourselves."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        said = record.getMessage()
+        return "Exception encountered in background workflow" not in said and "no longer owned" not in said
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,8 +8,6 @@ import sys
 import time
 from typing import Any
 
-import pydicom.config
-
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName", "color_message"}
 
 
@@ -22,13 +20,16 @@ def configure(level: str, form: str, role: str) -> None:
     root.setLevel(level.upper())
     logging.captureWarnings(True)
     # These narrate every PDU and plugin at INFO and below, and quote elements of data sets in their warnings.
-    for name in ("pynetdicom", "pydicom", "highdicom", "alembic", "sqlalchemy", "PIL", "matplotlib", "py.warnings"):
+    logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)  # what matters of it we say ourselves, with the peer
+    for name in ("pydicom", "highdicom", "alembic", "sqlalchemy", "PIL", "matplotlib", "py.warnings"):
         logging.getLogger(name).setLevel(logging.ERROR)
     quiet_pydicom()
 
 
 def quiet_pydicom() -> None:
     """Odd values of received data sets are not ours to warn about: the warnings would quote patient data."""
+    import pydicom.config  # a second of start-up time, which commands that only speak to the database do without
+
     pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
 
 

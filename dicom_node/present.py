@@ -1,0 +1,92 @@
+"""Jobs and results as text for a terminal; a pipe's 80 columns are enough."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from sqlalchemy import RowMapping
+
+
+def print_jobs(out: Console, rows: Sequence[RowMapping]) -> None:
+    """One line a job. Its short id, the hash of its set of instances, is enough for `show`, `retry`, `cancel`."""
+    table = Table("job", "received", "images", "state", "route", "reason", box=None, pad_edge=False)
+    for column in table.columns:
+        column.no_wrap = True
+    for row in rows:
+        done = f" {row['progress']:.0%}" if row["state"] == "running" else ""
+        table.add_row(
+            str(row["job_id"]).rpartition("-")[2],
+            _local(row["created_at"]),
+            str(row["instance_count"]),
+            row["state"] + done,
+            row["route"] or "-",
+            row["reason"] or "",
+        )
+    out.print(table)
+
+
+def print_job(out: Console, shown: Mapping[str, Any]) -> None:
+    """All that `jobs show` knows."""
+    series = shown["series"]
+    lines = [
+        f"job {shown['job_id']}",
+        f"{shown['status']}, {shown['progress']:.0%}, priority {shown['priority']}",
+        f"{series['instances']} images from {series['source_ae']}",
+        f"study {series['study_instance_uid']}",
+        f"series {series['series_instance_uid']}",
+        "evidence: " + ", ".join(f"{name} {value}" for name, value in shown["evidence"].items()),
+        *(f"route {line}" for line in shown["explanation"]),
+    ]
+    if shown["model"]:
+        lines.append(f"model {shown['model']['name']} {shown['model']['version']}")
+    for line in lines:
+        out.print(line, markup=False, highlight=False)
+    print_summary(out, dict(shown))
+    for delivery in shown["deliveries"]:
+        attempts = f"{delivery['attempts']} attempt{'' if delivery['attempts'] == 1 else 's'}"
+        text = f"{delivery['kind']} to {delivery['destination']}: {delivery['state']}, {attempts}"
+        out.print(text + (f" ({delivery['message']})" if delivery["message"] else ""), markup=False, highlight=False)
+    for event in shown["events"]:
+        details = "".join(f" {k}={v}" for k, v in event.items() if k not in ("at", "action"))
+        out.print(f"{event['at']} {event['action']}{details}", markup=False, highlight=False)
+
+
+def _local(at: float) -> str:
+    return time.strftime("%m-%d %H:%M:%S", time.localtime(at))
+
+
+def print_summary(out: Console, result: dict[str, Any]) -> None:
+    """Findings, files and timings: the end of `infer` and `demo`."""
+    if result["reason"]:
+        out.print(f"{result['status']}: {result['reason']}", markup=False, highlight=False)
+    elif not result["findings"]:
+        out.print(f"{result['status']}: " + ("no finding" if result["status"] == "complete" else "no result yet"))
+    else:
+        out.print(findings_table(result["findings"]))
+    for path in result["files"]:
+        out.print(path, markup=False, highlight=False)
+    if result["timings_s"]:
+        out.print("  ".join(f"{name} {seconds:.1f} s" for name, seconds in result["timings_s"].items()))
+    out.print(result["notice"], style="bold")
+
+
+def findings_table(findings: list[dict[str, Any]]) -> Table:
+    # Fits 80 columns, which is what a pipe gets.
+    table = Table("no.", "center x y z (mm)", "side", "axes (mm)", "mm3", "HU", "score")
+    for number, found in enumerate(findings, start=1):
+        table.add_row(
+            str(number),
+            " ".join(f"{value:.1f}" for value in found["center_mm"]),
+            found["side"] or "?",
+            f"{found['long_axis_mm']:.1f} x {found['short_axis_mm']:.1f}",
+            f"{found['volume_mm3']:.0f}",
+            f"{found['mean_hu']:.0f}",
+            f"{found['score']:.2f}",
+        )
+    return table
