@@ -320,7 +320,7 @@ def load_config(path: Path) -> Config:
         text = data.decode("utf-8")
     except FileNotFoundError as err:
         raise ConfigError(
-            f"{path}: no such file; give --config FILE or set DICOM_NODE_CONFIG (a first one: config.yaml of the project)"
+            f"{path}: no such file; give --config FILE or set DICOM_NODE_CONFIG; the project has a first one"
         ) from err
     except UnicodeDecodeError as err:
         raise ConfigError(f"{path}: is no text in UTF-8; is it the right file?") from err
