@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -46,21 +47,24 @@ def _try(name: str, look: Callable[[], str]) -> Item:
 
 
 def _storage(config: Config) -> str:
-    root = config.storage.root
-    if not root.exists():
-        # Nothing is made here: whoever checks may be another user than the one who runs the node.
-        nearest = next(folder for folder in root.absolute().parents if folder.exists())
-        if not os.access(nearest, os.W_OK):
-            raise StorageError(f"storage.root {root} is not there, and {nearest} cannot be written to by this user")
-        return f"{root} is made at the first start, in {nearest}"
-    storage = Storage(root, min_free_gb=config.storage.min_free_gb)
-    storage.check_space()
-    return f"{storage.free_bytes() / 1e9:.1f} GB free in {storage.root}"
+    root, least_gb = config.storage.root, config.storage.min_free_gb
+    if root.exists():
+        storage = Storage(root, min_free_gb=least_gb)
+        storage.check_space()
+        return f"{storage.free_bytes() / 1e9:.1f} GB free in {root}"
+    # Nothing is made here: whoever checks may be another user than the one who runs the node.
+    nearest = next(folder for folder in root.absolute().parents if folder.exists())
+    if not os.access(nearest, os.W_OK):
+        raise StorageError(f"storage.root {root} is not there, and {nearest} cannot be written to by this user")
+    free_gb = shutil.disk_usage(nearest).free / 1e9
+    if free_gb < least_gb:
+        raise StorageError(f"{free_gb:.1f} GB free, storage.min_free_gb is {least_gb}: free some space")
+    return f"{free_gb:.1f} GB free in {nearest}; {root} is made at the first start"
 
 
 def _database(config: Config) -> str:
     if config.database.url is None and not config.storage.root.exists():
-        return "sqlite; it is made at the first start"
+        return "sqlite; its tables are made at the first start"
     database = Database(config.database_url())
     try:
         return database.check()

@@ -396,7 +396,7 @@ def send(
 ) -> None:
     """Send a folder of DICOM files to a peer (C-STORE).
 
-    Example: dicom-node send /data/ct --to DICOMNODE@127.0.0.1:11112 --as ORTHANC
+    Example: dicom-node send /data/ct --to NODE@10.0.0.5:11112 --as CT1
     """
     from dicom_node.dimse.scu import send as run_send
     from dicom_node.infer import dicom_files

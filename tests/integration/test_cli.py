@@ -221,7 +221,7 @@ def test_missing_settings_end_with_code_2_and_what_to_do(
 ) -> None:
     ended = run(*command, "--config", tmp_path / "none.yaml")
     assert ended.code == 2
-    assert "no such file; copy config.yaml" in ended.err
+    assert "no such file; give --config FILE" in ended.err
 
 
 # -- jobs ----------------------------------------------------------------------------------------------
@@ -241,7 +241,9 @@ def test_jobs_are_listed_newest_first_and_by_state(node: PreparedNode, run: Call
     assert [row["job_id"] for row in listed.json] == ["1.2.3-a"]
     assert len(run("jobs", "list", "-c", node.config, "--limit", "1", "--json").json) == 1
     table = run("jobs", "list", "-c", node.config).out
-    assert "1.2.3-a" in table
+    assert [line.split()[0] for line in table.splitlines()[1:]] == ["b", "a"], "short ids"
+    assert run("jobs", "show", "2.3-a", "-c", node.config, "--json").json["job_id"] == "1.2.3-a"
+    assert "more than one job" in run("jobs", "show", "1.2", "-c", node.config).err
     assert "FAILED" in table
 
 

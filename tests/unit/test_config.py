@@ -195,7 +195,7 @@ def test_an_alias_inside_of_what_it_names_does_not_loop() -> None:
 
 
 def test_a_missing_file_is_told_where_to_get_one(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"none\.yaml: no such file; copy config\.yaml"):
+    with pytest.raises(ConfigError, match=r"none\.yaml: no such file; give --config FILE"):
         load_config(tmp_path / "none.yaml")
 
 
