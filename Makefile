@@ -1,4 +1,4 @@
-# make demo | test | lint: each does all its own set-up (Python 3.11 or later, make; uv comes by pip).
+# make, make demo | test | lint: each does all its own set-up (Python 3.11 or later, make; uv comes by pip).
 VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
@@ -6,10 +6,11 @@ STAMP := $(VENV)/.installed
 
 .PHONY: demo test lint format clean help
 
-help:
+help: $(STAMP)
 	@echo "make demo   a real CT through the node and a small test PACS"
 	@echo "make test   the whole test suite"
 	@echo "make lint   formatting, lint, types, import contracts"
+	@echo "The command is $(BIN)/dicom-node."
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
