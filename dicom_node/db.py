@@ -355,14 +355,6 @@ class Database:
             raise DicomNodeError(f"more than one job id holds {text!r}; give more of it")
         raise DicomNodeError(f"no job {text}; dicom-node jobs list shows the jobs there are")
 
-    def hand_back_jobs(self, executor: str) -> None:
-        """What this executor left undone is queued again, so that nobody takes it for running."""
-        j = schema.job.c
-        with self._begin() as connection:
-            left = sa.update(schema.job).where(j.state == "running", j.executor == executor)
-            for job_id in connection.execute(left.values(state="queued", progress=0.0).returning(j.job_id)).scalars():
-                self._event(connection, "job handed back", job_id=job_id)
-
     def jobs(self, *, state: str | None = None, series_uid: str | None = None, limit: int = 100) -> list[Row]:
         """Newest first."""
         query = sa.select(schema.job).order_by(schema.job.c.created_at.desc()).limit(limit)

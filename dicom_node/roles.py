@@ -156,8 +156,6 @@ def _run_engine(config: Config, flow: Flow, database: Database, stop: Stop, *, q
         stop.wait(watch)
         log.info("stopping", extra={"action": "stopping"})
         drained = engine.stop(config.work.drain_s)
-        if not drained:
-            database.hand_back_jobs(flow.executor_id)
         log.info("stopped", extra={"action": "stopped", "drained": drained})
         code = 0
     except Exception:
