@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import ipaddress
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -23,9 +21,9 @@ from pydantic import (
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from dicom_node.errors import ConfigError
+from dicom_node.forms import did_you_mean, parse_form
 
 _MAX_BYTES = 1_000_000
-_DEEPEST = 10
 
 # PS3.5 6.2: AE is at most 16 characters of the default repertoire, no backslash, not only spaces.
 _AE_TITLE = r"^[^\\\x00-\x1f\x7f-\uffff]{1,16}$"
@@ -185,7 +183,7 @@ def _keyword(word: str) -> str:
 
     if word not in NODE_ATTRIBUTES and tag_for_keyword(word) is None:
         known = (*NODE_ATTRIBUTES, *_keywords())
-        raise ValueError(f"{word!r} is no DICOM keyword" + _did_you_mean(word, known))
+        raise ValueError(f"{word!r} is no DICOM keyword" + did_you_mean(word, known))
     return word
 
 
@@ -263,12 +261,12 @@ class Config(_Section):
             seen.add(route.name)
             if route.model not in self.models:
                 text = f"route {route.name!r} names model {route.model!r}, which models: does not define"
-                yield (*here, "model"), text + _did_you_mean(route.model, self.models)
+                yield (*here, "model"), text + did_you_mean(route.model, self.models)
             for index, destination in enumerate(route.destinations):
                 at = (*here, "destinations", index)
                 if destination not in self.peers:
                     text = f"route {route.name!r} names destination {destination!r}, which peers: does not define"
-                    yield at, text + _did_you_mean(destination, self.peers)
+                    yield at, text + did_you_mean(destination, self.peers)
                 elif self.peers[destination].port is None:
                     yield at, f"peer {destination!r} is a destination and needs a port"
 
@@ -308,7 +306,7 @@ def bundle_folder(bundle: str) -> Path:
     shipped = Path(__file__).parent / "data" / "models"
     known = sorted(path.name for path in shipped.iterdir() if path.is_dir())
     if name not in known:
-        raise ConfigError(f"no built-in model {name!r}" + _did_you_mean(name, known))
+        raise ConfigError(f"no built-in model {name!r}" + did_you_mean(name, known))
     return shipped / name
 
 
@@ -347,124 +345,14 @@ def _anchored(config: Config, folder: Path) -> Config:
 
 def parse_config(text: str, source: str) -> Config:
     """`text` as YAML -> Config; `source` is how errors name it."""
-    try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as err:
-        mark = getattr(err, "problem_mark", None)
-        line = mark.line + 1 if mark is not None else 1
-        raise ConfigError(f"{source}:{line}: is no YAML: {getattr(err, 'problem', err)}") from err
-    except (ValueError, RecursionError) as err:
-        # A date that is none (2026-13-45), a number too long, a thousand brackets.
-        raise ConfigError(f"{source}:1: holds a value that YAML cannot read ({type(err).__name__}); quote it") from err
-    if not isinstance(data, dict):
-        raise ConfigError(f"{source}:1: is empty or no mapping; it needs at least storage: {{root: FOLDER}}")
-    lines = dict(_lines(node))
-    doubled = _doubled_keys(node)
-    if doubled:
-        raise ConfigError("\n".join(f"{source}:{line}: {key}: is given twice" for key, line in doubled))
-    try:
-        return Config.model_validate(data)
-    except ValidationError as err:
-        raise ConfigError("\n".join(_explain(err, lines, source))) from err
+    return parse_form(text, source, Config, needs="storage: {root: FOLDER}", patterns=_PATTERNS)
 
 
-def _lines(
-    node: yaml.Node | None, path: tuple[str, ...] = (), above: tuple[int, ...] = ()
-) -> Iterator[tuple[tuple[str, ...], int]]:
-    """Every key path of a YAML document, as text, with its line number from 1."""
-    # An alias may stand inside what it names; and no setting lies deeper than this.
-    if id(node) in above or len(path) > _DEEPEST:
-        return
-    if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            here = (*path, str(key.value))
-            yield here, key.start_mark.line + 1
-            yield from _lines(value, here, (*above, id(node)))
-    elif isinstance(node, yaml.SequenceNode):
-        for index, value in enumerate(node.value):
-            yield (*path, str(index)), value.start_mark.line + 1
-            yield from _lines(value, (*path, str(index)), (*above, id(node)))
-
-
-def _doubled_keys(node: yaml.Node | None, above: tuple[int, ...] = ()) -> list[tuple[str, int]]:
-    """YAML lets the last of two equal keys win in silence; a node's settings must not."""
-    found: list[tuple[str, int]] = []
-    if id(node) in above or len(above) > _DEEPEST:
-        return found
-    above = (*above, id(node))
-    if isinstance(node, yaml.MappingNode):
-        seen: set[str] = set()
-        for key, value in node.value:
-            if key.value in seen:
-                found.append((str(key.value), key.start_mark.line + 1))
-            seen.add(key.value)
-            found += _doubled_keys(value, above)
-    elif isinstance(node, yaml.SequenceNode):
-        for value in node.value:
-            found += _doubled_keys(value, above)
-    return found
-
-
-# What pydantic says in the words of Python, in those of YAML.
-_WORDS = {
-    "string_type": "must be text; put it in quotes",
-    "tuple_type": "must be a list, like [a, b]",
-    "dict_type": "must hold keys of its own; leave it out where there are none",
-    "model_type": "must hold keys of its own; leave it out where there are none",
-}
 _PATTERNS = {
     _AE_TITLE: "must be an AE title: 1 to 16 ASCII characters, no backslash",
     _NAME: "must be a name of letters, digits, - and _, at most 63",
     _DEVICE: "must be cpu or cuda:N, like cuda:0",
 }
-
-
-def _explain(err: ValidationError, lines: dict[tuple[str, ...], int], source: str) -> Iterator[str]:
-    for problem in err.errors():
-        # "[key]" is how pydantic says that not the value but the key itself is wrong.
-        loc = tuple(part for part in problem["loc"] if part != "[key]")
-        path = tuple(str(part) for part in loc)
-        line = next((lines[path[:n]] for n in range(len(path), 0, -1) if path[:n] in lines), 1)
-        key = ".".join(path) or "config"
-        if problem["type"] == "extra_forbidden":
-            what = "unknown key" + _did_you_mean(str(loc[-1]), _known_keys(loc[:-1]))
-        elif problem["type"] == "missing":
-            what = "is missing"
-        else:
-            # The value is not echoed: it may be a database password.
-            what = _WORDS.get(problem["type"]) or problem["msg"].removeprefix("Value error, ")
-            what = _PATTERNS.get(problem.get("ctx", {}).get("pattern", ""), what)
-        yield f"{source}:{line}: {key}: {what}"
-
-
-def _known_keys(loc: tuple[str | int, ...]) -> list[str]:
-    """The keys allowed at `loc`, found by walking the models as the document was walked."""
-    annotation: Any = Config
-    for part in loc:
-        annotation = _inside(annotation, part)
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [field.alias or name for name, field in annotation.model_fields.items()]
-    return []
-
-
-def _inside(annotation: Any, part: str | int) -> Any:
-    """The type of element `part` of something of type `annotation`: a field, a dict's value, a tuple's item."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        fields = annotation.model_fields
-        return next((f.annotation for n, f in fields.items() if part in (n, f.alias)), None)
-    arguments = get_args(annotation)
-    if get_origin(annotation) is dict:
-        return arguments[1]
-    return arguments[0] if arguments else None
-
-
-def _did_you_mean(word: str, known: Any) -> str:
-    known = sorted(known)
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
-    if close:
-        return f"; did you mean {close[0]!r}?"
-    return f"; known: {', '.join(known)}" if 0 < len(known) <= 30 else ""
 
 
 def _keywords() -> list[str]:

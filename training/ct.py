@@ -1,4 +1,4 @@
-"""DICOM folder -> Volume, for training and evaluation (the node reads series through its own gate)."""
+"""Image files -> Volumes and label arrays, through SimpleITK."""
 
 from __future__ import annotations
 
@@ -6,29 +6,59 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dicom_node.domain import Volume
 from dicom_node.model.preprocess import simple_itk
+from training.cases import DataProblem
+
+GEOMETRY_TOLERANCE_MM = 0.01
 
 
-def read_ct(folder: Path) -> Volume:
-    """The largest series below a folder, slices sorted along the normal by GDCM."""
-    sitk = simple_itk()
-    found = [
-        names
-        for sub in sorted({file.parent for file in folder.rglob("*.dcm")})
-        for uid in sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(sub))
-        if (names := sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(sub), uid))
-    ]
-    if not found:
-        raise FileNotFoundError(f"no DICOM series below {folder}")
-    return from_image(sitk.ReadImage(max(found, key=len), sitk.sitkInt16))
+def read_image(path: Path) -> Volume:
+    """One file of HU: .mhd, .nii.gz, .nrrd ... Raises DataProblem."""
+    return from_image(_read(path))
+
+
+def read_labels(path: Path, volume: Volume) -> NDArray[Any]:
+    """The integers of a label image on the volume's grid. Raises DataProblem."""
+    image = _read(path)
+    labels: NDArray[Any] = simple_itk().GetArrayFromImage(image)
+    if labels.shape != volume.hu.shape:
+        raise DataProblem(f"{path} has shape {labels.shape}, its scan {volume.hu.shape}")
+    corners = np.array(np.meshgrid(*[(0, n - 1) for n in labels.shape]), dtype=np.float64).reshape(3, -1).T
+    off = corners @ (affine_of(image) - volume.affine)[:3, :3].T + (affine_of(image) - volume.affine)[:3, 3]
+    if np.abs(off).max() > GEOMETRY_TOLERANCE_MM:
+        raise DataProblem(f"{path} lies up to {np.abs(off).max():.2f} mm off its scan: draw it on the scan's own grid")
+    if not np.issubdtype(labels.dtype, np.integer):
+        if (labels != np.rint(labels)).any():
+            raise DataProblem(f"{path} holds fractions, labels are whole numbers")
+        labels = labels.astype(np.int64)
+    return labels
 
 
 def from_image(image: Any) -> Volume:
-    """A SimpleITK image as Volume: ITK counts column, row, slice."""
+    """A SimpleITK image as Volume; numbers are rounded and held within int16."""
+    values = simple_itk().GetArrayFromImage(image)
+    if values.dtype != np.int16:
+        values = np.clip(np.rint(values), -32768, 32767).astype(np.int16)
+    return Volume(hu=values, affine=affine_of(image))
+
+
+def affine_of(image: Any) -> NDArray[np.float64]:
+    """(slice, row, column, 1) -> LPS mm: ITK counts column, row, slice."""
     direction = np.array(image.GetDirection()).reshape(3, 3) * np.array(image.GetSpacing())
     affine = np.eye(4)
     affine[:3, :3] = direction[:, ::-1]
     affine[:3, 3] = image.GetOrigin()
-    return Volume(hu=simple_itk().GetArrayFromImage(image).astype(np.int16), affine=affine)
+    return affine
+
+
+def _read(path: Path) -> Any:
+    try:
+        image = simple_itk().ReadImage(str(path))
+    except RuntimeError as err:  # what SimpleITK raises for anything; its text quotes source files
+        raise DataProblem(f"{path} can't be read as an image: fetch it again") from err
+    if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
+        raise DataProblem(f"{path} is no 3D image of one number a voxel")
+    return image

@@ -1,155 +1,260 @@
-"""Fits the Mask R-CNN on composites, read top-down: settings, data, model, optimizer, loop.
+"""Trains the Mask R-CNN of a recipe on prepared scans. Read top-down: run, data, model, optimizer, loop, one update.
 
-Checkpoints are two files, `last.safetensors` and `last.json`; a run that finds them goes on where they end.
-Sample n of seed s is always the same, so a resumed run sees what the unbroken one would have seen.
+Started by torchrun it trains on several processes: each update then consumes the same samples as one process
+with so many times the accumulation, and gives the same weights.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from numpy.typing import NDArray
+from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.nn import functional
+from torch.utils.data import DataLoader, Dataset
+from torchvision.ops import FrozenBatchNorm2d
 
+from dicom_node.errors import DicomNodeError
 from dicom_node.model.network import build_network
-from dicom_node.model.preprocess import network_input
-from dicom_node.model.spec import NetworkSpec, PreprocessSpec
-from training.compose import LEAST_WIDTH_MM, Sample, SliceComposer
+from training.checkpoint import Averaged, load_checkpoint, save_checkpoint
 from training.ignore import IgnoringRoIHeads, IgnoringRPN
-from training.prepare import prepare
-from training.voi import split
+from training.prepared import PreparedScan
+from training.progress import Progress
+from training.recipe import Recipe
+from training.sampling import Sampler
+from training.slices import Block, cut, sample
+from training.team import Team
+from training.weights import load_initial
 
 log = logging.getLogger(__name__)
 
+LOSSES, NON_FINITE = "losses.jsonl", "non_finite"
+VALIDATION_SEED = 1_000_003
+Batch = list[Block]
+
+
+class TrainingFailed(DicomNodeError):
+    """The run can't go on. The text says what was kept, and where."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FitSettings:
-    """size: crop in grid voxels. minutes: the run (and its cosine) ends here if `steps` are not reached first."""
+class Job:
+    """What one run reads and writes. hard_mm: scan uid -> (n, 3) LPS of known false candidates.
 
-    steps: int = 4500
-    minutes: float = math.inf
-    batch: int = 4
-    size: int = 96
-    learning_rate: float = 0.01
-    momentum: float = 0.9
-    weight_decay: float = 1e-4
-    warmup_steps: int = 150
-    clip_norm: float = 5.0
-    save_every: int = 100
-    seed: int = 1
+    workers: processes that cut blocks beside the training one; 0 cuts them in it.
+    """
+
+    recipe: Recipe
+    scans: Sequence[PreparedScan]
+    validation: Sequence[PreparedScan]
+    hard_mm: Mapping[str, NDArray[np.float64]]
+    run: Path
+    workers: int = 0
 
 
-def fit(data: Path, cache: Path, out: Path, network: NetworkSpec, prep: PreprocessSpec, settings: FitSettings) -> None:
-    """Trains into `out` until the steps or the minutes are used up."""
-    torch.manual_seed(settings.seed)
-    backgrounds, vois = prepare(data, cache, prep)
-    composer = SliceComposer(backgrounds, split(vois)[0], prep, settings.size)
-    model = build_network(network, prep, norm=nn.BatchNorm2d, rpn_type=IgnoringRPN, roi_type=IgnoringRoIHeads).train()
-    optimizer = torch.optim.SGD(
-        model.parameters(), lr=0.0, momentum=settings.momentum, weight_decay=settings.weight_decay
+def train(job: Job, team: Team, stop: Callable[[], bool] = lambda: False) -> int:
+    """Trains to the recipe's last step, from the run's checkpoint where there is one. Returns the steps done.
+
+    stop: asked after each update; True ends the run with a checkpoint, to go on from later.
+    Raises DataProblem, ConfigError, TrainingFailed.
+    """
+    recipe, plan = job.recipe, job.recipe.optimisation
+    job.run.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(recipe.seed)
+    # Convolutions over channels that lie together are faster, by an eighth on a CPU.
+    model = build_model(recipe).to(team.device).to(memory_format=torch.channels_last).train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0, momentum=plan.momentum, weight_decay=plan.weight_decay)
+    averaged = Averaged(model, plan.ema_decay)
+    first = load_checkpoint(job.run, recipe, model, averaged, optimizer)
+    parallel = team.wrap(model)
+    batches = iter(_loader(job, team, first))
+    with Progress(job.run, recipe, first, quiet=not team.leads) as progress, _losses(job.run, first, team) as write:
+        step, bad = first, 0
+        while step < plan.steps:
+            learning_rate = set_learning_rate(optimizer, recipe, step)
+            losses = update(parallel, optimizer, batches, recipe, team, step)
+            bad = 0 if losses["finite"] else bad + 1
+            if bad >= plan.non_finite_limit:
+                raise TrainingFailed(
+                    f"{bad} updates in a row were not finite, the last at step {step}: their batches are in "
+                    f"{job.run / NON_FINITE}; lower optimisation.learning_rate, or look at the data"
+                )
+            if not losses["finite"] and team.leads:
+                _dump(job, team, step)
+            averaged.update(model, step)
+            step += 1
+            write(step, losses)
+            progress.update(step, {**losses, "learning_rate": learning_rate})
+            ends = step == plan.steps or team.agrees(stop())
+            if job.validation and recipe.keeping.validation_slices and step % recipe.keeping.validate_every == 0:
+                progress.validated(step, validate(job, averaged, team))
+            if team.leads and (ends or step % recipe.keeping.save_every == 0):
+                save_checkpoint(job.run, recipe, model, averaged, optimizer, step)
+            if ends:
+                break
+    return step
+
+
+def build_model(recipe: Recipe) -> nn.Module:
+    """The recipe's network with its first weights; all layers learn."""
+    norm = FrozenBatchNorm2d if recipe.optimisation.norm == "frozen" else nn.BatchNorm2d
+    model = build_network(
+        recipe.network, recipe.preprocessing, norm=norm, rpn_type=IgnoringRPN, roi_type=IgnoringRoIHeads
     )
-    step, used_s = resume(out, model, optimizer)
-    started = time.monotonic() - used_s
-    while step < settings.steps and time.monotonic() - started < 60 * settings.minutes:
-        progress = max(step / settings.steps, (time.monotonic() - started) / (60 * settings.minutes))
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(settings, step, progress)
-        losses = train_step(model, optimizer, batch_of(composer, settings, step, prep), settings.clip_norm)
-        step += 1
-        if step % 20 == 0:
-            log.info("step", extra={"action": "step", "step": step, **losses})
-        if step % settings.save_every == 0:
-            save(out, model, optimizer, settings, step, time.monotonic() - started)
-    save(out, model, optimizer, settings, step, time.monotonic() - started)
+    load_initial(model, recipe)
+    return model
 
 
-def learning_rate(settings: FitSettings, step: int, progress: float) -> float:
-    """Linear warm-up, then half a cosine to one hundredth."""
-    warm = min(1.0, (step + 1) / settings.warmup_steps)
-    cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
-    return settings.learning_rate * warm * (0.01 + 0.99 * cosine)
+class _Blocks(Dataset[Block]):
+    """Draw number -> Block."""
+
+    def __init__(self, sampler: Sampler, recipe: Recipe) -> None:
+        self._sampler, self._recipe = sampler, recipe
+
+    def __getitem__(self, number: int) -> Block:
+        return cut(self._sampler.draw(number), self._recipe.preprocessing, self._recipe.sampling.crop_mm)
 
 
-def batch_of(
-    composer: SliceComposer, settings: FitSettings, step: int, prep: PreprocessSpec
-) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
-    samples = [composer.sample(settings.seed, step * settings.batch + i) for i in range(settings.batch)]
-    planes = torch.from_numpy(np.stack([s.planes_hu for s in samples]))
-    return list(network_input(planes, prep)), [target_of(s, prep.upsampling) for s in samples]
+def _loader(job: Job, team: Team, first: int) -> DataLoader[Any]:
+    recipe = job.recipe
+    sampler = Sampler(job.scans, recipe.sampling, recipe.augmentation, job.hard_mm, recipe.seed)
+    numbers = list(passes(recipe, team, first))
+    return DataLoader(
+        _Blocks(sampler, recipe), batch_sampler=numbers, num_workers=job.workers, collate_fn=list,
+        persistent_workers=job.workers > 0,
+    )  # fmt: skip
 
 
-def target_of(sample: Sample, upsampling: int) -> dict[str, Tensor]:
-    """Boxes and masks in model pixels; too small cuts, and what nobody is sure of, become ignore boxes."""
-    ignore = [torch.tensor(box) * upsampling for box in sample.ignore]
-    boxes, masks = [], []
-    soft = torch.from_numpy(sample.masks)[:, None]
-    if len(soft) and upsampling > 1:
-        soft = functional.interpolate(soft, scale_factor=upsampling, mode="bilinear", align_corners=False)
-    for mask in soft[:, 0] >= 0.5:
-        rows, columns = torch.nonzero(mask.any(dim=1))[:, 0], torch.nonzero(mask.any(dim=0))[:, 0]
-        box = torch.stack([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]).double()
-        if (box[2:] - box[:2]).min() < LEAST_WIDTH_MM * upsampling:
-            ignore.append(box)
-        else:
-            boxes.append(box)
-            masks.append(mask)
-    size = [n * upsampling for n in sample.planes_hu.shape[1:]]
-    return {
-        "boxes": torch.stack(boxes).float() if boxes else torch.zeros(0, 4),
-        "labels": torch.ones(len(boxes), dtype=torch.int64),
-        "masks": torch.stack(masks).to(torch.uint8) if masks else torch.zeros(0, *size, dtype=torch.uint8),
-        "ignore": torch.stack(ignore).float() if ignore else torch.zeros(0, 4),
-    }
+def passes(recipe: Recipe, team: Team, first: int) -> Iterator[list[int]]:
+    """The draw numbers of each forward pass of this process, from step `first` on: no two processes share one."""
+    plan = recipe.optimisation
+    for step in range(first, plan.steps):
+        for part in range(plan.accumulate):
+            start = pass_number(recipe, team, step, part) * plan.batch
+            yield list(range(start, start + plan.batch))
 
 
-def train_step(
+def pass_number(recipe: Recipe, team: Team, step: int, part: int) -> int:
+    """Counts the forward passes of all processes in one row."""
+    return (step * recipe.optimisation.accumulate + part) * team.size + team.rank
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, recipe: Recipe, step: int) -> float:
+    """Linear warm-up, then half a cosine from the full rate to its last share. Depends on the step alone."""
+    plan = recipe.optimisation
+    warm = min(1.0, (step + 1) / plan.warmup_steps)
+    cosine = 0.5 * (1 + math.cos(math.pi * step / plan.steps))
+    rate = plan.learning_rate * warm * (plan.final_share + (1 - plan.final_share) * cosine)
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    return rate
+
+
+def update(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    batch: tuple[list[Tensor], list[dict[str, Tensor]]],
-    clip_norm: float,
+    batches: Iterator[Batch],
+    recipe: Recipe,
+    team: Team,
+    step: int,
 ) -> dict[str, float]:
-    """One update; an update that is not finite is left out rather than poisoning the run."""
-    losses: dict[str, Tensor] = model(*batch)
-    total = torch.stack(list(losses.values())).sum()
+    """One step of the optimizer. One that is not finite is left out on all processes alike."""
+    plan = recipe.optimisation
     optimizer.zero_grad(set_to_none=True)
-    total.backward()  # type: ignore[no-untyped-call]  # torch leaves backward untyped
-    norm = nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
-    if torch.isfinite(norm):
+    sums: dict[str, Tensor] = {}
+    for part in range(plan.accumulate):
+        # torchvision's samplers draw from torch's own stream: the same pass must see the same choice everywhere.
+        torch.manual_seed(hash((recipe.seed, pass_number(recipe, team, step, part))) & 0x7FFF_FFFF)
+        images, targets = sample(
+            next(batches), recipe.preprocessing, recipe.sampling, recipe.augmentation, team.device, recipe.seed
+        )
+        last = part == plan.accumulate - 1
+        with team.mixed_precision(), contextlib.nullcontext() if last else team.no_exchange(model):
+            losses = cast(dict[str, Tensor], model(images, targets))
+            total = torch.stack(list(losses.values())).sum()
+            (total / plan.accumulate).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        for name, value in {"total": total, **losses}.items():
+            sums[name] = sums.get(name, torch.zeros((), device=team.device)) + value.detach() / plan.accumulate
+    norm = nn.utils.clip_grad_norm_(model.parameters(), plan.clip_norm)
+    sums = team.mean(sums)
+    finite = bool(torch.isfinite(norm) & torch.isfinite(sums["total"]))
+    if finite:
         optimizer.step()
-    return {name: value.item() for name, value in {"total": total, "norm": norm, **losses}.items()}
+    return {**{name: value.item() for name, value in sums.items()}, "norm": norm.item(), "finite": float(finite)}
 
 
-def save(
-    out: Path, model: nn.Module, optimizer: torch.optim.Optimizer, settings: FitSettings, step: int, used_s: float
-) -> None:
-    """Weights and momentum in one file, written aside and renamed, so that a kill leaves the last good one."""
-    out.mkdir(parents=True, exist_ok=True)
-    tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
-    for name, parameter in model.named_parameters():
-        if "momentum_buffer" in optimizer.state[parameter]:
-            tensors[f"momentum.{name}"] = optimizer.state[parameter]["momentum_buffer"]
-    state = {"step": step, "used_s": used_s, "settings": asdict(settings)}
-    save_file(tensors, out / "last.safetensors.part", metadata={"state": json.dumps(state)})
-    (out / "last.safetensors.part").replace(out / "last.safetensors")
-    (out / "last.json").write_text(json.dumps(state, indent=1))
+@torch.no_grad()
+def validate(job: Job, averaged: Averaged, team: Team) -> dict[str, float]:
+    """Mean losses of the averaged weights on fixed slices of the validation scans, without augmented intensity."""
+    recipe = job.recipe
+    model = build_network(
+        recipe.network, recipe.preprocessing, rpn_type=IgnoringRPN, roi_type=IgnoringRoIHeads
+    )  # fmt: skip
+    model.load_state_dict({n: v for n, v in averaged.state.items() if not n.endswith("num_batches_tracked")})
+    model.to(team.device).train()
+    sampler = Sampler(job.validation, recipe.sampling, recipe.augmentation, {}, VALIDATION_SEED)
+    sums: dict[str, float] = {}
+    size = recipe.optimisation.batch
+    parts = [range(n, n + size) for n in range(0, recipe.keeping.validation_slices, size)]
+    with torch.random.fork_rng(devices=[]):
+        for part in parts:
+            torch.manual_seed(VALIDATION_SEED + part.start)
+            blocks = [cut(sampler.draw(n), recipe.preprocessing, recipe.sampling.crop_mm) for n in part]
+            images, targets = sample(blocks, recipe.preprocessing, recipe.sampling, None, team.device, VALIDATION_SEED)
+            for name, value in model(images, targets).items():
+                sums[name] = sums.get(name, 0.0) + value.item() / len(parts)
+    return {**sums, "total": sum(sums.values())}
 
 
-def resume(out: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, float]:
-    """(steps done, seconds used) of the checkpoint in `out`; (0, 0.0) where there is none."""
-    if not (out / "last.safetensors").exists():
-        return 0, 0.0
-    tensors = load_file(out / "last.safetensors")
-    model.load_state_dict({n.removeprefix("model."): v for n, v in tensors.items() if n.startswith("model.")})
-    for name, parameter in model.named_parameters():
-        if f"momentum.{name}" in tensors:
-            optimizer.state[parameter]["momentum_buffer"] = tensors[f"momentum.{name}"]
-    state = json.loads((out / "last.json").read_text())
-    return int(state["step"]), float(state["used_s"])
+@contextlib.contextmanager
+def _losses(run: Path, first: int, team: Team) -> Iterator[Callable[[int, Mapping[str, float]], None]]:
+    """losses.jsonl: a line an update. What a killed run wrote after its last checkpoint is cut off and done again."""
+    if not team.leads:
+        yield lambda step, losses: None
+        return
+    path = run / LOSSES
+    kept = path.read_text().splitlines()[:first] if path.exists() else []
+    with path.open("w") as file:
+        file.writelines(line + "\n" for line in kept)
+
+        def write(step: int, losses: Mapping[str, float]) -> None:
+            file.write(json.dumps({"step": step, **losses}) + "\n")
+            file.flush()
+
+        yield write
+
+
+def _dump(job: Job, team: Team, step: int) -> None:
+    """The batch that gave a loss that is not finite, as the network saw it, to be looked at."""
+    recipe = job.recipe
+    sampler = Sampler(job.scans, recipe.sampling, recipe.augmentation, job.hard_mm, recipe.seed)
+    start = pass_number(recipe, team, step, 0) * recipe.optimisation.batch
+    blocks = [
+        cut(sampler.draw(n), recipe.preprocessing, recipe.sampling.crop_mm)
+        for n in range(start, start + recipe.optimisation.batch)
+    ]
+    images, targets = sample(
+        blocks, recipe.preprocessing, recipe.sampling, recipe.augmentation, torch.device("cpu"), recipe.seed
+    )
+    folder = job.run / NON_FINITE
+    folder.mkdir(exist_ok=True)
+    tensors: dict[str, Any] = {f"image{i}": image.contiguous() for i, image in enumerate(images)}
+    tensors |= {f"{name}{i}": value.contiguous() for i, t in enumerate(targets) for name, value in t.items()}
+    save_file(tensors, folder / f"step{step}.safetensors", metadata={"first_draw": str(start)})
+    log.warning("update left out", extra={"action": "non_finite", "step": step, "kept": str(folder)})
+
+
+def stop_when(minutes: float | None, clock: Callable[[], float] = time.monotonic) -> Callable[[], bool]:
+    """True once so many minutes have passed since now; None: never."""
+    end = math.inf if minutes is None else clock() + 60 * minutes
+    return lambda: clock() >= end

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
@@ -21,9 +21,12 @@ from torch import Tensor, nn
 from dicom_node.domain import ModelIdentity
 from dicom_node.errors import BundleError
 from dicom_node.model.network import build_network
-from dicom_node.model.spec import Fraction, MergeSpec, NetworkSpec, PreprocessSpec, Spec
+from dicom_node.model.refine import Refiner
+from dicom_node.model.spec import Fraction, MergeSpec, NetworkSpec, PreprocessSpec, RefinementSpec, Spec
 
 FORM = 1
+REFINEMENT = "refinement."  # the second network's weights lie beside the first one's under this prefix
+CUBE_MM = (32.0, 48.0)
 WEIGHTS, FORM_FILE, CARD = "weights.safetensors", "bundle.json", "MODEL_CARD.md"
 
 
@@ -44,17 +47,19 @@ class ClassCode(Spec):
 
 
 class Metric(Spec):
-    """A figure, with what it is, on which data, and the command that gave it."""
+    """A figure, with what it is, on which data, and the command that gave it. low, high: its interval, if any."""
 
     name: str
     value: float
+    low: float | None = None
+    high: float | None = None
     definition: str
     data: str
     command: str
 
 
 class BundleForm(Spec):
-    """bundle.json."""
+    """bundle.json. refinement: None in bundles without a second network, and in those written before there was one."""
 
     form: int = Field(ge=FORM, le=FORM)
     name: str = Field(pattern=r"^[a-z0-9_]+$")
@@ -62,12 +67,19 @@ class BundleForm(Spec):
     network: NetworkSpec
     preprocessing: PreprocessSpec
     merging: MergeSpec
+    refinement: RefinementSpec | None = None
     thresholds: Thresholds
     classes: tuple[ClassCode, ...] = Field(min_length=1)
     training_data: str
     metrics: tuple[Metric, ...]
     licence: str
     weights_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+    @model_validator(mode="after")
+    def _cube_holds_a_nodule(self) -> BundleForm:
+        if self.refinement and not CUBE_MM[0] <= self.refinement.cube * self.preprocessing.spacing_mm <= CUBE_MM[1]:
+            raise ValueError(f"refinement.cube must be {CUBE_MM[0]:.0f} to {CUBE_MM[1]:.0f} mm long")
+        return self
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +106,17 @@ class Bundle:
         model = build_network(
             self.form.network, self.form.preprocessing, score_threshold=self.form.thresholds.proposal_score
         )
-        model.load_state_dict(self.weights)
+        model.load_state_dict({n: v for n, v in self.weights.items() if not n.startswith(REFINEMENT)})
+        return model.eval()
+
+    def refiner(self) -> Refiner | None:
+        """The second network with its weights, in eval mode; None where the bundle has none."""
+        if self.form.refinement is None:
+            return None
+        model = Refiner(self.form.refinement)
+        model.load_state_dict(
+            {n.removeprefix(REFINEMENT): v for n, v in self.weights.items() if n.startswith(REFINEMENT)}
+        )
         return model.eval()
 
 
@@ -149,9 +171,11 @@ def parse_form(text: bytes, folder: Path) -> BundleForm:
 
 
 def check_weights(form: BundleForm, weights: dict[str, Tensor], folder: Path) -> None:
-    """Raises BundleError unless names and shapes are exactly those of the network described."""
+    """Raises BundleError unless names and shapes are exactly those of the networks described."""
     with torch.device("meta"):
-        wanted = build_network(form.network, form.preprocessing).state_dict()
+        wanted = dict(build_network(form.network, form.preprocessing).state_dict())
+        if form.refinement:
+            wanted |= {REFINEMENT + name: value for name, value in Refiner(form.refinement).state_dict().items()}
     problems = [f"{name} is missing" for name in wanted.keys() - weights.keys()]
     problems += [f"{name} is not part of the network" for name in weights.keys() - wanted.keys()]
     problems += [
@@ -164,13 +188,15 @@ def check_weights(form: BundleForm, weights: dict[str, Tensor], folder: Path) ->
         raise BundleError(f"model bundle {folder}: {sorted(problems)[0]} ({len(problems)} such)")
 
 
-def write_bundle(folder: Path, description: dict[str, Any], weights: dict[str, Tensor], card: str) -> Bundle:
+def write_bundle(
+    folder: Path, description: dict[str, Any], weights: dict[str, Tensor], card: str, *, half: bool = True
+) -> Bundle:
     """Writes and reads back. description: bundle.json without `form` and `weights_sha256`.
 
-    Matrices are stored as float16, vectors (biases, norms) as float32.
+    half: matrices are stored as float16, vectors (biases, norms) as float32; else all as float32.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    packed = {n: (v.half() if v.ndim > 1 else v.float()).contiguous() for n, v in weights.items()}
+    packed = {n: (v.half() if half and v.ndim > 1 else v.float()).contiguous() for n, v in weights.items()}
     stored = save(packed)
     raw = {"form": FORM, **description, "weights_sha256": hashlib.sha256(stored).hexdigest()}
     form = BundleForm.model_validate_json(json.dumps(raw))
@@ -182,7 +208,13 @@ def write_bundle(folder: Path, description: dict[str, Any], weights: dict[str, T
 
 def parameters_of(form: BundleForm) -> dict[str, Any]:
     """The numbers that shaped a result, flat: what a report can print."""
-    parts = {"thresholds": form.thresholds, "merging": form.merging, "preprocessing": form.preprocessing}
+    parts: dict[str, Spec] = {
+        "thresholds": form.thresholds,
+        "merging": form.merging,
+        "preprocessing": form.preprocessing,
+    }
+    if form.refinement:
+        parts["refinement"] = form.refinement
     return {
         f"{part}.{key}": value for part, spec in parts.items() for key, value in spec.model_dump(mode="json").items()
     }

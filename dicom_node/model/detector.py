@@ -1,4 +1,8 @@
-"""Volume in, Detection out: lungs -> 1 mm grid -> network, a few slices at a time -> candidates -> Findings."""
+"""Volume in, Detection out: lungs -> 1 mm grid -> network, a few slices at a time -> candidates -> Findings.
+
+A bundle with a refinement has a second network, which looks at a cube round each candidate and has its say in
+the candidate's score before the operating point is applied.
+"""
 
 from __future__ import annotations
 
@@ -14,14 +18,17 @@ from torch import Tensor, nn
 from dicom_node.domain import Detection, Finding, ModelIdentity, Volume
 from dicom_node.errors import ConfigError
 from dicom_node.model.bundle import Bundle, load_bundle
-from dicom_node.model.findings import Candidate, SliceDetections, link, mask_on, score, suppress, trim
+from dicom_node.model.findings import Candidate, SliceDetections, best_first, link, mask_on, score, suppress, trim
 from dicom_node.model.lungs import Lungs, find_lungs
-from dicom_node.model.preprocess import extent_mm, network_input, resample, slice_stacks
+from dicom_node.model.preprocess import extent_mm, network_input, resample, slice_stacks, windowed
+from dicom_node.model.refine import cut_cubes, fused
 
 Progress = Callable[[float], None]
 Extent = NDArray[np.float64]  # (2, 3): lowest and highest x, y, z in mm
+Scored = list[tuple[Candidate, float]]
 BATCH = {"cpu": 4, "cuda": 16}
-LUNGS_DONE, RESAMPLED, NETWORK_DONE = 0.04, 0.06, 0.97
+CUBES = {"cpu": 8, "cuda": 64}
+LUNGS_DONE, RESAMPLED, NETWORK_DONE, REFINED = 0.04, 0.06, 0.97, 0.99
 
 
 class Detector:
@@ -32,6 +39,8 @@ class Detector:
         self._form = bundle.form
         network = bundle.network().to(self._device)
         self._network: nn.Module = network.to(memory_format=torch.channels_last)
+        refiner = bundle.refiner()
+        self._refiner = refiner and refiner.to(self._device).to(memory_format=torch.channels_last_3d)
         self.identity: ModelIdentity = bundle.identity
 
     @classmethod
@@ -58,7 +67,12 @@ class Detector:
         report(RESAMPLED)
         slices = self.look(grid, report)
         watch.lap("network")
-        findings = self.place(self.candidates(slices), volume, grid, lungs)
+        scored = self.candidates(slices)
+        watch.lap("link")
+        if self._refiner:
+            scored = self.refine(grid, scored, report)
+            watch.lap("refine")
+        findings = self.place(self.chosen(scored), volume, grid, lungs)
         watch.lap("link")
         report(1.0)
         return Detection(
@@ -84,17 +98,37 @@ class Detector:
                 report(RESAMPLED + (NETWORK_DONE - RESAMPLED) * done)
         return found
 
-    def candidates(self, slices: list[SliceDetections]) -> list[tuple[Candidate, float]]:
-        """Candidates at or above the operating point with their scores, best first."""
+    def candidates(self, slices: list[SliceDetections]) -> Scored:
+        """All that the slices hold, whatever its score, in no particular order."""
         prep, spec = self._form.preprocessing, self._form.merging
         tracks = [trim(c, spec) for c in link(slices, spec, prep.slice_step)]
-        scored = [(c, score(c, spec, prep.spacing_mm, prep.slice_step)) for c in tracks]
-        strong = [(c, s) for c, s in scored if s >= self._form.thresholds.operating_point]
-        return suppress([c for c, _ in strong], [s for _, s in strong], spec)
+        return [(c, score(c, spec, prep.spacing_mm, prep.slice_step)) for c in tracks]
 
-    def place(
-        self, candidates: list[tuple[Candidate, float]], volume: Volume, grid: Volume, lungs: Lungs
-    ) -> list[Finding]:
+    def refine(self, grid: Volume, scored: Scored, report: Progress) -> Scored:
+        """The best candidates above the floor, with the second network's opinion in their scores."""
+        spec, refiner = self._form.refinement, self._refiner
+        if spec is None or refiner is None:
+            return scored
+        seen = [(c, s) for c, s in scored if s >= spec.floor]
+        order = best_first([c for c, _ in seen], [s for _, s in seen])[: spec.most]
+        best, size, prep = [seen[i] for i in order], CUBES[self._device.type], self._form.preprocessing
+        refined: Scored = []
+        with torch.inference_mode():
+            for start in range(0, len(best), size):
+                batch = best[start : start + size]
+                centers = np.array([c.center for c, _ in batch])
+                cubes = cut_cubes(grid.hu, centers, spec.cube, prep).to(self._device)
+                logits = refiner(windowed(cubes, prep)).float().cpu().numpy()
+                refined += [(c, fused(s, float(v), spec.weight)) for (c, s), v in zip(batch, logits, strict=True)]
+                report(NETWORK_DONE + (REFINED - NETWORK_DONE) * len(refined) / len(best))
+        return refined
+
+    def chosen(self, scored: Scored) -> Scored:
+        """Those at or above the operating point, best first, each place once."""
+        strong = [(c, s) for c, s in scored if s >= self._form.thresholds.operating_point]
+        return suppress([c for c, _ in strong], [s for _, s in strong], self._form.merging)
+
+    def place(self, candidates: Scored, volume: Volume, grid: Volume, lungs: Lungs) -> list[Finding]:
         """Candidates near enough to the lungs, as Findings on the volume's own voxels."""
         findings = []
         for candidate, value in candidates:
@@ -113,7 +147,7 @@ class Detector:
 
 
 class _Watch:
-    """Seconds from lap to lap."""
+    """Seconds from lap to lap; laps of one name add up."""
 
     def __init__(self) -> None:
         self.laps: dict[str, float] = {}
@@ -121,7 +155,7 @@ class _Watch:
 
     def lap(self, name: str) -> None:
         now = time.perf_counter()
-        self.laps[name], self._last = now - self._last, now
+        self.laps[name], self._last = self.laps.get(name, 0.0) + now - self._last, now
 
 
 def checked_device(name: str) -> torch.device:

@@ -46,6 +46,11 @@ class Candidate:
         x2, y2 = self.boxes[:, 2:].max(axis=0)
         return np.array([[self.slices[0], y1, x1], [self.slices[-1] + 1, y2, x2]], dtype=np.float64)
 
+    @property
+    def center(self) -> NDArray[np.float64]:
+        """(3,): middle of the box as fractional (slice, row, column) of the grid's voxels."""
+        return np.asarray(self.box.mean(axis=0) - 0.5)
+
 
 def link(slices: Iterable[SliceDetections], spec: MergeSpec, step: int = 1) -> list[Candidate]:
     """Each detection continues at most one candidate of the slices before it, the best overlap first."""
@@ -121,13 +126,18 @@ def score(candidate: Candidate, spec: MergeSpec, spacing_mm: float, step: int = 
 
 def suppress(candidates: list[Candidate], scores: list[float], spec: MergeSpec) -> list[tuple[Candidate, float]]:
     """Best first; a candidate whose 3D box overlaps a better one is dropped."""
-    order = sorted(range(len(candidates)), key=lambda i: (-scores[i], *candidates[i].box.ravel()))
+    order = best_first(candidates, scores)
     boxes = np.array([c.box for c in candidates]).reshape(-1, 2, 3)
     kept: list[int] = []
     for i in order:
         if (_iou_3d(boxes[i], boxes[kept]) <= spec.nms_iou).all():
             kept.append(i)
     return [(candidates[i], scores[i]) for i in kept]
+
+
+def best_first(candidates: list[Candidate], scores: list[float]) -> list[int]:
+    """Their order by score; equal scores by place, so that the order they came in plays no part."""
+    return sorted(range(len(candidates)), key=lambda i: (-scores[i], *candidates[i].box.ravel()))
 
 
 def mask_on(

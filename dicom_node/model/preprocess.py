@@ -66,11 +66,16 @@ def to_image(array: NDArray[Any], affine: NDArray[np.float64]) -> Any:
 
 def network_input(planes_hu: Tensor, spec: PreprocessSpec) -> Tensor:
     """(n, channels, H, W) HU on the grid -> (n, channels, H * up, W * up) float32, the HU window as 0..1."""
-    low, high = spec.hu_window
-    x = ((planes_hu.to(torch.float32) - low) / (high - low)).clamp(0, 1)
+    x = windowed(planes_hu, spec)
     if spec.upsampling == 1:
         return x
     return functional.interpolate(x, scale_factor=spec.upsampling, mode="bilinear", align_corners=False)
+
+
+def windowed(hu: Tensor, spec: PreprocessSpec) -> Tensor:
+    """HU of any shape -> float32, the HU window as 0..1."""
+    low, high = spec.hu_window
+    return ((hu.to(torch.float32) - low) / (high - low)).clamp(0, 1)
 
 
 def slice_stacks(grid: Tensor, centers: list[int], spec: PreprocessSpec) -> Tensor:

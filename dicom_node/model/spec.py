@@ -102,3 +102,19 @@ class MergeSpec(Spec):
     elongation: tuple[Positive, Positive] = (1.5, 2.5)
     nms_iou: Fraction = 0.2
     mask_threshold: Fraction = 0.5
+
+
+class RefinementSpec(Spec):
+    """The second look, in 3D, at each candidate. A bundle without one reports what the slices alone say.
+
+    cube: edge of the cube cut round a candidate's middle, in grid voxels; 32 to 48 mm.
+    widths: channels of the first convolution, then of each stage; a stage halves the cube.
+    floor: slice score under which a candidate is dropped unseen; most: at most so many a scan, the best first.
+    weight: score = slice score ** (1 - weight) * cube score ** weight.
+    """
+
+    cube: Count = 32
+    widths: Annotated[tuple[Count, ...], Field(min_length=2)] = (16, 32, 64, 96)
+    floor: Fraction = 0.05
+    most: Count = 100
+    weight: Fraction = 0.5

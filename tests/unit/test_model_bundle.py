@@ -11,7 +11,8 @@ from safetensors.torch import load_file, save
 from dicom_node.errors import BundleError
 from dicom_node.model.bundle import CARD, FORM_FILE, WEIGHTS, default_bundle, load_bundle, write_bundle
 from dicom_node.model.network import build_network
-from dicom_node.model.spec import MergeSpec, NetworkSpec, PreprocessSpec
+from dicom_node.model.refine import Refiner
+from dicom_node.model.spec import MergeSpec, NetworkSpec, PreprocessSpec, RefinementSpec
 
 TINY = NetworkSpec(
     backbone="resnet18",
@@ -24,6 +25,15 @@ TINY = NetworkSpec(
     rpn_pre_nms=20,
     rpn_post_nms=10,
 )
+
+TINY_REFINEMENT = RefinementSpec(widths=(2, 4))
+
+
+def refined_weights(seed: int = 0) -> dict[str, torch.Tensor]:
+    """Random weights of both networks."""
+    torch.manual_seed(seed)
+    second = {f"refinement.{n}": v for n, v in Refiner(TINY_REFINEMENT).state_dict().items()}
+    return build_network(TINY, PreprocessSpec()).state_dict() | second
 
 
 def description(**other: Any) -> dict[str, Any]:
@@ -47,6 +57,13 @@ def folder(tmp_path: Path) -> Path:
     weights = build_network(TINY, PreprocessSpec()).state_dict()
     write_bundle(tmp_path / "tiny", description(), weights, "card")
     return tmp_path / "tiny"
+
+
+@pytest.fixture
+def refined(tmp_path: Path) -> Path:
+    form = description(refinement=TINY_REFINEMENT.model_dump(mode="json"))
+    write_bundle(tmp_path / "refined", form, refined_weights(), "card")
+    return tmp_path / "refined"
 
 
 def change_form(folder: Path, **other: Any) -> None:
@@ -167,6 +184,64 @@ def test_weights_that_do_not_fit_the_network_are_refused(folder: Path, change: d
     change_weights(folder, **change)
     with pytest.raises(BundleError, match=text):
         load_bundle(folder)
+
+
+def test_both_networks_are_read_back(refined: Path):
+    bundle, original = load_bundle(refined), refined_weights()
+    assert bundle.form.refinement == TINY_REFINEMENT
+    second = bundle.refiner()
+    assert second is not None
+    assert not second.training
+    for name, value in second.state_dict().items():
+        assert torch.allclose(value, original[f"refinement.{name}"], rtol=1e-3, atol=1e-6)
+    assert bundle.network().state_dict().keys() == build_network(TINY, PreprocessSpec()).state_dict().keys()
+
+
+def test_a_bundle_without_a_second_network_has_none(folder: Path):
+    assert load_bundle(folder).refiner() is None
+
+
+def test_a_bundle_written_before_there_was_a_second_network_is_read(folder: Path):
+    raw = json.loads((folder / FORM_FILE).read_text())
+    del raw["refinement"]
+    (folder / FORM_FILE).write_text(json.dumps(raw))
+    assert load_bundle(folder).form.refinement is None
+
+
+def test_identity_names_the_second_networks_numbers_only_where_there_is_one(refined: Path, folder: Path):
+    parameters = load_bundle(refined).identity.parameters
+    assert parameters["refinement.weight"] == TINY_REFINEMENT.weight
+    assert parameters["refinement.widths"] == [2, 4]
+    json.dumps(parameters)
+    assert not any(name.startswith("refinement") for name in load_bundle(folder).identity.parameters)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"refinement.logit.bias": torch.zeros(3)}, r"refinement\.logit\.bias has shape \(3,\)"),
+        ({"refinement.logit.bias": None}, r"refinement\.logit\.bias is missing"),
+        ({"refinement.extra": torch.zeros(1)}, r"refinement\.extra is not part of the network"),
+        ({"refinement.logit.bias": torch.tensor([float("inf")])}, r"refinement\.logit\.bias is not finite"),
+    ],
+)
+def test_weights_that_do_not_fit_the_second_network_are_refused(refined: Path, change: dict[str, Any], text: str):
+    change_weights(refined, **change)
+    with pytest.raises(BundleError, match=text):
+        load_bundle(refined)
+
+
+def test_weights_of_a_second_network_that_the_form_does_not_know_are_refused(refined: Path):
+    change_form(refined, refinement=None)
+    with pytest.raises(BundleError, match=r"refinement\..* is not part of the network"):
+        load_bundle(refined)
+
+
+@pytest.mark.parametrize("cube", [20, 60])
+def test_a_cube_too_small_or_too_large_in_mm_is_refused(refined: Path, cube: int):
+    change_form(refined, refinement=TINY_REFINEMENT.model_dump(mode="json") | {"cube": cube})
+    with pytest.raises(BundleError, match="32 to 48 mm"):
+        load_bundle(refined)
 
 
 def test_the_bundle_in_the_package_is_whole_and_small():

@@ -1,6 +1,10 @@
 """Claims about the Detector: same bits every time, honest progress, clean cancellation, and it finds a ball."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,13 +12,14 @@ import torch
 
 from dicom_node.domain import Volume
 from dicom_node.errors import ConfigError, JobCancelled, Reason, SeriesRejected
-from dicom_node.model.bundle import default_bundle, write_bundle
-from dicom_node.model.detector import Detector
+from dicom_node.model.bundle import REFINEMENT, default_bundle, load_bundle, write_bundle
+from dicom_node.model.detector import Detector, Scored
 from dicom_node.model.findings import Candidate
 from dicom_node.model.lungs import find_lungs
 from dicom_node.model.network import build_network
 from dicom_node.model.preprocess import resample
-from dicom_node.model.spec import PreprocessSpec
+from dicom_node.model.refine import Refiner
+from dicom_node.model.spec import PreprocessSpec, RefinementSpec
 from tests.unit.test_model_bundle import TINY, description
 from training.phantom import chest
 
@@ -29,8 +34,13 @@ def _one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def talkative(tmp_path_factory: pytest.TempPathFactory) -> Detector:
+def talkative(talkative_folder: Path) -> Detector:
     """Random weights that report everything they imagine."""
+    return Detector.load(talkative_folder)
+
+
+@pytest.fixture(scope="module")
+def talkative_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     prep = PreprocessSpec(upsampling=1)
     weights = build_network(TINY, prep).state_dict()
@@ -39,7 +49,26 @@ def talkative(tmp_path_factory: pytest.TempPathFactory) -> Detector:
     )
     folder = tmp_path_factory.mktemp("bundle") / "tiny"
     write_bundle(folder, form, weights, "card")
-    return Detector.load(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def refined(talkative_folder: Path) -> Callable[..., Detector]:
+    """`refined(weight=1.0, logit=-50.0)`: the same with a second network; logit: what it always answers."""
+    bundle = load_bundle(talkative_folder)
+
+    def build(logit: float | None = None, **numbers: Any) -> Detector:
+        torch.manual_seed(1)
+        spec = RefinementSpec.model_validate({"widths": (2, 4), "floor": 0.05} | numbers)
+        second = Refiner(spec).state_dict()
+        if logit is not None:
+            second["logit.weight"].zero_()
+            second["logit.bias"].fill_(logit)
+        weights = bundle.weights | {REFINEMENT + name: value for name, value in second.items()}
+        form = bundle.form.model_copy(update={"refinement": spec})
+        return Detector(replace(bundle, form=form, weights=weights))
+
+    return build
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +157,67 @@ def test_every_stage_has_its_seconds(talkative: Detector, phantom: Volume):
     timings = talkative.detect(phantom).timings_s
     assert timings.keys() == {"resample", "lung", "network", "link"}
     assert all(seconds > 0 for seconds in timings.values())
+
+
+@pytest.fixture(scope="module")
+def seen(talkative: Detector, phantom: Volume) -> tuple[Volume, Scored]:
+    """(grid, every candidate on it)."""
+    grid = resample(phantom, 1.0, -1024)
+    return grid, talkative.candidates(talkative.look(grid, lambda part: None))
+
+
+def test_the_second_network_has_its_seconds_its_part_of_the_progress_and_its_numbers(
+    refined: Callable[..., Detector], phantom: Volume
+):
+    parts: list[float] = []
+    result = refined(weight=0.5).detect(phantom, progress=parts.append)
+    assert len(result.findings) > 3
+    assert result.timings_s.keys() == {"resample", "lung", "network", "refine", "link"}
+    assert (parts[0], parts[-1]) == (0.0, 1.0)
+    assert parts == sorted(parts)
+    assert result.model.parameters["refinement.weight"] == 0.5
+
+
+def test_the_second_network_gives_the_same_bits_in_whatever_order_candidates_come(
+    refined: Callable[..., Detector], seen: tuple[Volume, Scored]
+):
+    grid, scored = seen
+    first, second = (refined().refine(grid, order, lambda part: None) for order in (scored, scored[::-1]))
+    assert len(first) > 10
+    assert [s for _, s in first] == [s for _, s in second]
+    assert [c.box.tobytes() for c, _ in first] == [c.box.tobytes() for c, _ in second]
+
+
+def test_a_second_network_without_weight_changes_nothing(
+    refined: Callable[..., Detector], talkative: Detector, seen: tuple[Volume, Scored]
+):
+    grid, scored = seen
+    both = talkative.chosen(refined(weight=0.0, most=100000).refine(grid, scored, lambda part: None))
+    alone = talkative.chosen(scored)
+    assert len(alone) > 3
+    assert [s for _, s in both] == [s for _, s in alone]
+    assert [c.box.tobytes() for c, _ in both] == [c.box.tobytes() for c, _ in alone]
+
+
+def test_what_the_second_network_rejects_is_not_chosen(refined: Callable[..., Detector], seen: tuple[Volume, Scored]):
+    detector = refined(weight=0.5, logit=-20.0)
+    assert detector.chosen(detector.refine(*seen, lambda part: None)) == []
+
+
+def test_the_second_network_sees_the_best_candidates_above_the_floor(
+    refined: Callable[..., Detector], seen: tuple[Volume, Scored]
+):
+    scores = sorted((s for _, s in seen[1]), reverse=True)
+    few = refined(weight=1.0, most=5, logit=math.log(3.0)).refine(*seen, lambda part: None)
+    assert [s for _, s in few] == pytest.approx([0.75] * 5)
+    best = refined(weight=0.0, floor=scores[7]).refine(*seen, lambda part: None)
+    assert [s for _, s in best] == [s for s in scores if s >= scores[7]]
+
+
+def test_no_candidates_are_no_work_for_the_second_network(
+    refined: Callable[..., Detector], seen: tuple[Volume, Scored]
+):
+    assert refined().refine(seen[0], [], lambda part: None) == []
 
 
 def test_no_lung_no_result(talkative: Detector):

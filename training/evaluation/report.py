@@ -1,0 +1,82 @@
+"""Figures and ScanResults -> figures.json and report.html, one file that needs nothing else to be read.
+
+Scans are numbered in the order of their UIDs; the report names none but those that were left out.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from training.evaluation import plots
+from training.evaluation.marks import ScanResult
+from training.prepare import write_whole
+
+FIGURES, REPORT = "figures.json", "report.html"
+TEMPLATE = "report.html.j2"
+
+
+def write_report(figures: Mapping[str, Any], results: Sequence[ScanResult], out: Path) -> Path:
+    """Both files into `out`; the report's path."""
+    out.mkdir(parents=True, exist_ok=True)
+    write_whole(out / FIGURES, json.dumps(figures, indent=1) + "\n")
+    write_whole(out / REPORT, render(figures, results))
+    return out / REPORT
+
+
+def render(figures: Mapping[str, Any], results: Sequence[ScanResult]) -> str:
+    """The report's HTML."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("training.evaluation"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters |= {"number": number, "interval": interval, "spread": spread}
+    rows = {row["key"]: row for row in figures["figures"]}
+    point = figures["operating_point"]["score"]
+    return environment.get_template(TEMPLATE).render(
+        **figures,
+        rows=rows,
+        claims=[row for row in figures["figures"] if row["claimed"] is not None],
+        pictures=_pictures(figures, rows),
+        misses=_montage(plots.misses(results, point)),
+        false_marks=_montage(plots.false_marks(results, point)),
+    )
+
+
+def _pictures(figures: Mapping[str, Any], rows: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    stages = {key.removeprefix("seconds_"): row["value"] for key, row in rows.items() if key.startswith("seconds_")}
+    made = {"stages": plots.stage_plot(stages)}
+    if "froc" in figures:
+        made["froc"] = plots.froc_plot(figures["froc"])
+        made["sizes"] = plots.size_plot(figures["sizes"])
+    for kind, curves in figures.get("precision_recall", {}).items():
+        made[f"{kind}_precision_recall"] = plots.pr_plot(curves, f"3D, {kind}")
+    return made
+
+
+def _montage(scenes: Sequence[plots.Scene]) -> str | None:
+    return plots.montage(scenes) if scenes else None
+
+
+def number(row: Mapping[str, Any], key: str = "value") -> str:
+    """With its unit; as many digits as there is something to see."""
+    if row[key] is None:
+        return ""
+    digits = 3 if not row["unit"] else 2 if row["unit"] != "%" else 1
+    return f"{row[key]:.{digits}f}" + (f" {row['unit']}" if row["unit"] else "")
+
+
+def interval(row: Mapping[str, Any]) -> str:
+    return "" if row["low"] is None else f"{number(row, 'low')} to {number(row, 'high')}"
+
+
+def spread(row: Mapping[str, Any], key: str = "spread") -> str:
+    """Mean, median and the middle 90 %."""
+    if row[key] is None:
+        return ""
+    mean, median, low, high = (number({**row, **row[key]}, name) for name in ("mean", "median", "p5", "p95"))
+    return f"mean {mean}, median {median}, 5-95 %: {low} to {high}"

@@ -1,0 +1,183 @@
+"""What a run was made from: counted from its prepared scans, written beside its weights, handed on with its bundle.
+
+    <run>/training.json, <bundle>/training.json     Provenance
+
+Patients are kept as digests, and only in the run's folder: a bundle goes out into the world.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from pydantic import ValidationError
+
+from dicom_node.model.spec import Spec
+from training.cases import DataProblem, Scan
+from training.evaluation.claims import Fold
+from training.evaluation.marks import patient_digest
+from training.prepare import write_whole
+from training.prepared import PreparedScan
+from training.recipe import Recipe
+
+FACTS = "training.json"
+# What the data's publishers ask to be named for, by how their patients are called.
+SOURCES = {
+    "LIDC-IDRI-": "LIDC-IDRI (Armato et al., Med Phys 2011; The Cancer Imaging Archive, CC BY 3.0, "
+    "doi:10.7937/K9/TCIA.2015.LO9QL9SX)",
+    "C3N-": "CPTAC-LSCC (The Cancer Imaging Archive, CC BY 3.0, doi:10.7937/K9/TCIA.2018.6EMUB5L2)",
+}
+LUNA16_SOURCE = "LUNA16's lists of nodules and excluded findings (Setio et al., Med Image Anal 2017, CC BY 4.0)"
+
+
+class DataPart(Spec):
+    """One part of a run's scans. masks: how many nodules have a mask from contours, voxels or a sphere.
+
+    subsets: LUNA16's, where the scans have any. ignored: findings that were neither nodule nor background.
+    """
+
+    scans: int
+    composites: int
+    patients: int
+    nodules: int
+    ignored: int
+    masks: dict[str, int]
+    subsets: tuple[int, ...]
+
+
+class Provenance(Spec):
+    """patients: digests of all patients in any part; empty in a bundle. left_out: scans that `prepare` left out.
+
+    commands: as typed, in the order in which they were first given. recipe: as the checkpoint holds it.
+    """
+
+    recipe: Recipe
+    train: DataPart
+    validation: DataPart | None
+    patients: tuple[str, ...]
+    left_out: int
+    sources: tuple[str, ...]
+    commands: tuple[str, ...]
+    machine: str
+
+    def told(self) -> str:
+        """One line for bundle.json: on which data the weights were made."""
+        text = _told(self.train)
+        if self.validation is not None:
+            text += f"; watched on {_told(self.validation)}"
+        if self.recipe.initial_weights.source != "random":
+            text += f"; begun from {_begun(self.recipe)}"
+        return text
+
+
+def record(
+    run: Path,
+    recipe: Recipe,
+    learn: Sequence[PreparedScan],
+    validation: Sequence[PreparedScan],
+    *,
+    command: str,
+    device: str,
+    left_out: int = 0,
+) -> Provenance:
+    """Writes the run's training.json. A run that goes on adds its command to those before."""
+    before = read_provenance(run).commands if (run / FACTS).exists() else ()
+    scans = [*learn, *validation]
+    facts = Provenance(
+        recipe=recipe,
+        train=_part(learn),
+        validation=_part(validation) if validation else None,
+        patients=tuple(sorted({patient_digest(scan.form.patient) for scan in scans})),
+        left_out=left_out,
+        sources=_sources(scans),
+        commands=before if command in before else (*before, command),
+        machine=machine(device),
+    )
+    run.mkdir(parents=True, exist_ok=True)
+    write_provenance(run, facts)
+    return facts
+
+
+def read_provenance(folder: Path) -> Provenance:
+    """Of a run or of a bundle. Raises DataProblem."""
+    path = folder / FACTS
+    try:
+        return Provenance.model_validate_json(path.read_bytes())
+    except FileNotFoundError as err:
+        raise DataProblem(f"{path} is missing: nothing says what the weights were made from") from err
+    except (OSError, ValidationError) as err:
+        raise DataProblem(f"{path} can't be read ({err}): start the training command again, it writes it") from err
+
+
+def write_provenance(folder: Path, facts: Provenance) -> None:
+    write_whole(folder / FACTS, facts.model_dump_json(indent=1) + "\n")
+
+
+def fold_of(run: Path, tested: Sequence[Scan]) -> Fold | None:
+    """Whom the run's model saw and whom it is tested on, for LUNA16's name; None where that can't be told.
+
+    Weights that began from another bundle saw its patients, and a composite holds the nodules of patients that are not
+    its own: nobody can vouch for either.
+    """
+    facts = read_provenance(run)
+    parts = [part for part in (facts.train, facts.validation) if part is not None]
+    if facts.recipe.initial_weights.source == "bundle" or any(part.composites for part in parts):
+        return None
+    return Fold(
+        tested={scan.uid: patient_digest(scan.patient) for scan in tested},
+        trained_patients=frozenset(facts.patients),
+    )
+
+
+def machine(device: str) -> str:
+    """What computed, in words; no name of a host."""
+    if device.startswith("cuda"):
+        what = torch.cuda.get_device_name(torch.device(device))
+    else:
+        what = f"{os.cpu_count()} CPU cores ({platform.machine()})"
+    return f"{what}, Python {platform.python_version()}, torch {torch.__version__}"
+
+
+def _part(scans: Sequence[PreparedScan]) -> DataPart:
+    nodules = [nodule for scan in scans for nodule in scan.form.nodules]
+    return DataPart(
+        scans=len(scans),
+        composites=sum(scan.form.composite for scan in scans),
+        patients=len({scan.form.patient for scan in scans}),
+        nodules=len(nodules),
+        ignored=sum(len(scan.form.ignored) for scan in scans),
+        masks=dict(sorted(Counter(nodule.mask_from for nodule in nodules).items())),
+        subsets=tuple(sorted({scan.form.subset for scan in scans if scan.form.subset is not None})),
+    )
+
+
+def _sources(scans: Sequence[PreparedScan]) -> tuple[str, ...]:
+    """Composites carry their lung's patient's name; their nodules, like all subsets, are LUNA16's."""
+    named = [text for prefix, text in SOURCES.items() if any(scan.form.patient.startswith(prefix) for scan in scans)]
+    if any(scan.form.subset is not None for scan in scans):
+        named = list(dict.fromkeys([SOURCES["LIDC-IDRI-"], *named, LUNA16_SOURCE]))
+    known = (*SOURCES,)
+    if any(scan.form.subset is None and not scan.form.patient.startswith(known) for scan in scans):
+        named.append("scans of whoever trained it")
+    return tuple(named)
+
+
+def _told(part: DataPart) -> str:
+    if part.composites:
+        whole = part.composites == part.scans
+        text = f"{part.composites} composites (real nodules blended into the real lungs of {part.patients} patients)"
+        text = text if whole else f"{part.scans} scans, {text} among them"
+    else:
+        text = f"{part.scans} scans of {part.patients} patients"
+    text += f" with {part.nodules} nodules"
+    if part.subsets:
+        text += f", LUNA16 subset{'s' if len(part.subsets) > 1 else ''} {', '.join(map(str, part.subsets))}"
+    return text
+
+
+def _begun(recipe: Recipe) -> str:
+    return "ImageNet's weights" if recipe.initial_weights.source == "imagenet" else "an earlier bundle's weights"

@@ -1,0 +1,373 @@
+"""Fits the 3D network that looks again at each candidate, read top-down: settings, data, model, optimizer, loop.
+
+Prepared scans + mined candidates -> <run>/refinement.safetensors, the weights as a bundle holds them, and
+<run>/refinement.json, its numbers and figures. Checkpoints are safetensors; a run that finds one goes on there.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.data import DataLoader, Dataset
+
+from dicom_node.domain import RESEARCH_USE
+from dicom_node.model.bundle import REFINEMENT
+from dicom_node.model.preprocess import windowed
+from dicom_node.model.refine import Refiner, cut_cubes, fused
+from dicom_node.model.spec import Count, Fraction, Positive, PreprocessSpec, RefinementSpec, Spec
+from training.cases import DataProblem
+from training.checkpoint import Averaged
+from training.cubes import CubeSampler, CubeSampling
+from training.mine import MinedCandidate, Say, read_candidates
+from training.prepared import PreparedScan, open_prepared
+
+WEIGHTS, SUMMARY, LAST = "refinement.safetensors", "refinement.json", "refinement_last.safetensors"
+RATES = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
+WEIGHT_CHOICES = tuple(round(0.1 * n, 1) for n in range(11))
+FINAL_SHARE = 0.01
+CUBES_AT_ONCE = 32
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+class RefineSettings(Spec):
+    """minutes: the run, and its cosine, ends here if `steps` are not reached first; None: steps alone count.
+
+    validation_share: of the mined scans; they choose the weight of the cube's score and give the figures.
+    workers: processes that cut cubes; the samples are the same whatever their number.
+    """
+
+    steps: Count = 8000
+    minutes: Positive | None = None
+    batch: Count = 16
+    learning_rate: Positive = 2e-3
+    weight_decay: Positive = 0.01
+    warmup_steps: Count = 100
+    clip_norm: Positive = 2.0
+    ema_decay: Fraction = 0.998
+    validation_share: Fraction = 0.2
+    save_every: Count = 200
+    log_every: Count = 50
+    seed: int = 1
+    workers: int = 0
+    sampling: CubeSampling = CubeSampling()
+
+
+def run_refine(
+    cache: Path,
+    mined: Path,
+    out: Path,
+    prep: PreprocessSpec,
+    spec: RefinementSpec,
+    settings: RefineSettings,
+    *,
+    device: str = "cpu",
+    say: Say = print,
+) -> dict[str, Any]:
+    """Trains into `out`; what is in refinement.json. spec.weight plays no part: the validation scans choose it."""
+    candidates = read_candidates(mined)
+    training, validation = divided(open_prepared(cache, prep), candidates, settings)
+    sampler = CubeSampler(training, candidates, spec.cube, prep, settings.sampling)
+    say(f"{len(training)} scans to learn from, {len(validation)} to validate on; {len(sampler.positives)} positives, "
+        f"{len(sampler.false)} false candidates")  # fmt: skip
+    out.mkdir(parents=True, exist_ok=True)
+    averaged, step = fit(sampler, spec, settings, out, device, say)
+    weights = folded(averaged.state, spec)
+    seen = looked_at(weights, spec, prep, validation, candidates)
+    weight, figures = choose_weight(seen)
+    spec = spec.model_copy(update={"weight": weight})
+    made_of = {"training": [s.form.uid for s in training], "validation": [s.form.uid for s in validation]}
+    summary = {
+        "refinement": spec.model_dump(mode="json"),
+        "settings": settings.model_dump(mode="json"),
+        "steps": step,
+        "composites": any(s.form.composite for s in (*training, *validation)),
+        "scans": made_of,
+        "validation": figures,
+        "note": RESEARCH_USE,
+    }
+    save_file(weights, out / WEIGHTS)
+    (out / SUMMARY).write_text(json.dumps(summary, indent=1) + "\n")
+    return summary
+
+
+def divided(
+    scans: Sequence[PreparedScan], mined: Mapping[str, Sequence[MinedCandidate]], settings: RefineSettings
+) -> tuple[list[PreparedScan], list[PreparedScan]]:
+    """(training, validation). Only mined scans validate; no patient is in both parts.
+
+    Composites of one background are one patient to every other split. Here a composite counts for itself: there
+    are few backgrounds, and the weight is chosen by nodules that are new, in lungs that are not.
+    """
+
+    parts: dict[str, list[str]] = {}
+    for scan in scans:
+        if scan.form.uid in mined:
+            # Each background has its share of the validation composites; a patient of a real set is one of many.
+            names = parts.setdefault(scan.form.patient if scan.form.composite else "", [])
+            if _unit(scan) not in names:
+                names.append(_unit(scan))
+    held: set[str] = set()
+    for _, names in sorted(parts.items()):
+        count = max(1, round(settings.validation_share * len(names)))
+        held |= {names[i] for i in np.random.default_rng(settings.seed).permutation(len(names))[:count]}
+    training = [s for s in scans if _unit(s) not in held]
+    validation = [s for s in scans if _unit(s) in held and s.form.uid in mined]
+    if not training or not any(s.form.nodules for s in validation):
+        raise DataProblem(f"{len(mined)} mined scans can't be divided into two parts with nodules: mine more of them")
+    return training, validation
+
+
+def _unit(scan: PreparedScan) -> str:
+    """What is not to be in both parts."""
+    return scan.form.uid if scan.form.composite else scan.form.patient
+
+
+def fit(
+    sampler: CubeSampler, spec: RefinementSpec, settings: RefineSettings, out: Path, device: str, say: Say
+) -> tuple[Averaged, int]:
+    """(averaged weights, steps done)."""
+    torch.manual_seed(settings.seed)
+    model = build(spec).to(device).to(memory_format=torch.channels_last_3d).train()
+    averaged = Averaged(model, settings.ema_decay)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, weight_decay=settings.weight_decay)
+    step, used_s = load(out, settings, model, averaged, optimizer)
+    started, losses = time.monotonic() - used_s, []
+    for cubes, labels in _batches(sampler, settings, step):
+        used_s = time.monotonic() - started
+        progress = _progress(settings, step, used_s)
+        if progress >= 1:
+            break
+        _set_rate(optimizer, settings, step, progress)
+        losses.append(update(model, optimizer, cubes.to(device), labels.to(device), settings.clip_norm))
+        averaged.update(model, step)
+        step += 1
+        if step % settings.log_every == 0:
+            say(f"step {step}  loss {np.mean(losses[-settings.log_every :]):.4f}  {used_s / 60:.1f} min")
+        if step % settings.save_every == 0:
+            save(out, settings, model, averaged, optimizer, step, time.monotonic() - started)
+    save(out, settings, model, averaged, optimizer, step, time.monotonic() - started)
+    return averaged, step
+
+
+def build(spec: RefinementSpec) -> Refiner:
+    """As it is trained: with norms, which `folded` later takes into the convolutions."""
+    return Refiner(spec, nn.BatchNorm3d)
+
+
+def update(model: nn.Module, optimizer: torch.optim.Optimizer, cubes: Tensor, labels: Tensor, clip: float) -> float:
+    """One step; one that is not finite is left out rather than poisoning the run."""
+    loss = functional.binary_cross_entropy_with_logits(model(cubes), labels)
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]  # torch leaves backward untyped
+    if nn.utils.clip_grad_norm_(model.parameters(), clip).isfinite():
+        optimizer.step()
+    return loss.item()
+
+
+class _Cubes(Dataset[tuple[Tensor, float]]):
+    def __init__(self, sampler: CubeSampler, seed: int) -> None:
+        self.sampler, self.seed = sampler, seed
+
+    def __getitem__(self, number: int) -> tuple[Tensor, float]:
+        return self.sampler.sample(self.seed, number)
+
+
+def _batches(sampler: CubeSampler, settings: RefineSettings, first: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """From step `first` on."""
+    numbers = range(first * settings.batch, settings.steps * settings.batch)
+    cubes = _Cubes(sampler, settings.seed)
+    for x, labels in DataLoader(cubes, settings.batch, sampler=numbers, num_workers=settings.workers):
+        yield x, labels.float()
+
+
+def _progress(settings: RefineSettings, step: int, used_s: float) -> float:
+    by_time = used_s / (60 * settings.minutes) if settings.minutes else 0.0
+    return max(step / settings.steps, by_time)
+
+
+def _set_rate(optimizer: torch.optim.Optimizer, settings: RefineSettings, step: int, progress: float) -> None:
+    """Linear warm-up, then half a cosine."""
+    warm = min(1.0, (step + 1) / settings.warmup_steps)
+    cosine = 0.5 * (1 + math.cos(math.pi * progress))
+    for group in optimizer.param_groups:
+        group["lr"] = settings.learning_rate * warm * (FINAL_SHARE + (1 - FINAL_SHARE) * cosine)
+
+
+def save(
+    out: Path,
+    settings: RefineSettings,
+    model: nn.Module,
+    averaged: Averaged,
+    optimizer: torch.optim.Optimizer,
+    step: int,
+    used_s: float,
+) -> None:
+    """Written aside, flushed and renamed: a kill leaves the last good one."""
+    tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
+    tensors |= {f"averaged.{name}": value for name, value in averaged.state.items()}
+    for name, parameter in model.named_parameters():
+        tensors |= {f"{m}.{name}": optimizer.state[parameter][m] for m in MOMENTS if optimizer.state[parameter]}
+    state = {"step": step, "used_s": used_s, "settings": settings.model_dump(mode="json")}
+    aside = out / (LAST + ".part")
+    packed = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    save_file(packed, aside, metadata={"state": json.dumps(state)})
+    with aside.open("rb") as written:
+        os.fsync(written.fileno())
+    aside.replace(out / LAST)
+
+
+def load(
+    out: Path, settings: RefineSettings, model: nn.Module, averaged: Averaged, optimizer: torch.optim.Optimizer
+) -> tuple[int, float]:
+    """(steps done, seconds used); (0, 0.0) where there is no checkpoint. Raises DataProblem on another run's."""
+    if not (out / LAST).exists():
+        return 0, 0.0
+    try:
+        with safe_open(out / LAST, framework="pt") as stored:
+            state = json.loads((stored.metadata() or {})["state"])
+        tensors = load_file(out / LAST)
+    except (OSError, KeyError, ValueError, SafetensorError) as err:
+        raise DataProblem(f"{out / LAST} is no checkpoint that can be read ({err}): remove it to start anew") from err
+    # A run may be given more time than it had; all else must be as it was.
+    if _but_time(state["settings"]) != _but_time(settings.model_dump(mode="json")):
+        raise DataProblem(f"{out / LAST} was made with other settings: use another folder, or those settings")
+    try:
+        model.load_state_dict({n.removeprefix("model."): v for n, v in tensors.items() if n.startswith("model.")})
+    except RuntimeError as err:
+        raise DataProblem(f"{out / LAST} is of a network of another shape: use another folder") from err
+    for name, value in averaged.state.items():
+        value.copy_(tensors[f"averaged.{name}"])
+    for name, parameter in model.named_parameters():
+        if f"{MOMENTS[0]}.{name}" in tensors:
+            moments = {m: tensors[f"{m}.{name}"].to(parameter.device) for m in MOMENTS}
+            optimizer.state[parameter] = {"step": torch.tensor(float(state["step"])), **moments}
+    return int(state["step"]), float(state["used_s"])
+
+
+def _but_time(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if name not in ("minutes", "workers")}
+
+
+def folded(state: Mapping[str, Tensor], spec: RefinementSpec) -> dict[str, Tensor]:
+    """Weights of `build(spec)` -> those of the same network without norms, as a bundle holds it."""
+    model = build(spec)
+    model.load_state_dict({name: value.cpu() for name, value in state.items()})
+    weights = {name: value for name, value in model.state_dict().items() if name in Refiner(spec).state_dict()}
+    for name, layer in model.named_modules():
+        if isinstance(layer, nn.Sequential) and isinstance(layer[-1], nn.BatchNorm3d):
+            plain = nn.utils.fuse_conv_bn_eval(cast(nn.Conv3d, layer[0]).eval(), layer[-1].eval())
+            weights |= {f"{name}.0.{part}": value for part, value in plain.state_dict().items()}
+    return {name: value.detach().float().contiguous() for name, value in weights.items()}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """Validation candidates as both networks scored them. nodule: index over all scans, -1 for a false candidate."""
+
+    first: NDArray[np.float64]
+    logit: NDArray[np.float64]
+    nodule: NDArray[np.int64]
+    nodules: int
+    scans: int
+
+
+def looked_at(
+    weights: Mapping[str, Tensor],
+    spec: RefinementSpec,
+    prep: PreprocessSpec,
+    scans: Sequence[PreparedScan],
+    mined: Mapping[str, Sequence[MinedCandidate]],
+) -> Seen:
+    """What the detector would hand to the network: above the floor, at most so many a scan; ignored ones left out."""
+    model = Refiner(spec).eval()
+    model.load_state_dict(dict(weights))
+    first: list[float] = []
+    logits: list[float] = []
+    nodule: list[int] = []
+    known = 0
+    for scan in scans:
+        best = [c for c in mined[scan.form.uid] if c.score >= spec.floor][: spec.most]
+        kept = [c for c in best if c.kind != "ignored"]
+        numbers = {n.number: known + i for i, n in enumerate(scan.form.nodules)}
+        first += [c.score for c in kept]
+        nodule += [-1 if c.nodule is None else numbers[c.nodule] for c in kept]
+        centers = scan.to_index(np.array([c.center_mm for c in kept]).reshape(-1, 3))
+        hu = scan.hu()
+        with torch.inference_mode():
+            for start in range(0, len(kept), CUBES_AT_ONCE):
+                cubes = cut_cubes(hu, centers[start : start + CUBES_AT_ONCE], spec.cube, prep)
+                logits += model(windowed(cubes, prep)).tolist()
+        known += len(numbers)
+    return Seen(
+        first=np.array(first), logit=np.array(logits), nodule=np.array(nodule, dtype=np.int64), nodules=known,
+        scans=len(scans),
+    )  # fmt: skip
+
+
+def choose_weight(seen: Seen) -> tuple[float, dict[str, Any]]:
+    """(the weight with the best mean sensitivity, figures without and with the cubes)."""
+    means = {w: float(np.mean(list(sensitivities(seen, _scores(seen, w)).values()))) for w in WEIGHT_CHOICES}
+    weight = max(means, key=lambda w: (means[w], -abs(w - 0.5)))
+    hits = seen.nodule >= 0
+    return weight, {
+        "scans": seen.scans,
+        "nodules": seen.nodules,
+        "nodules_among_candidates": len(np.unique(seen.nodule[hits])),
+        "false_candidates": int((~hits).sum()),
+        "area_under_roc": {
+            "slices": auc(seen.first, hits), "cubes": auc(seen.logit, hits), "both": auc(_scores(seen, weight), hits),
+        },
+        "sensitivity_slices": sensitivities(seen, seen.first),
+        "sensitivity_both": sensitivities(seen, _scores(seen, weight)),
+        "mean_sensitivity_by_weight": means,
+    }  # fmt: skip
+
+
+def _scores(seen: Seen, weight: float) -> NDArray[np.float64]:
+    return np.array([fused(s, v, weight) for s, v in zip(seen.first, seen.logit, strict=True)])
+
+
+def sensitivities(seen: Seen, scores: NDArray[np.float64]) -> dict[float, float]:
+    """Nodules found, of all, at each rate of false candidates a scan: the highest threshold that keeps within it."""
+    false = np.sort(scores[seen.nodule < 0])[::-1]
+    found = {}
+    for rate in RATES:
+        allowed = math.floor(rate * seen.scans)
+        above = false[allowed] if allowed < len(false) else -math.inf
+        hit = seen.nodule[(seen.nodule >= 0) & (scores > above)]
+        found[rate] = len(np.unique(hit)) / max(seen.nodules, 1)
+    return found
+
+
+def auc(scores: NDArray[np.float64], hits: NDArray[np.bool_]) -> float | None:
+    """Chance that a hit scores higher than a false candidate; ties count half. None where either is missing."""
+    low = np.sort(scores[~hits])
+    if not len(low) or not hits.any():
+        return None
+    below, upto = (np.searchsorted(low, scores[hits], side=side) for side in ("left", "right"))
+    return float((below + upto).mean() / (2 * len(low)))
+
+
+def read_refinement(run: Path) -> tuple[RefinementSpec, dict[str, Tensor]]:
+    """(spec, weights under their names in a bundle) of a run that ended. Raises DataProblem."""
+    try:
+        summary = json.loads((run / SUMMARY).read_text())
+        spec = RefinementSpec.model_validate_json(json.dumps(summary["refinement"]))
+        weights = load_file(run / WEIGHTS)
+    except (OSError, ValueError, KeyError, SafetensorError) as err:
+        raise DataProblem(f"{run} holds no refinement that can be read ({err}): run it to its end first") from err
+    return spec, {REFINEMENT + name: value for name, value in weights.items()}
