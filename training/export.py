@@ -1,86 +1,187 @@
-"""Checkpoint + settings + figures -> model bundle."""
+"""A run's checkpoint, a refinement and figures -> a model bundle with its card.
+
+All numbers come from the recipe in the checkpoint. Figures are taken only if they are of these very weights and
+numbers, at the operating point that the bundle gets.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file
+import torch
+from torch import Tensor, nn
 
-from dicom_node.model.bundle import Bundle, write_bundle
-from dicom_node.model.network import SMALL
-from dicom_node.model.spec import MergeSpec, PreprocessSpec
-from training.card import render
+from dicom_node.errors import ConfigError
+from dicom_node.model.bundle import CARD, Bundle, write_bundle
+from dicom_node.model.network import build_network
+from training.card import card
+from training.cases import DataProblem
+from training.checkpoint import exported_weights
+from training.evaluation.marks import behaviour
+from training.evaluation.report import read_figures
+from training.provenance import Provenance, read_provenance, refinement_facts, write_provenance
+from training.recipe import Recipe
+from training.refine import read_refinement
 
-NAME = "lung_nodule_small"
 NODULE = {"name": "nodule", "code_value": "27925004", "coding_scheme": "SCT", "code_meaning": "Nodule"}
-TRAINING_DATA = (
-    "Composites: LIDC-IDRI nodule crops of LUNA16 subsets 0-7 (no patient of subset 8, LIDC-IDRI-0001 or "
-    "LIDC-IDRI-0002) in the lungs of LIDC-IDRI-0002 and C3N-00247 (CPTAC-LSCC)"
-)
-EVALUATE = "python -m training evaluate"
-COMPOSITES = "composites: held-out LIDC-IDRI nodule crops in the held-out scan LIDC-IDRI-0001"
+UNSTATED = "not stated"
+DEFAULT_POINT = 0.5  # until an evaluation has chosen one
+PARITY_SEED = 7
+
+
+def run_export(
+    run: Path,
+    out: Path,
+    *,
+    figures: Sequence[Path] = (),
+    refinement: Path | None = None,
+    version: str | None = None,
+    operating_point: float | None = None,
+    licence: str = UNSTATED,
+    half: bool = False,
+) -> Bundle:
+    """`python -m training export`. figures: files that `evaluate` wrote. Raises DataProblem, ConfigError."""
+    return export(
+        run, out, figures=[read_figures(path) for path in figures], refinement=refinement, version=version,
+        operating_point=operating_point, licence=licence, half=half,
+    )  # fmt: skip
 
 
 def export(
     run: Path,
     out: Path,
-    prep: PreprocessSpec,
-    merging: MergeSpec,
     *,
-    version: str,
-    operating_point: float,
-    figures: dict[str, Any] | None,
-    facts: dict[str, Any],
+    figures: Sequence[Mapping[str, Any]] = (),
+    refinement: Path | None = None,
+    version: str | None = None,
+    operating_point: float | None = None,
+    licence: str = UNSTATED,
+    half: bool = False,
 ) -> Bundle:
-    """Writes the bundle of a run's last checkpoint. figures: what `evaluate` returned for it, if it was judged."""
-    tensors = load_file(run / "last.safetensors")
-    weights = {
-        name.removeprefix("model."): value
-        for name, value in tensors.items()
-        if name.startswith("model.") and not name.endswith("num_batches_tracked")
-    }
-    description = {
-        "name": NAME,
-        "version": version,
-        "network": SMALL.model_dump(mode="json"),
-        "preprocessing": prep.model_dump(mode="json"),
-        "merging": merging.model_dump(mode="json"),
-        "thresholds": {"proposal_score": 0.02, "operating_point": operating_point},
+    """Writes the bundle of a run's checkpoint. version: default is the recipe's.
+
+    operating_point: default is the figures' own. half: float16 matrices, half the size; the bundle's answers then
+    differ a little from the trainer's, and a figure says by how much. Raises DataProblem, ConfigError.
+    """
+    state, weights = exported_weights(run)
+    recipe = Recipe.model_validate_json(json.dumps(state["recipe"]))
+    facts = _facts(read_provenance(run), state["step"], refinement)
+    description = _description(recipe, facts, version, _point(figures, operating_point), licence)
+    if refinement is not None:
+        spec, more = read_refinement(refinement)
+        description["refinement"] = spec.model_dump(mode="json")
+        weights = weights | more
+    bundle = write_bundle(out, description, weights, "", half=half)
+    for one in figures:
+        _belong(one, bundle)
+    description["metrics"] = [row for one in figures for row in metrics_of(one)] + [_parity_row(run, bundle)]
+    bundle = write_bundle(out, description, weights, "", half=half)
+    write_provenance(out, facts)
+    (out / CARD).write_text(card(bundle))
+    return bundle
+
+
+def metrics_of(figures: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """An evaluation's figures as bundle.json's metrics. Single stages of the time stay in the report."""
+    rows = [row for row in figures["figures"] if not row["key"].startswith("seconds_")]
+    return [
+        {
+            "name": row["name"] + (f" ({row['unit']})" if row["unit"] else ""),
+            "value": row["value"],
+            "low": row["low"],
+            "high": row["high"],
+            "definition": row["definition"],
+            "data": f"{row['data']}; {row['scans']} scans, {row['nodules']} nodules",
+            "command": row["command"],
+        }
+        for row in rows
+    ]
+
+
+def parity(run: Path, bundle: Bundle) -> float:
+    """The greatest difference between the trainer's probabilities and the bundle's, on one input and the same boxes."""
+    state, weights = exported_weights(run)
+    recipe = Recipe.model_validate_json(json.dumps(state["recipe"]))
+    trained = build_network(recipe.network, recipe.preprocessing)
+    trained.load_state_dict(weights)
+    rng = torch.Generator().manual_seed(PARITY_SEED)
+    images = torch.rand(2, len(recipe.preprocessing.slice_offsets), 128, 128, generator=rng)
+    middle = 24 + 80 * torch.rand(16, 2, generator=rng)
+    half_width = 3 + 12 * torch.rand(16, 1, generator=rng)
+    boxes = torch.cat([middle - half_width, middle + half_width], dim=1)
+    pairs = zip(*(probabilities(model.eval(), images, boxes) for model in (trained, bundle.network())), strict=True)
+    return max(float((a - b).abs().max()) for a, b in pairs)
+
+
+def probabilities(model: nn.Module, images: Tensor, boxes: Tensor) -> list[Tensor]:
+    """What each of the network's heads says, without choosing among it: (n, channels, H, W), (k, 4) in model pixels.
+
+    Of each anchor, each box on each image, and each of their masks' pixels.
+    """
+    net: Any = model  # torchvision ships no types
+    with torch.inference_mode():
+        inputs, _ = net.transform(list(images))
+        maps = net.backbone(inputs.tensors)
+        anchors, _ = net.rpn.head(list(maps.values()))
+        heads, on, sizes = net.roi_heads, [boxes] * len(images), inputs.image_sizes
+        classes, _ = heads.box_predictor(heads.box_head(heads.box_roi_pool(maps, on, sizes)))
+        masks = heads.mask_predictor(heads.mask_head(heads.mask_roi_pool(maps, on, sizes)))
+    return [*(level.sigmoid() for level in anchors), classes.softmax(dim=1), masks.sigmoid()]
+
+
+def _facts(facts: Provenance, steps: int, refinement: Path | None) -> Provenance:
+    """What goes out with a bundle: no patient, no scan."""
+    made = refinement_facts(refinement) if refinement else None
+    return facts.model_copy(update={"scans": (), "patients": (), "steps": steps, "refinement": made})
+
+
+def _point(figures: Sequence[Mapping[str, Any]], wanted: float | None) -> float:
+    """Raises ConfigError where figures were made at another operating point than the bundle is to have."""
+    points = {float(one["operating_point"]["score"]) for one in figures}
+    if wanted is None and len(points) < 2:
+        return next(iter(points), DEFAULT_POINT)
+    if wanted is None or points - {wanted}:
+        listed = ", ".join(f"{point:g}" for point in sorted(points))
+        raise ConfigError(
+            f"the figures were made at operating point {listed}, the bundle "
+            f"{'can have one only' if wanted is None else f'is to have {wanted:g}'}: evaluate again at one point"
+        )
+    return wanted
+
+
+def _description(
+    recipe: Recipe, facts: Provenance, version: str | None, operating_point: float, licence: str
+) -> dict[str, Any]:
+    return {
+        "name": recipe.name,
+        "version": version or recipe.version,
+        "network": recipe.network.model_dump(mode="json"),
+        "preprocessing": recipe.preprocessing.model_dump(mode="json"),
+        "merging": recipe.merging.model_dump(mode="json"),
+        "thresholds": {"proposal_score": recipe.proposal_score, "operating_point": operating_point},
         "classes": [NODULE],
-        "training_data": TRAINING_DATA,
-        "metrics": metrics_of(figures) if figures else [],
-        "licence": "Apache-2.0",
+        "training_data": facts.told(),
+        "metrics": [],
+        "licence": licence,
     }
-    size = sum(v.numel() * (2 if v.ndim > 1 else 4) for v in weights.values())
-    return write_bundle(out, description, weights, render(description, {"megabytes": size / 1e6, **facts}))
 
 
-def metrics_of(figures: dict[str, Any]) -> list[dict[str, Any]]:
-    """The figures as rows with their definitions. What a case does not have (no nodule in it) has no row."""
-    composites, metrics = figures["composites"], []
-
-    def add(name: str, value: float, definition: str, data: str) -> None:
-        metrics.append(
-            {"name": name, "value": float(value), "definition": definition, "data": data, "command": EVALUATE}
+def _belong(figures: Mapping[str, Any], bundle: Bundle) -> None:
+    if figures["bundle"]["behaviour"] != behaviour(bundle.form):
+        raise DataProblem(
+            "the figures are of other weights or numbers than this run's: export without figures, evaluate that "
+            "bundle, then export with its figures"
         )
 
-    nodules = f"{COMPOSITES}; {composites['truths']:.0f} nodules in {composites['scans']} composites"
-    add("sensitivity", composites["sensitivity"], "nodules hit at the operating point, of all", nodules)
-    add("false positives a scan", composites["false_positives_per_scan"], "marks on no nodule, a composite", nodules)
-    add("Dice", composites["dice"], "mean over hit nodules, on the scan's own voxels", nodules)
-    for rate, value in composites["froc"].items():
-        add(f"sensitivity at {rate} false positives", value, "free-response curve, linear between steps", nodules)
-    for scan in ("LIDC-IDRI-0001", "LIDC-IDRI-0002", "C3N-00247"):
-        case = figures[scan]
-        add("false positives", case["false_positives"], "marks on no known nodule; excluded findings ignored", scan)
-        if "found" in case:
-            add("known nodule's score", case["score"], "0 where no mark hits it", scan)
-        add("seconds", case["seconds"], "Detector.detect, wall clock", scan)
-    return metrics
 
-
-def read_json(path: Path) -> dict[str, Any]:
-    loaded: dict[str, Any] = json.loads(path.read_text())
-    return loaded
+def _parity_row(run: Path, bundle: Bundle) -> dict[str, Any]:
+    return {
+        "name": "difference to the trainer's output",
+        "value": parity(run, bundle),
+        "definition": "greatest difference of any probability of the network's heads on the same input and boxes",
+        "data": "random images",
+        "command": "python -m training export",
+    }

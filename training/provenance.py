@@ -7,11 +7,13 @@ Patients are kept as digests, and only in the run's folder: a bundle goes out in
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from pydantic import ValidationError
@@ -23,6 +25,7 @@ from training.evaluation.marks import patient_digest
 from training.prepare import write_whole
 from training.prepared import PreparedScan
 from training.recipe import Recipe
+from training.refine import SUMMARY
 
 FACTS = "training.json"
 # What the data's publishers ask to be named for, by how their patients are called.
@@ -49,20 +52,33 @@ class DataPart(Spec):
     subsets: tuple[int, ...]
 
 
-class Provenance(Spec):
-    """patients: digests of all patients in any part; empty in a bundle. left_out: scans that `prepare` left out.
+class RefinementFacts(Spec):
+    """How the second network was made: on how many scans, and on how many its weight in the score was chosen."""
 
-    commands: as typed, in the order in which they were first given. recipe: as the checkpoint holds it.
+    steps: int
+    scans: int
+    validation: int
+    composites: bool
+
+
+class Provenance(Spec):
+    """recipe: as the checkpoint holds it. left_out: scans that `prepare` left out.
+
+    commands: as typed, in the order in which they were first given. scans, patients: UIDs and digests of patients of
+    both parts; empty in a bundle. steps, refinement: what was exported; known in a bundle only.
     """
 
     recipe: Recipe
     train: DataPart
     validation: DataPart | None
-    patients: tuple[str, ...]
     left_out: int
     sources: tuple[str, ...]
     commands: tuple[str, ...]
     machine: str
+    scans: tuple[str, ...] = ()
+    patients: tuple[str, ...] = ()
+    steps: int | None = None
+    refinement: RefinementFacts | None = None
 
     def told(self) -> str:
         """One line for bundle.json: on which data the weights were made."""
@@ -93,6 +109,7 @@ def record(
         validation=_part(validation) if validation else None,
         patients=tuple(sorted({patient_digest(scan.form.patient) for scan in scans})),
         left_out=left_out,
+        scans=tuple(sorted(scan.form.uid for scan in scans)),
         sources=_sources(scans),
         commands=before if command in before else (*before, command),
         machine=machine(device),
@@ -117,20 +134,49 @@ def write_provenance(folder: Path, facts: Provenance) -> None:
     write_whole(folder / FACTS, facts.model_dump_json(indent=1) + "\n")
 
 
-def fold_of(run: Path, tested: Sequence[Scan]) -> Fold | None:
+def fold_of(run: Path, tested: Sequence[Scan], refinement: Path | None = None) -> Fold | None:
     """Whom the run's model saw and whom it is tested on, for LUNA16's name; None where that can't be told.
 
-    Weights that began from another bundle saw its patients, and a composite holds the nodules of patients that are not
-    its own: nobody can vouch for either.
+    Weights that began from another bundle saw its patients, a composite holds the nodules of patients that are not its
+    own, and a refinement may have seen scans that the run did not: nobody can vouch for these.
     """
     facts = read_provenance(run)
     parts = [part for part in (facts.train, facts.validation) if part is not None]
     if facts.recipe.initial_weights.source == "bundle" or any(part.composites for part in parts):
         return None
+    if refinement is not None and not set(refined_scans(refinement)) <= set(facts.scans):
+        return None
     return Fold(
         tested={scan.uid: patient_digest(scan.patient) for scan in tested},
         trained_patients=frozenset(facts.patients),
     )
+
+
+def refined_scans(refinement: Path) -> list[str]:
+    """UIDs of all scans that a refinement's run learned from or chose by. Raises DataProblem."""
+    made_of = _refinement(refinement)["scans"]
+    return [*made_of["training"], *made_of["validation"]]
+
+
+def refinement_facts(refinement: Path) -> RefinementFacts:
+    """Raises DataProblem."""
+    raw = _refinement(refinement)
+    return RefinementFacts(
+        steps=raw["steps"],
+        scans=len(raw["scans"]["training"]),
+        validation=len(raw["scans"]["validation"]),
+        composites=raw["composites"],
+    )
+
+
+def _refinement(folder: Path) -> dict[str, Any]:
+    try:
+        raw: dict[str, Any] = json.loads((folder / SUMMARY).read_text())
+        if not {"training", "validation"} <= raw["scans"].keys() or not {"steps", "composites"} <= raw.keys():
+            raise ValueError("scans, steps or composites are missing")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as err:
+        raise DataProblem(f"{folder / SUMMARY} can't be read ({err!r}): run the refinement to its end first") from err
+    return raw
 
 
 def machine(device: str) -> str:

@@ -6,13 +6,15 @@ import csv
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dicom_node.domain import Volume
-from dicom_node.model.preprocess import simple_itk
-from training.ct import from_image
+from dicom_node.model.preprocess import simple_itk, to_image
+from training.cases import DataProblem
+from training.ct import read_image, read_labels
 
 # Whole scans of these patients test the model: none of their nodules is ever learned from.
 TEST_PATIENTS = frozenset({"LIDC-IDRI-0001", "LIDC-IDRI-0002"})
@@ -42,40 +44,49 @@ class Voi:
 
 
 def load_vois(data: Path, cache: Path | None = None) -> list[Voi]:
-    """All crops below `data`/nodule_voi, through a cache file that needs no NIfTI reader."""
+    """All crops below `data`/nodule_voi, through a cache file that needs no NIfTI reader. Raises DataProblem."""
     if cache is not None and cache.exists():
         return _read_cache(cache)
-    with (data / "nodule_voi" / "metadata.csv").open(newline="") as table:
-        vois = [_read(data / "nodule_voi", row) for row in csv.DictReader(table)]
+    path = data / "nodule_voi" / "metadata.csv"
+    try:
+        with path.open(newline="") as table:
+            vois = [read_voi(data, row) for row in csv.DictReader(table)]
+    except FileNotFoundError as err:
+        raise DataProblem(f"{path} is missing: give the folder that holds chest_ct, nodule_voi and luna16") from err
     if cache is not None:
         _write_cache(cache, vois)
     return vois
 
 
 def split(vois: Iterable[Voi]) -> tuple[list[Voi], list[Voi]]:
-    """(to learn from, held out). Test patients are in neither; subset 9 must not be there at all."""
+    """(to learn from, held out). Test patients are in neither. Raises DataProblem where subset 9 is among them."""
     vois = list(vois)
     if any(v.subset == FORBIDDEN_SUBSET for v in vois):
-        raise ValueError(f"subset {FORBIDDEN_SUBSET} is nobody's training data")
+        raise DataProblem(
+            f"there are nodules of subset {FORBIDDEN_SUBSET}, which is nobody's training data: remove them"
+        )
     usable = [v for v in vois if v.patient not in TEST_PATIENTS]
     held_out = [v for v in usable if v.subset == HELD_OUT_SUBSET]
     held_out_patients = {v.patient for v in held_out}
     return [v for v in usable if v.patient not in held_out_patients], held_out
 
 
-def _read(folder: Path, row: dict[str, str]) -> Voi:
+def read_voi(data: Path, row: dict[str, str]) -> Voi:
+    """The crop that a row of metadata.csv describes. Raises DataProblem."""
     sitk = simple_itk()
-    image = sitk.ReadImage(str(folder / "image" / f"{row['voi']}.nii.gz"), sitk.sitkInt16)
-    mask = sitk.ReadImage(str(folder / "nodule_mask" / f"{row['voi']}.nii.gz"), sitk.sitkUInt8) > 0
-    distance = sitk.SignedMaurerDistanceMap(mask, squaredDistance=False, useImageSpacing=True)
+    folder, file = data / "nodule_voi", f"{row['voi']}.nii.gz"
+    volume = read_image(folder / "image" / file)
+    mask = read_labels(folder / "nodule_mask" / file, volume) > 0
+    image = to_image(mask.astype(np.uint8), volume.affine)
+    distance = sitk.SignedMaurerDistanceMap(image, squaredDistance=False, useImageSpacing=True)
     weight = ((NONE_MM - sitk.GetArrayFromImage(distance)) / (NONE_MM - FULL_MM)).clip(0, 1)
     return Voi(
         name=row["voi"],
         patient=row["patient_id"],
         subset=int(row["luna16_subset"]),
         diameter_mm=float(row["diameter_mm"]),
-        volume=from_image(image),
-        mask=sitk.GetArrayFromImage(mask) > 0,
+        volume=volume,
+        mask=mask,
         blend=(255 * weight).astype(np.uint8),
     )
 
@@ -95,17 +106,21 @@ def _write_cache(path: Path, vois: list[Voi]) -> None:
 
 
 def _read_cache(path: Path) -> list[Voi]:
-    with np.load(path, allow_pickle=False) as stored:
-        table = {key: stored[key] for key in ("name", "patient", "subset", "diameter_mm", "affine")}
-        return [
-            Voi(
-                name=str(table["name"][i]),
-                patient=str(table["patient"][i]),
-                subset=int(table["subset"][i]),
-                diameter_mm=float(table["diameter_mm"][i]),
-                volume=Volume(hu=stored[f"hu{i}"], affine=table["affine"][i]),
-                mask=stored[f"mask{i}"],
-                blend=stored[f"blend{i}"],
-            )
-            for i in range(len(table["name"]))
-        ]
+    try:
+        # Opened here: numpy leaves a file open that it cannot read.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+            table = {key: stored[key] for key in ("name", "patient", "subset", "diameter_mm", "affine")}
+            return [
+                Voi(
+                    name=str(table["name"][i]),
+                    patient=str(table["patient"][i]),
+                    subset=int(table["subset"][i]),
+                    diameter_mm=float(table["diameter_mm"][i]),
+                    volume=Volume(hu=stored[f"hu{i}"], affine=table["affine"][i]),
+                    mask=stored[f"mask{i}"],
+                    blend=stored[f"blend{i}"],
+                )
+                for i in range(len(table["name"]))
+            ]
+    except (OSError, ValueError, KeyError, BadZipFile) as err:
+        raise DataProblem(f"{path} can't be read as a cache of crops ({err}): remove it, it is made again") from err

@@ -5,7 +5,7 @@ import time
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dicom_node.model.preprocess import windowed
@@ -14,9 +14,11 @@ from dicom_node.model.spec import PreprocessSpec, RefinementSpec
 
 PREP = PreprocessSpec()
 GRID = np.random.default_rng(0).integers(-1000, 400, (12, 15, 18)).astype(np.int16)
+RAMP = np.stack(np.meshgrid(*(np.arange(100),) * 3, indexing="ij")).astype(np.int16)
 COORDINATE = st.floats(-30, 40)
 
 
+@settings(deadline=None)
 @given(center=st.tuples(COORDINATE, COORDINATE, COORDINATE), edge=st.integers(4, 12))
 def test_a_cube_is_the_grids_own_voxels_and_air_beyond_them(center: tuple[float, float, float], edge: int):
     cube = cut_cubes(GRID, np.array([center]), edge, PREP)[0, 0].numpy()
@@ -27,11 +29,11 @@ def test_a_cube_is_the_grids_own_voxels_and_air_beyond_them(center: tuple[float,
         assert cube[offset] == (GRID[tuple(at)] if inside else PREP.air_hu)
 
 
+@settings(deadline=None)
 @given(center=st.tuples(COORDINATE, COORDINATE, COORDINATE), edge=st.integers(4, 12))
 def test_no_other_cube_of_whole_voxels_has_its_middle_nearer(center: tuple[float, float, float], edge: int):
-    ramp = np.stack(np.meshgrid(*(np.arange(100),) * 3, indexing="ij")).astype(np.int16)
     shifted = np.array([center]) + 45
-    middle = [float(cut_cubes(axis, shifted, edge, PREP).double().mean()) for axis in ramp]
+    middle = [float(cut_cubes(axis, shifted, edge, PREP).double().mean()) for axis in RAMP]
     assert np.abs(np.array(middle) - shifted[0]).max() <= 0.5 + 1e-9
 
 
@@ -50,6 +52,7 @@ def test_the_window_runs_from_0_to_1():
     assert windowed(torch.tensor([-3000, -1200, -300, 600, 3000]), PREP).tolist() == [0, 0, 0.5, 1, 1]
 
 
+@settings(deadline=None)
 @given(score=st.floats(0, 1), logit=st.floats(-1e6, 1e6), weight=st.floats(0, 1))
 def test_a_fused_score_lies_between_the_two(score: float, logit: float, weight: float):
     cube = fused(1.0, logit, 1.0)

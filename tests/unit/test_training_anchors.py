@@ -48,11 +48,11 @@ def slices_of(
     volume = Volume(hu=np.zeros(agreed.mask.shape, dtype=np.int16), affine=affine)
     size = np.ceil(np.multiply(agreed.mask.shape, spacing_mm)).astype(int) + 4
     grid = Volume(hu=np.zeros(size, dtype=np.int16), affine=grid_affine(np.full(3, -2.0), PREP.spacing_mm))
-    inside, window = on_grid(volume, nodule_of(agreed.mask, (0, 0, 0), volume, "real"), grid)
+    inside, _ = on_grid(volume, nodule_of(agreed.mask, (0, 0, 0), volume, "real"), grid)
     boxes = []
     for plane in inside[inside.any(axis=(1, 2))]:
         rows, columns = np.flatnonzero(plane.any(axis=1)), np.flatnonzero(plane.any(axis=0))
-        x, y = rng.integers(0, 64, 2) + (window[2].start, window[1].start)
+        x, y = rng.integers(0, 64, 2)
         boxes.append((x + columns[0], y + rows[0], x + columns[-1] + 1.0, y + rows[-1] + 1.0))
     return boxes
 

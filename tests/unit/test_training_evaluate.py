@@ -1,142 +1,437 @@
-"""Claims about the figures: counted as their definitions say."""
+"""Judging: each scan once, by the node's own detector; each figure with what it is and what it is of."""
 
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from dicom_node.domain import Detection, Finding, ModelIdentity, Volume
-from dicom_node.model.bundle import load_bundle
-from dicom_node.model.network import SMALL, build_network
-from dicom_node.model.spec import MergeSpec, PreprocessSpec
-from training.__main__ import main
-from training.evaluate import Judged, choose_point, dice, froc, judge, real_case, summary
-from training.export import export
-from training.insert import Truth
-from training.train import FitSettings, save
+from dicom_node.errors import ConfigError
+from dicom_node.model.bundle import Bundle, load_bundle
+from tests.fakes.results import mark, nodule, result
+from tests.node import fast_bundle
+from training.cases import Case, DataProblem, Ignored, Nodule, Scan
+from training.evaluation.ceiling import human_ceiling
+from training.evaluation.claims import Fold
+from training.evaluation.evaluate import (
+    SCANS,
+    choose_point,
+    judge,
+    run_evaluate,
+    run_pooled,
+    stored_results,
+)
+from training.evaluation.figures import Point, Study, figures, slice_images
+from training.evaluation.froc import Marks, Truths, froc
+from training.evaluation.marks import ScanResult, behaviour, patient_digest, read_result, write_result
+from training.phantom import chest
+from training.readers import Listing
+from training.readers.luna16 import sphere
 
-SPACE = Volume(hu=np.zeros((40, 40, 40), dtype=np.int16), affine=np.eye(4)[[2, 1, 0, 3]])
+BALL = (42.0, 0.0, 0.0, 9.0)
 
 
-def cube(corner: tuple[int, int, int], size: int, score: float) -> Finding:
-    center = SPACE.to_mm(np.array(corner) + (size - 1) / 2)
-    x, y, z = (float(v) for v in center)
-    return Finding(mask=np.ones((size,) * 3, bool), corner=corner, center_mm=(x, y, z), score=score, side=None)
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return load_bundle(fast_bundle(tmp_path_factory.mktemp("bundle") / "fast"))
 
 
-def truth(corner: tuple[int, int, int], size: int) -> Truth:
-    return Truth(
-        name="t",
-        mask=np.ones((size,) * 3, bool),
-        corner=corner,
-        center_mm=SPACE.to_mm(np.array(corner) + (size - 1) / 2),
-        diameter_mm=float(size),
+def read_phantom(calls: Path | None = None, composite: bool = True) -> Case:
+    """A chest with one ball; `calls` counts how often it was read, in whatever process."""
+    if calls is not None:
+        with calls.open("a") as file:
+            file.write("read\n")
+    volume = chest(spacing_mm=(3.0, 3.0, 3.0), nodules=(BALL,))
+    mask, corner = sphere(volume, BALL[:3], BALL[3])
+    truth = Nodule(
+        name="ball", center_mm=BALL[:3], diameter_mm=2 * BALL[3], mask=mask, corner=corner, mask_from="voxels"
+    )  # fmt: skip
+    return Case(volume=volume, nodules=(truth,), ignored=(Ignored(center_mm=(-42.0, 0.0, 0.0), diameter_mm=-1.0),))
+
+
+def broken() -> Case:
+    raise DataProblem("scan.raw is cut short: unpack the subset again")
+
+
+def no_chest() -> Case:
+    case = read_phantom()
+    return replace(case, volume=replace(case.volume, hu=np.full_like(case.volume.hu, 40)))
+
+
+def scan(uid: str, read: Callable[[], Case], truth: str = "t") -> Scan:
+    return Scan(uid=uid, patient=f"p{uid}", subset=None, composite=True, files=(), truth=truth, read=read)
+
+
+def quiet(line: str) -> None:
+    pass
+
+
+# -- judging -------------------------------------------------------------------------------------------
+
+
+def test_a_scan_is_judged_once_for_each_bundle_and_truth(bundle: Bundle, tmp_path: Path) -> None:
+    calls = tmp_path / "calls"
+    scans = [scan("1", partial(read_phantom, calls))]
+    first = judge(bundle, scans, tmp_path / "out", say=quiet).results
+    again = judge(bundle, scans, tmp_path / "out", say=quiet).results
+    assert calls.read_text().count("read") == 1
+    assert len(first[0].marks) == len(again[0].marks) > 0
+    judge(bundle, [scan("1", partial(read_phantom, calls), truth="other")], tmp_path / "out", say=quiet)
+    assert calls.read_text().count("read") == 2
+    finer = bundle.form.model_copy(update={"merging": bundle.form.merging.model_copy(update={"gap": 2})})
+    judge(replace(bundle, form=finer), scans, tmp_path / "out", say=quiet)
+    assert calls.read_text().count("read") == 3
+
+
+def test_a_bundle_with_other_figures_and_operating_point_is_not_judged_again(bundle: Bundle, tmp_path: Path) -> None:
+    calls = tmp_path / "calls"
+    scans = [scan("1", partial(read_phantom, calls))]
+    judge(bundle, scans, tmp_path / "out", say=quiet)
+    thresholds = bundle.form.thresholds.model_copy(update={"operating_point": 0.9})
+    renamed = bundle.form.model_copy(update={"thresholds": thresholds, "metrics": (), "version": "9.9.9"})
+    judge(replace(bundle, form=renamed, sha256="other"), scans, tmp_path / "out", say=quiet)
+    assert calls.read_text().count("read") == 1
+
+
+def test_a_result_that_was_cut_short_is_made_again(bundle: Bundle, tmp_path: Path) -> None:
+    calls = tmp_path / "calls"
+    scans = [scan("1", partial(read_phantom, calls))]
+    judge(bundle, scans, tmp_path / "out", say=quiet)
+    file = tmp_path / "out" / SCANS / "1.json"
+    file.write_text(file.read_text()[:-200])
+    assert len(judge(bundle, scans, tmp_path / "out", say=quiet).results) == 1
+    assert calls.read_text().count("read") == 2
+
+
+def test_marks_below_the_operating_point_are_kept_down_to_the_floor(bundle: Bundle, tmp_path: Path) -> None:
+    high = bundle.form.model_copy(
+        update={"thresholds": bundle.form.thresholds.model_copy(update={"operating_point": 1.0})}
     )
+    marks = judge(replace(bundle, form=high), [scan("1", read_phantom)], tmp_path, floor=0.03, say=quiet).results[0]
+    assert marks.scores.min() >= 0.03
+    assert marks.scores.min() < 1.0
+    assert marks.scores.max() <= 1.0
 
 
-def test_the_best_hit_counts_and_further_hits_on_it_do_not():
-    found = (cube((10, 10, 10), 6, 0.9), cube((11, 10, 10), 6, 0.8), cube((30, 30, 30), 4, 0.7))
-    judged = judge(SPACE, found, [truth((10, 10, 10), 6), truth((20, 20, 20), 6)], np.zeros((0, 4)))
-    assert judged.scores.tolist() == [0.9, 0.7]
-    assert judged.hits.tolist() == [0, -1]
-    assert judged.truths == 2
+def test_a_scan_that_fails_is_refused_or_left_out_by_name(bundle: Bundle, tmp_path: Path) -> None:
+    scans = [scan("1", read_phantom), scan("2", broken), scan("3", no_chest)]
+    with pytest.raises(DataProblem, match=r"2: scan.raw is cut short"):
+        judge(bundle, scans, tmp_path / "a", say=quiet)
+    judged = judge(bundle, scans, tmp_path / "a", on_problem="skip", say=quiet)
+    assert [each.uid for each in judged.results] == ["1"]
+    assert judged.left_out["2"] == "scan.raw is cut short: unpack the subset again"
+    assert "NO_LUNG" in judged.left_out["3"]
 
 
-def test_a_mark_exactly_on_the_radius_is_no_hit():
-    judged = judge(SPACE, (cube((13, 10, 10), 6, 0.9),), [truth((10, 10, 10), 6)], np.zeros((0, 4)))
-    assert judged.hits.tolist() == [-1]
+def test_what_was_judged_before_a_refusal_stays(bundle: Bundle, tmp_path: Path) -> None:
+    with pytest.raises(DataProblem):
+        judge(bundle, [scan("1", read_phantom), scan("2", broken)], tmp_path, say=quiet)
+    assert [path.name for path in (tmp_path / SCANS).iterdir()] == ["1.json"]
 
 
-def test_marks_in_ignored_places_do_not_count():
-    found = (cube((30, 30, 30), 4, 0.7),)
-    assert len(judge(SPACE, found, [], np.array([[31.5, 31.5, 31.5, 3.0]])).scores) == 0
+@pytest.mark.slow
+def test_two_processes_give_what_one_gives(bundle: Bundle, tmp_path: Path) -> None:
+    scans = [scan("1", read_phantom), scan("2", read_phantom), scan("3", broken)]
+    alone = judge(bundle, scans, tmp_path / "one", on_problem="skip", say=quiet)
+    both = judge(bundle, scans, tmp_path / "two", on_problem="skip", workers=2, say=quiet)
+    assert alone.left_out == both.left_out
+    for a, b in zip(alone.results, both.results, strict=True):
+        assert (a.uid, a.origin) == (b.uid, b.origin)
+        np.testing.assert_allclose(a.scores, b.scores, atol=1e-5)
 
 
-def test_dice_by_hand():
-    assert dice(SPACE, cube((10, 10, 10), 4, 0.5), truth((10, 10, 12), 4)) == pytest.approx(0.5)
-    assert dice(SPACE, cube((10, 10, 10), 4, 0.5), truth((20, 20, 20), 4)) == 0.0
+def test_a_scans_name_never_leads_out_of_the_folder(bundle: Bundle, tmp_path: Path) -> None:
+    judge(bundle, [scan("../../evil name", read_phantom)], tmp_path / "out", say=quiet)
+    assert [path.parent for path in tmp_path.rglob("*.json")] == [tmp_path / "out" / SCANS]
 
 
-def scan(scores: list[float], hits: list[int], truths: int) -> Judged:
-    return Judged(
-        scores=np.array(scores), hits=np.array(hits), dice=np.where(np.array(hits) >= 0, 0.8, np.nan), truths=truths
+def test_a_result_says_where_marks_lie_and_how_well_they_fit(bundle: Bundle, tmp_path: Path) -> None:
+    made = judge(bundle, [scan("1", read_phantom)], tmp_path, say=quiet).results[0]
+    raw = json.loads((tmp_path / SCANS / "1.json").read_text())
+    assert raw["patient"] == patient_digest("p1") != "p1"
+    truth = raw["nodules"][0]
+    assert truth["size"]["diameter_mm"] == pytest.approx(2 * BALL[3], rel=0.1)
+    np.testing.assert_allclose(truth["box_mm"], [[33, -9, -9], [51, 9, 9]], atol=3.0)
+    assert {"read", "lung", "resample", "network", "link"} == raw["seconds"].keys()
+    for pair in raw["overlaps"]:
+        assert pair["box_iou"] == pytest.approx(made.box_iou[pair["mark"], pair["nodule"]])
+        assert pair["dice"] == pytest.approx(2 * pair["mask_iou"] / (1 + pair["mask_iou"]))
+    middle = next(picture for picture in made.pictures if picture.shows == "nodule").pixels
+    assert middle[middle.shape[0] // 2, middle.shape[1] // 2] > 150  # tissue at 40 HU is 176, lung at -850 is 50
+    assert middle[2, middle.shape[1] // 2] < 100
+
+
+# -- results -------------------------------------------------------------------------------------------
+
+CORNER = st.tuples(*(st.integers(0, 30),) * 3)
+MARKS = st.lists(
+    st.builds(mark, CORNER, st.integers(1, 8), st.integers(3, 99).map(lambda n: n / 100)), max_size=6
+).map(tuple)  # fmt: skip
+NODULES = st.lists(st.builds(nodule, CORNER, st.integers(3, 12)), max_size=4).map(tuple)
+IGNORED = st.lists(st.tuples(*(st.floats(0, 40),) * 3, st.sampled_from([-1.0, 5.0])), max_size=3).map(tuple)
+
+
+@given(marks=MARKS, nodules=NODULES, ignored=IGNORED)
+def test_a_result_survives_its_file(
+    marks: Any, nodules: Any, ignored: Any, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    made = result("1.2", marks, nodules, ignored)
+    path = tmp_path_factory.mktemp("result") / "r.json"
+    write_result(path, made)
+    back = read_result(path)
+    for name in ("hits", "unsure", "false", "scores", "box_iou", "mask_iou", "affine"):
+        np.testing.assert_array_equal(getattr(back, name), getattr(made, name))
+    assert back.mark_sizes == made.mark_sizes
+    assert [p.corner for p in back.pictures] == [p.corner for p in made.pictures]
+
+
+@given(marks=MARKS, nodules=NODULES.filter(bool), ignored=IGNORED)
+def test_hits_and_false_marks_are_those_of_the_froc(marks: Any, nodules: Any, ignored: Any) -> None:
+    made = result("a", marks, nodules, ignored)
+
+    def truths(balls: Any) -> Truths:
+        return Truths(
+            series=np.array(["a"] * len(balls), dtype=np.str_),
+            xyz_mm=np.array([ball.center_mm for ball in balls]).reshape(-1, 3),
+            diameter_mm=np.array([ball.diameter_mm for ball in balls], dtype=np.float64),
+        )
+
+    submitted = Marks(
+        series=np.array(["a"] * len(made.marks), dtype=np.str_),
+        xyz_mm=np.array([each.center_mm for each in made.marks]).reshape(-1, 3),
+        score=made.scores.reshape(-1),
     )
+    counts = froc(["a"], submitted, truths(made.nodules), truths(made.ignored)).counts
+    assert counts["true_positives"] == made.hits.any(axis=0).sum()
+    assert counts["false_positives"] == made.false.sum()
+    assert counts["ignored_on_excluded"] == made.unsure.sum()
 
 
-def test_summary_counts_misses_in_the_denominator():
-    figures = summary([scan([0.9, 0.5, 0.1], [0, -1, 1], 4), scan([], [], 0)], point=0.3)
-    assert figures == pytest.approx({"truths": 4, "sensitivity": 0.25, "false_positives_per_scan": 0.5, "dice": 0.8})
+def test_a_mark_exactly_on_the_radius_is_no_hit() -> None:
+    made = result(marks=(mark((13, 10, 10), 6, 0.9), mark((12, 10, 10), 6, 0.8)), nodules=(nodule((10, 10, 10), 6),))
+    assert made.hits.tolist() == [[False], [True]]
+    assert made.false.tolist() == [True, False]
 
 
-def test_the_curve_by_hand():
-    curve = froc([scan([0.9, 0.8, 0.7, 0.6], [0, -1, 1, -1], 2)])
-    assert curve["1"] == pytest.approx(1.0)
-    assert curve["0.5"] == pytest.approx(0.75)
-    assert curve["8"] == pytest.approx(1.0)
+def test_marks_come_best_first() -> None:
+    marks = (mark((1, 1, 1), 2, 0.2), mark((9, 9, 9), 2, 0.8))
+    with pytest.raises(ValueError, match="best first"):
+        replace(result(marks=marks), marks=marks)
 
 
-def test_the_operating_point_leaves_the_allowed_false_positives():
-    point = choose_point([scan([0.9, 0.8, 0.6, 0.4], [-1, 0, -1, -1], 1), scan([0.7], [-1], 0)])
-    assert point == pytest.approx(0.41)
-    assert choose_point([scan([1.0, 1.0], [-1, -1], 0)]) == 1.0
+def test_a_result_of_another_kind_is_named(tmp_path: Path) -> None:
+    (tmp_path / "r.json").write_text("{}")
+    with pytest.raises(DataProblem, match=r"r.json is no result .* evaluate again"):
+        read_result(tmp_path / "r.json")
 
 
-def test_a_real_case_tells_the_known_nodule_from_false_and_ignored_marks():
-    found = (cube((2, 2, 2), 3, 0.95), cube((10, 10, 10), 6, 0.9), cube((30, 30, 30), 4, 0.7), cube((20, 2, 2), 3, 0.1))
-    result = Detection(
-        findings=found,
-        analysed=(0, 40),
-        model=ModelIdentity(name="m", version="1", bundle_sha256="", operating_point=0.05, parameters={}),
-        timings_s={"network": 2.0, "link": 1.0},
-    )
-    x, y, z = (float(v) for v in SPACE.to_mm((12.5, 12.5, 14.5)))
-    case = real_case(result, 0.5, (x, y, z, 6.0), np.array([[31.5, 31.5, 31.5, 3.0]]))
-    assert case == {
-        "false_positives": 1, "seconds": 3.0, "found": True, "score": 0.9, "rank": 2, "distance_mm": pytest.approx(2.0),
+# -- the operating point -------------------------------------------------------------------------------
+
+FALSE = (30, 50, 50)
+TRUE = (10, 10, 10)
+
+
+def test_the_operating_point_leaves_the_allowed_false_marks_a_scan() -> None:
+    one = result("1", (mark(FALSE, 4, 0.9), mark(TRUE, 6, 0.8), mark((1, 50, 1), 4, 0.4)), (nodule(TRUE, 6),))
+    two = result("2", (mark(FALSE, 4, 0.7),))
+    assert choose_point([one, two], 1.0) == pytest.approx(0.41)
+    assert choose_point([one, two], 0.5) == pytest.approx(0.71)
+    assert choose_point([one, two], 0.0) == pytest.approx(0.91)
+    assert choose_point([one, two], 9.0) == pytest.approx(0.02)
+    with pytest.raises(DataProblem):
+        choose_point([], 1.0)
+
+
+def test_marks_that_are_ignored_do_not_move_the_operating_point() -> None:
+    ball = (51.5, 51.5, 31.5, 8.0)
+    assert choose_point([result("1", (mark(FALSE, 4, 0.9),), ignored=(ball,))], 0.0) == pytest.approx(0.02)
+
+
+# -- figures -------------------------------------------------------------------------------------------
+
+COMMAND = "python -m training evaluate --bundle bundle"
+
+
+def study(bundle: Bundle, results: tuple[ScanResult, ...], point: float = 0.5, **more: Any) -> Study:
+    fields: dict[str, Any] = {
+        "results": results, "left_out": {}, "bundle": bundle.form, "bundle_sha256": bundle.sha256,
+        "point": Point(score=point, rule="for a test"), "command": COMMAND, "machine": "a machine", "samples": 50,
+    }  # fmt: skip
+    return Study(**fields | more)
+
+
+def perfect(uid: str, n: int = 2) -> ScanResult:
+    corners = [(2 + 12 * i, 5, 5) for i in range(n)]
+    return result(uid, tuple(mark(c, 6, 0.9) for c in corners), tuple(nodule(c, 6) for c in corners))
+
+
+def by_key(made: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {row["key"]: row for row in made["figures"]}
+
+
+def test_marks_that_are_the_truth_get_full_marks(bundle: Bundle) -> None:
+    rows = by_key(figures(study(bundle, (perfect("1"), perfect("2"), result("3")))))
+    for key in ("box_map", "box_mar", "mask_map", "mask_mar", "cpm", "recall", "precision", "f1", "dice",
+                "slice_box_ap50", "slice_segm_ap50"):  # fmt: skip
+        assert rows[key]["value"] == pytest.approx(1.0), key
+    for key in ("volume_error", "diameter_error", "false_positives_per_scan"):
+        assert rows[key]["value"] == pytest.approx(0.0), key
+
+
+def test_figures_at_the_operating_point_by_hand(bundle: Bundle) -> None:
+    found = (mark(TRUE, 5, 0.9), mark(FALSE, 4, 0.8), mark((1, 50, 1), 4, 0.3))
+    one = result("1", found, (nodule(TRUE, 6), nodule((25, 5, 50), 6)))
+    rows = by_key(figures(study(bundle, (one, perfect("2", 1)))))
+    assert rows["recall"]["value"] == pytest.approx(2 / 3)
+    assert rows["precision"]["value"] == pytest.approx(2 / 3)
+    assert rows["false_positives_per_scan"]["value"] == pytest.approx(0.5)
+    dice = 2 * 125 / (125 + 216)
+    assert rows["dice"]["value"] == pytest.approx((dice + 1) / 2)
+    assert rows["volume_error"]["value"] == pytest.approx(100 * (125 / 216 - 1) / 2)
+    assert rows["recall"]["low"] <= rows["recall"]["value"] <= rows["recall"]["high"]
+
+
+def test_every_figure_says_what_it_is_and_of_what(bundle: Bundle) -> None:
+    made = figures(study(bundle, (perfect("1"), perfect("2")), ceiling=human_ceiling()))
+    assert made["notice"] == "Research use, not for diagnosis"
+    for row in made["figures"]:
+        assert row["definition"]
+        assert row["data"].startswith("composites (2 scans, no real cases)")
+        assert (row["scans"], row["nodules"], row["command"]) == (2, 4, COMMAND)
+    assert [(row["name"], row["claimed"]) for row in made["claims"]] == [
+        ("box mAP", 0.85), ("box mAR", 0.92), ("mask mAP", 0.81), ("mask mAR", 0.88),
+    ]  # fmt: skip
+    for row in (*made["claims"], by_key(made)["dice"]):
+        assert 0.7 < row["human"] < 1.0
+    json.dumps(made, allow_nan=False)
+
+
+def test_only_luna16s_scans_may_carry_its_name(bundle: Bundle) -> None:
+    real = tuple(replace(perfect(uid), composite=False) for uid in ("1", "2"))
+    fold = Fold(tested={"1": "a", "2": "b"}, trained_patients=frozenset("c"))
+    made = figures(study(bundle, real, folds=[fold]))
+    assert not [row for row in made["figures"] if row["data"].startswith("LUNA16")]
+    assert made["figures"][0]["data"] == "2 scans, none of LUNA16's; 2 patients"
+
+
+def test_composites_and_real_scans_share_no_figure(bundle: Bundle) -> None:
+    with pytest.raises(DataProblem, match="don't share figures"):
+        study(bundle, (perfect("1"), replace(perfect("2"), composite=False)))
+
+
+def test_scans_without_a_nodule_still_show_their_false_marks(bundle: Bundle) -> None:
+    empty = (result("1", (mark(FALSE, 4, 0.9), mark((1, 1, 50), 4, 0.2))), result("2"))
+    rows = by_key(figures(study(bundle, empty)))
+    assert rows["false_positives_per_scan"]["value"] == 0.5
+    assert rows["seconds"]["value"] == 2.5
+    assert not {"cpm", "box_map", "recall", "dice"} & rows.keys()
+
+
+def test_one_scan_gives_no_interval(bundle: Bundle) -> None:
+    rows = by_key(figures(study(bundle, (perfect("1"),))))
+    assert rows["box_map"]["value"] == 1.0
+    assert {row["low"] for row in rows.values()} == {None}
+
+
+def test_a_nodule_without_a_true_mask_is_in_no_figure_of_masks(bundle: Bundle) -> None:
+    """Its mark is bad as a mask; it must neither help nor harm."""
+    listed = result("1", (mark((10, 10, 10), 3, 0.9),), (nodule((10, 10, 10), 8, "sphere"),))
+    both = figures(study(bundle, (listed, perfect("2"))))
+    rows = by_key(both)
+    assert both["without_true_mask"] == 1
+    for key in ("mask_map", "mask_mar", "dice", "slice_segm_ap50", "slice_box_ap50"):
+        assert rows[key]["value"] == pytest.approx(1.0), key
+    assert rows["box_map"]["value"] < 1.0
+    assert "mask_map" not in by_key(figures(study(bundle, (listed,))))
+
+
+def test_an_operating_point_below_the_floor_is_refused(bundle: Bundle) -> None:
+    with pytest.raises(ConfigError, match=r"kept from 0.02 on"):
+        study(bundle, (perfect("1"),), point=0.01)
+
+
+def test_sizes_add_up_to_all_nodules(bundle: Bundle) -> None:
+    mixed = result("1", (mark((2, 2, 2), 4, 0.9),), (nodule((2, 2, 2), 4), nodule((10, 10, 10), 7), nodule(FALSE, 9)))
+    sizes = figures(study(bundle, (mixed,)))["sizes"]
+    assert {row["size"]: (row["nodules"], row["sensitivity"]) for row in sizes} == {
+        "3-6 mm": (1, 1.0), "6-8 mm": (1, 0.0), "8-15 mm": (1, 0.0),
     }  # fmt: skip
 
 
-FIGURES: dict[str, Any] = {
-    "composites": {
-        "truths": 10, "scans": 2, "sensitivity": 0.5, "false_positives_per_scan": 3.0, "dice": 0.7, "froc": {"1": 0.4},
-    },
-    "LIDC-IDRI-0001": {"false_positives": 2, "seconds": 60.0, "found": True, "score": 0.8},
-    "LIDC-IDRI-0002": {"false_positives": 1, "seconds": 60.0},
-    "C3N-00247": {"false_positives": 1, "seconds": 60.0, "found": True, "score": 0.8},
-}  # fmt: skip
-
-
-def test_an_exported_bundle_carries_its_figures_and_calls_composites_composites(tmp_path: Path):
-    model = build_network(SMALL, PreprocessSpec(), norm=torch.nn.BatchNorm2d)
-    save(tmp_path, model, torch.optim.SGD(model.parameters(), lr=0.1), FitSettings(), 1, 0.0)
-    facts = {"positives": 807, "commands": "python -m training fit", "history": "", "machine": "2 cores"}
-    export(
-        tmp_path, tmp_path / "bundle", PreprocessSpec(), MergeSpec(),
-        version="0.1.0", operating_point=0.4, figures=FIGURES, facts=facts,
+def test_a_key_slice_shows_what_lies_on_it() -> None:
+    """The second nodule's key slice is another one; on the first's it is ignored, and so is the excluded ball."""
+    wedge = np.ones((4, 4, 4), dtype=np.bool_)
+    wedge[0, 0, 0] = False
+    other = replace(nodule((9, 30, 30), 4), mask=wedge)
+    excluded = (50.0, 50.0, 8.5, 6.0)
+    made = result(
+        "1", (mark((8, 10, 10), 4, 0.9), mark((30, 1, 1), 4, 0.8)), (nodule((9, 10, 10), 4), other), (excluded,)
     )  # fmt: skip
-    bundle = load_bundle(tmp_path / "bundle")
-    assert {m.name for m in bundle.form.metrics} >= {"sensitivity", "Dice", "false positives", "seconds"}
-    for metric in bundle.form.metrics:
-        assert metric.definition
-        assert metric.command
-        if metric.name.startswith("sensitivity"):
-            assert "composites" in metric.data
-    card = (bundle.folder / "MODEL_CARD.md").read_text()
-    assert "Research use, not for diagnosis" in card
-    assert "python -m training fit" in card
+    first, second = slice_images(made)
+    assert first.boxes.shape == (1, 4)
+    np.testing.assert_array_equal(first.boxes[0], first.truth_boxes[0])
+    assert first.truth_ignore.tolist() == [False, True, True]
+    assert first.truth_masks[2].sum() == pytest.approx(np.pi * 9, rel=0.15)
+    assert second.truth_ignore.tolist() == [True, False, True]
 
 
-def test_every_command_explains_itself(capsys: pytest.CaptureFixture[str]):
-    for arguments in (["--help"], ["fit", "--help"], ["export", "--help"], ["evaluate", "--help"]):
-        with pytest.raises(SystemExit) as ended:
-            main(arguments)
-        assert ended.value.code == 0
-    assert "python -m training fit --data" in capsys.readouterr().out
+# -- the command's function ----------------------------------------------------------------------------
 
 
-def test_a_wrong_call_ends_with_2():
-    with pytest.raises(SystemExit) as ended:
-        main(["fit"])
-    assert ended.value.code == 2
+def listing(*scans: Scan) -> Listing:
+    return Listing(scans=list(scans), left_out={"0": "its header is missing"}, summary=[])
+
+
+def test_an_evaluation_chooses_its_point_on_other_scans_and_says_so(bundle: Bundle, tmp_path: Path) -> None:
+    judge(bundle, [scan("9", read_phantom)], tmp_path / "validation", say=quiet)
+    made = run_evaluate(
+        bundle.folder, listing(scan("1", read_phantom)), tmp_path / "test", command=COMMAND,
+        point_from=tmp_path / "validation", false_positives_per_scan=2.0, say=quiet,
+    )  # fmt: skip
+    assert "on 1 other composites, no patient of which is among these" in made["operating_point"]["rule"]
+    assert made["left_out"] == {"0": "its header is missing"}
+    same = run_evaluate(
+        bundle.folder, listing(scan("1", read_phantom)), tmp_path / "test", command=COMMAND,
+        false_positives_per_scan=2.0, say=quiet,
+    )  # fmt: skip
+    assert "the very scans reported here" in same["operating_point"]["rule"]
+    assert json.loads((tmp_path / "test" / "figures.json").read_text()) == same
+    with pytest.raises(ConfigError, match="say how many"):
+        run_evaluate(
+            bundle.folder, listing(), tmp_path / "test", command=COMMAND, point_from=tmp_path / "validation", say=quiet
+        )
+
+
+def test_a_point_is_not_chosen_on_another_bundles_marks(bundle: Bundle, tmp_path: Path) -> None:
+    with pytest.raises(DataProblem, match="holds no evaluation"):
+        stored_results(tmp_path, behaviour(bundle.form))
+    (tmp_path / SCANS).mkdir()
+    write_result(tmp_path / SCANS / "1.json", result("1"))
+    with pytest.raises(DataProblem, match="another bundle"):
+        stored_results(tmp_path, behaviour(bundle.form))
+
+
+def test_folds_are_pooled_each_at_its_own_point(bundle: Bundle, tmp_path: Path) -> None:
+    of = behaviour(bundle.form)
+    for uid, point in (("1", 0.5), ("2", 0.85)):
+        one = replace(perfect(uid), origin={"floor": 0.02, "behaviour": of})
+        false = replace(one, marks=(*one.marks, mark(FALSE, 4, 0.8)), mark_sizes=one.mark_sizes + one.mark_sizes[:1])
+        folder = tmp_path / uid
+        write_result(folder / SCANS / "1.json", false) if (folder / SCANS).mkdir(parents=True) is None else None
+        made = figures(study(bundle, (false,), point=point))
+        (folder / "figures.json").write_text(json.dumps(made))
+    pooled = run_pooled(bundle.folder, [tmp_path / "1", tmp_path / "2"], tmp_path / "all", command=COMMAND, say=quiet)
+    rows = by_key(pooled)
+    assert pooled["scans"] == 2
+    assert rows["operating_point"]["value"] == pytest.approx(0.675)
+    assert rows["false_positives_per_scan"]["value"] == 0.5
+    with pytest.raises(DataProblem):
+        run_pooled(bundle.folder, [tmp_path / "1"] * 2, tmp_path / "twice", command=COMMAND, say=quiet)

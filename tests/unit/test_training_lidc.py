@@ -64,6 +64,7 @@ def touches(x: int, y: int, corners: list[tuple[int, int]]) -> bool:
     return False
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(-6, 9), st.integers(-6, 9)), min_size=1, max_size=9))
 def test_a_line_is_filled_where_it_winds_and_does_not_touch(corners: list[tuple[int, int]]):
     within, touched, (row, column) = fill(np.array(corners))
@@ -112,7 +113,7 @@ def test_readers_are_never_more_than_four_though_one_drew_two_parts():
     assert agreed.readers == 4
 
 
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 @given(st.permutations(range(5)), st.integers(0, 2**16))
 def test_the_order_of_the_outlines_does_not_matter(order: list[int], seed: int):
     rng = np.random.default_rng(seed)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -97,17 +97,24 @@ def scan(tmp_path: Path) -> PreparedScan:
 COORDINATE = st.floats(-10, 50)
 
 
+BALLS: list[Ball] = [(10, 12, 14, 4), (16, 30, 30, 2)]
+UNSURE: Ball = (12, 28, 8, 5)
+
+
+@pytest.fixture(scope="module")
+def listed(tmp_path_factory: pytest.TempPathFactory) -> PreparedScan:
+    return prepared(tmp_path_factory.mktemp("cache"), "1.2", lung(1), nodules=BALLS, ignored=[UNSURE])
+
+
+@settings(deadline=None)
 @given(at=st.lists(st.tuples(COORDINATE, COORDINATE, COORDINATE), max_size=8))
 def test_a_hit_is_strictly_within_the_radius_and_near_misses_teach_nothing(
-    tmp_path_factory: pytest.TempPathFactory, at: list[tuple[float, float, float]]
+    listed: PreparedScan, at: list[tuple[float, float, float]]
 ):
-    balls: list[Ball] = [(10, 12, 14, 4), (16, 30, 30, 2)]
-    unsure: Ball = (12, 28, 8, 5)
-    scan = prepared(tmp_path_factory.mktemp("cache"), "1.2", lung(1), nodules=balls, ignored=[unsure])
-    found = judged(scan, np.array(at).reshape(-1, 3), [0.5] * len(at))
+    found = judged(listed, np.array(at).reshape(-1, 3), [0.5] * len(at))
     for place, candidate in zip(at, found, strict=True):
-        beyond = [float(np.linalg.norm(np.subtract(place, ball[:3]))) - ball[3] for ball in (*balls, unsure)]
-        assert scan.to_index(np.array(candidate.center_mm)) == pytest.approx(np.array(place), abs=1e-3)
+        beyond = [float(np.linalg.norm(np.subtract(place, ball[:3]))) - ball[3] for ball in (*BALLS, UNSURE)]
+        assert listed.to_index(np.array(candidate.center_mm)) == pytest.approx(np.array(place), abs=1e-3)
         if min(abs(b) for b in beyond) < 1e-6:
             continue
         if min(beyond[:2]) < 0:

@@ -27,6 +27,8 @@ from training.evaluation.overlap import (
     precision_recall,
 )
 
+quick = settings(deadline=None, max_examples=50)
+
 # -- the definition, slowly ----------------------------------------------------------------------------
 
 
@@ -71,7 +73,7 @@ ONE = ScanOverlap(
 _scans = st.lists(scan_overlaps(), max_size=8).map(lambda scans: [ONE, *scans])
 
 
-@settings(deadline=None)
+@quick
 @given(scans=_scans, most=st.sampled_from([2, 100]))
 def test_ap_and_ar_are_those_of_the_definition(scans: list[ScanOverlap], most: int) -> None:
     result = average_precision(scans, max_per_scan=most)
@@ -83,7 +85,7 @@ def test_ap_and_ar_are_those_of_the_definition(scans: list[ScanOverlap], most: i
     assert result.mar == pytest.approx(np.mean(list(result.ar.values())))
 
 
-@settings(deadline=None, max_examples=40)
+@quick
 @given(seed=st.integers(0, 10**6), scans=st.integers(1, 10))
 def test_flat_boxes_score_as_cocos_own_evaluation_scores_them(seed: int, scans: int) -> None:
     rng = np.random.default_rng(seed)
@@ -186,6 +188,7 @@ def test_marks_of_one_score_come_together_at_one_false_mark_a_scan() -> None:
     assert average_precision([a]).ar_at_1fp == average_precision([b]).ar_at_1fp == 0.5
 
 
+@quick
 @given(scans=_scans)
 def test_recalls_of_all_sizes_make_up_the_whole(scans: list[ScanOverlap]) -> None:
     result = average_precision(scans)
@@ -206,6 +209,14 @@ def test_nodules_fall_into_the_bin_that_starts_at_their_size() -> None:
         "8-15 mm": 2,
         "15 mm and more": 2,
     }
+
+
+def test_a_found_nodule_counts_in_its_own_bin() -> None:
+    small, large = one_scan([[0.0]], [0.9]), one_scan([[0.9]], [0.8])
+    scans = [replace(small, diameter_mm=np.array([4.0])), replace(large, diameter_mm=np.array([20.0]))]
+    result = average_precision(scans)
+    assert {name: size.mar for name, size in result.sizes.items()} == {"3-6 mm": 0.0, "15 mm and more": 1.0}
+    assert (result.hits.truth[0].tolist(), result.hits.truth_scan.tolist()) == ([-1, 1], [0, 1])
 
 
 def test_in_a_bin_marks_on_other_sizes_count_neither_way_and_strays_count_as_false() -> None:
@@ -250,7 +261,7 @@ def test_overlaps_that_do_not_fit_are_never_built(broken: dict[str, Any]) -> Non
 # -- intervals -----------------------------------------------------------------------------------------
 
 
-@settings(deadline=None, max_examples=40)
+@quick
 @given(scans=_scans, seed=st.integers(0, 9))
 def test_a_draw_scores_as_its_scans_evaluated_anew(scans: list[ScanOverlap], seed: int) -> None:
     # Scores apart from each other: where they tie between scans, COCO's answer hangs on the order of the scans.
@@ -291,6 +302,7 @@ def _filled(box: tuple[int, ...]) -> tuple[NDArray[np.float64], NDArray[np.bool_
     )
 
 
+@quick
 @given(a=_box, b=_box)
 def test_full_boxes_overlap_alike_as_boxes_and_as_masks(a: tuple[int, ...], b: tuple[int, ...]) -> None:
     (box_a, mask_a, corner_a), (box_b, mask_b, corner_b) = _filled(a), _filled(b)
@@ -298,6 +310,7 @@ def test_full_boxes_overlap_alike_as_boxes_and_as_masks(a: tuple[int, ...], b: t
     assert box_iou_3d(box_a[None], box_b[None]).item() == pytest.approx(expected)
 
 
+@quick
 @given(
     a=arrays(np.bool_, (3, 4, 5)),
     b=arrays(np.bool_, (4, 3, 2)),

@@ -112,9 +112,19 @@ def test_figures_are_cocos(seed: int, counts: list[tuple[int, int]], ignored: fl
 
 
 def test_of_more_than_a_hundred_marks_the_best_hundred_count_as_in_coco() -> None:
-    rng = np.random.default_rng(0)
-    images = [random_image(rng, 130, 3, 0.0), random_image(rng, 4, 1, 0.0)]
-    assert_same(slice_ap(images), coco(images))
+    """The only hit is the 101st mark: on it alone the figure depends."""
+    image = random_image(np.random.default_rng(0), 101, 1, 0.0)
+    strays = np.zeros((100, SIDE, SIDE), dtype=np.bool_)
+    strays[:, 0, 0] = True
+    crowded = replace(
+        image,
+        boxes=np.concatenate([np.tile([0.0, 0.0, 1.0, 1.0], (100, 1)), image.truth_boxes]),
+        masks=np.concatenate([strays, image.truth_masks]),
+        scores=np.append(np.full(100, 0.9), 0.1),
+    )
+    other = random_image(np.random.default_rng(1), 6, 2, 0.0)
+    assert slice_ap([crowded]).box_ap50 == slice_ap([crowded]).segm_ap50 == 0.0
+    assert_same(slice_ap([crowded, other]), coco([crowded, other]))
 
 
 def test_an_iou_of_exactly_a_threshold_reaches_it_as_in_coco() -> None:

@@ -17,7 +17,7 @@ from dicom_node.model.lungs import Lungs, find_lungs
 from dicom_node.model.preprocess import simple_itk
 from training.cases import DataProblem, Ignored
 from training.composites.blend import LungTexture, texture_of
-from training.composites.sites import TISSUE_HU, Sites, find_sites
+from training.composites.sites import TISSUE_HU, Sites, find_sites, lung_distance_mm
 from training.ct import from_image
 
 MARGIN_MM = 30.0
@@ -100,14 +100,8 @@ def make_background(name: str, volume: Volume, excluded: tuple[Ignored, ...]) ->
         lungs=lungs,
         sites=find_sites(volume, lungs),
         excluded=excluded,
-        texture=texture_of(cropped.hu, _in_lungs(cropped, lungs)),
+        texture=texture_of(cropped.hu, (cropped.hu < TISSUE_HU) & (lung_distance_mm(lungs, cropped) < -2)),
     )
-
-
-def _in_lungs(volume: Volume, lungs: Lungs) -> NDArray[np.bool_]:
-    plane = np.stack(np.meshgrid([0.0], *(np.arange(n) for n in volume.hu.shape[1:]), indexing="ij"), axis=-1)[0]
-    planes = (lungs.distance_at(volume.to_mm(plane + np.array([k, 0, 0]))) < -2 for k in range(len(volume.hu)))
-    return np.stack(list(planes)) & (volume.hu < TISSUE_HU)
 
 
 def crop(volume: Volume, box_mm: NDArray[np.float64]) -> Volume:

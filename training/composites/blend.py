@@ -87,7 +87,7 @@ def graft_of(voi: Voi, *, own_surroundings: bool = False) -> Graft:
         weight=weight,
         mask=np.pad(voi.mask, ends),
         center_mm=voi.center_mm,
-        reach_mm=float(np.linalg.norm(far, axis=1).max()) + max(volume.spacing_mm),
+        reach_mm=float(np.linalg.norm(far, axis=1).max() + np.linalg.norm(volume.spacing_mm)),
         lung=texture_of(voi.volume.hu).interpolated(),
         behind=not own_surroundings,
     )
@@ -117,9 +117,9 @@ def place(graft: Graft, scan: Volume, center_mm: Array, frame: Array) -> Placed:
     Where the scan's slices are thicker than the graft's, several planes are averaged, as the scanner would.
     """
     zoom = float(np.linalg.norm(np.linalg.inv(frame), ord=2))
-    window = window_round(scan, center_mm, graft.reach_mm * zoom)
-    points = points_of(scan, window)
     planes = int(np.clip(np.ceil(scan.spacing_mm[0] / (graft.volume.spacing_mm[0] * zoom) - 0.2), 1, 3))
+    window = window_round(scan, center_mm, graft.reach_mm * zoom + scan.spacing_mm[0] / 2)
+    points = points_of(scan, window)
     step = scan.affine[:3, 0]
     totals = np.zeros((3, *points.shape[:-1]), dtype=np.float32)
     last = np.array(graft.volume.hu.shape) - 1

@@ -97,9 +97,7 @@ def find_sites(volume: Volume, lungs: Lungs) -> Sites:
 def find_vessels(grid: Volume, lungs: Lungs) -> NDArray[np.bool_]:
     """bool on an isotropic grid: thin bright tissue inside the lungs."""
     sitk = simple_itk()
-    plane = np.stack(np.meshgrid([0.0], *(np.arange(n) for n in grid.hu.shape[1:]), indexing="ij"), axis=-1)[0]
-    inside = np.stack([lungs.distance_at(grid.to_mm(plane + np.array([k, 0, 0]))) < -2 for k in range(len(grid.hu))])
-    tissue = (grid.hu > TISSUE_HU) & inside
+    tissue = (grid.hu > TISSUE_HU) & (lung_distance_mm(lungs, grid) < -2)
     spacing = grid.spacing_mm[0]
     core = -signed_distance_mm(tissue, spacing) > VESSEL_RADIUS_MM
     if core.any():
@@ -108,6 +106,14 @@ def find_vessels(grid: Volume, lungs: Lungs) -> NDArray[np.bool_]:
     least = int(LEAST_VESSEL_MM3 / spacing**3)
     kept = sitk.RelabelComponent(parts, minimumObjectSize=least)
     return np.asarray(sitk.GetArrayFromImage(kept) > 0)
+
+
+def lung_distance_mm(lungs: Lungs, grid: Volume) -> NDArray[np.float32]:
+    """To the lungs, negative inside, at every voxel of a grid; FAR_MM beyond the lungs' own grid."""
+    sitk = simple_itk()
+    distance = to_image(lungs.distance_mm, lungs.grid.affine)
+    resampled = sitk.Resample(distance, to_image(grid.hu, grid.affine), sitk.Transform(), sitk.sitkLinear, FAR_MM)
+    return np.asarray(sitk.GetArrayFromImage(resampled), dtype=np.float32)
 
 
 def find_airways(lungs: Lungs) -> NDArray[np.bool_]:

@@ -123,7 +123,7 @@ def run_ceiling(out: Path = SHIPPED, database: Path | None = None) -> str:
         out.write_text(json.dumps(report, indent=1) + "\n")
     except OSError as err:
         raise DataProblem(f"{out} can't be written ({err}): name another file") from err
-    return _text(ceiling) + f"\nwritten: {out}\n"
+    return f"{_text(ceiling)}\n\nwritten: {out}"
 
 
 def luna16_scans(scans: dict[str, LidcScan]) -> list[LidcScan]:
@@ -297,7 +297,7 @@ def _text(ceiling: Ceiling) -> str:
     for name in ("dice", "volume_error", "diameter_error_mm"):
         s: Spread = getattr(ceiling, name)
         lines.append(_row(name, s.mean, s.mean_absolute, s.p5, s.median, s.p95))
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines)
 
 
 def _row(name: str, *numbers: float) -> str:

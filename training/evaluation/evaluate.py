@@ -4,7 +4,8 @@
     <out>/figures.json          all figures, each with its definition and its data
     <out>/report.html           the same for people, with curves and pictures
 
-The operating point plays no part in judging: all marks from a low floor on are kept.
+The operating point plays no part in judging: all marks from a low floor on are kept. Nor do a bundle's name and
+figures: a bundle that is exported again with its figures need not be judged again.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ from training.cases import DataProblem, Scan
 from training.evaluation.ceiling import human_ceiling
 from training.evaluation.claims import Fold
 from training.evaluation.figures import Point, Study, figures
-from training.evaluation.marks import LAYOUT, ScanResult, read_result, result_of, write_result
-from training.evaluation.report import write_report
+from training.evaluation.marks import LAYOUT, ScanResult, behaviour, read_result, result_of, write_result
+from training.evaluation.report import FIGURES, read_figures, write_report
 from training.provenance import machine
 from training.readers import Listing, OnProblem, Problems
 
@@ -86,6 +87,50 @@ def run_evaluate(
     )
     made = figures(study)
     say(str(write_report(made, judged.results, out)))
+    return made
+
+
+def run_pooled(
+    bundle_dir: Path,
+    folders: Sequence[Path],
+    out: Path,
+    *,
+    command: str,
+    folds: Sequence[Fold] | None = None,
+    say: Say = print,
+) -> dict[str, Any]:
+    """The evaluations of several folds, each of its own bundle, as one: figures.json and report.html in `out`.
+
+    bundle_dir: one of the bundles, for their name. Each scan keeps its own fold's operating point.
+    Raises DataProblem, BundleError.
+    """
+    bundle = load_bundle(bundle_dir)
+    parts = [read_figures(folder / FIGURES) for folder in folders]
+    results: list[ScanResult] = []
+    points: dict[str, float] = {}
+    for folder, part in zip(folders, parts, strict=True):
+        of_part = stored_results(folder, part["bundle"]["behaviour"])
+        results += of_part
+        points |= {result.uid: float(part["operating_point"]["score"]) for result in of_part}
+    scores = [float(part["operating_point"]["score"]) for part in parts]
+    results.sort(key=lambda result: result.uid)
+    study = Study(
+        results=tuple(results),
+        left_out={name: why for part in parts for name, why in part["left_out"].items()},
+        bundle=bundle.form,
+        bundle_sha256=" ".join(part["bundle"]["sha256"] for part in parts),
+        point=Point(
+            score=float(np.mean(scores)),
+            rule=f"mean of {len(parts)} folds, each at its own: {parts[0]['operating_point']['rule']}",
+            by_scan=points,
+        ),
+        command=command,
+        machine="; ".join(dict.fromkeys(part["machine"] for part in parts)),
+        folds=folds,
+        ceiling=human_ceiling(),
+    )
+    made = figures(study)
+    say(str(write_report(made, study.results, out)))
     return made
 
 
@@ -195,13 +240,14 @@ def choose_point(results: Sequence[ScanResult], false_positives_per_scan: float)
     return 1.0
 
 
-def stored_results(folder: Path, bundle_sha256: str) -> tuple[ScanResult, ...]:
-    """The results of an earlier evaluation. Raises DataProblem: none there, or some of another bundle."""
+def stored_results(folder: Path, of: str) -> tuple[ScanResult, ...]:
+    """The results of an earlier evaluation. of: the bundle's `behaviour`. Raises DataProblem: none there, or some of
+    another bundle."""
     paths = sorted((folder / SCANS).glob("*.json"))
     if not paths:
         raise DataProblem(f"{folder} holds no evaluation: run `python -m training evaluate` with it as --out first")
     results = tuple(read_result(path) for path in paths)
-    if any(result.origin["bundle_sha256"] != bundle_sha256 for result in results):
+    if any(result.origin["behaviour"] != of for result in results):
         raise DataProblem(f"{folder} was evaluated with another bundle: evaluate this one on its scans first")
     return results
 
@@ -215,7 +261,7 @@ def _point(
     if point_from is None:
         rule += " on the very scans reported here: figures at this point flatter the bundle"
         return Point(score=choose_point(results, rate), rule=rule)
-    chosen_on = stored_results(point_from, bundle.sha256)
+    chosen_on = stored_results(point_from, behaviour(bundle.form))
     shared = {result.patient for result in chosen_on} & {result.patient for result in results}
     what = "composites" if any(result.composite for result in chosen_on) else "scans"
     rule += f" on {len(chosen_on)} other {what}"
@@ -240,7 +286,7 @@ def _origin(scan: Scan, bundle: Bundle, floor: float) -> dict[str, Any]:
     files = [[path.name, path.stat().st_size] for path in scan.files if path.exists()]
     return {
         "layout": LAYOUT,
-        "bundle_sha256": bundle.sha256,
+        "behaviour": behaviour(bundle.form),
         "floor": floor,
         "truth": scan.truth,
         "composite": scan.composite,

@@ -6,7 +6,7 @@ Composites and real scans never share a figure. LUNA16's name comes from trainin
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -19,14 +19,15 @@ from dicom_node.model.bundle import BundleForm
 from training.cases import DataProblem, Nodule
 from training.evaluation import claims
 from training.evaluation.ceiling import Ceiling, Spread
-from training.evaluation.froc import Froc, Marks, Truths, froc
+from training.evaluation.froc import Froc, FrocIntervals, Marks, Truths, froc
 from training.evaluation.intervals import LEVEL, SAMPLES, Bounds, draws, pair
-from training.evaluation.marks import ScanResult, key_slice
+from training.evaluation.marks import ScanResult, behaviour, key_slice
 from training.evaluation.overlap import (
     Overlap,
     OverlapIntervals,
     ScanOverlap,
     average_precision,
+    mask_iou,
     precision_recall,
     size_bins,
 )
@@ -35,18 +36,24 @@ from training.evaluation.slices2d import SliceImage, slice_ap
 CLAIMED = {"box_map": 0.85, "box_mar": 0.92, "mask_map": 0.81, "mask_mar": 0.88}
 PR_IOUS = (0.10, 0.30, 0.50)
 PERCENTILES = (5, 95)
-OVERLAP = "nnDetection's and MONAI's 3D average precision and recall, IoU .10:.50:.05"
+OVERLAP = "3D average precision and recall as nnDetection and MONAI count them, IoU 0.10:0.50:0.05"
 AT_POINT = "marks at or above the operating point; a mark hits within a nodule's radius, as in LUNA16's FROC"
 HIT = "over the nodules found at the operating point, the best mark on each against the true mask, on the scan's voxels"
-KEY_SLICES = "COCO's average precision on each nodule's largest slice, of the merged 3D marks cut there"
+KEY_SLICES = "COCO's average precision at IoU 0.50 on each nodule's largest slice, of the merged 3D marks cut there"
+SECONDS = "reading a scan and Detector.detect, wall clock, median over scans"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Point:
-    """An operating point, and in words how it was chosen."""
+    """An operating point, and in words how it was chosen. by_scan: UID -> score, where folds have points of their own;
+    `score` is then their mean."""
 
     score: float
     rule: str
+    by_scan: Mapping[str, float] = field(default_factory=dict)
+
+    def of(self, result: ScanResult) -> float:
+        return self.by_scan.get(result.uid, self.score)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,9 +101,10 @@ class Study:
             raise DataProblem("no scan was judged: there is nothing to make figures of")
         if len({result.composite for result in self.results}) > 1:
             raise DataProblem("composites and real scans don't share figures: evaluate them into two folders")
-        floor = max(float(result.origin["floor"]) for result in self.results)
-        if self.point.score < floor:
-            raise ConfigError(f"operating point {self.point.score:g}: marks were kept from {floor:g} on only")
+        for result in self.results:
+            point, floor = self.point.of(result), float(result.origin["floor"])
+            if point < floor:
+                raise ConfigError(f"operating point {point:g}: marks were kept from {floor:g} on only")
 
     @property
     def composites(self) -> bool:
@@ -156,32 +164,43 @@ class Study:
 
 def figures(study: Study) -> dict[str, Any]:
     """All of it, as JSON takes it."""
-    rows = [*_at_point(study), *_seconds(study)]
+    rows: list[Figure] = []
     curves: dict[str, Any] = {}
+    masks = any(_true_mask(nodule) for _, nodule in study.nodules)
     if study.nodules:
         result = froc(*_submission(study))
-        rows = [*_froc_rows(study, result), *rows]
-        curves["froc"] = _froc_curve(study, result)
+        interval = result.interval(study.samples) if result.scans > 1 else None
         overlaps = {"box": average_precision([_box_overlap(r) for r in study.results])}
-        if any(_true_mask(nodule) for _, nodule in study.nodules):
+        if masks:
             overlaps["mask"] = average_precision([_mask_overlap(r) for r in study.results])
-            rows += [*_key_slices(study), *_errors(study)]
-        rows = [*(row for kind, o in overlaps.items() for row in _overlap_rows(study, kind, o)), *rows]
+        rows += [row for kind, overlap in overlaps.items() for row in _overlap_rows(study, kind, overlap)]
+        rows += _froc_rows(study, result, interval)
+        curves["froc"] = _froc_curve(result, interval)
         curves["precision_recall"] = {kind: _pr_curves(overlap) for kind, overlap in overlaps.items()}
         curves["sizes"] = _sizes(study, overlaps)
+    rows += _at_point(study)
+    if masks:
+        rows += [*_errors(study), *_key_slices(study)]
+    rows += _seconds(study)
     return {
         "notice": RESEARCH_USE,
         "composites": study.composites,
-        "bundle": {"name": study.bundle.name, "version": study.bundle.version, "sha256": study.bundle_sha256},
+        "bundle": {
+            "name": study.bundle.name,
+            "version": study.bundle.version,
+            "sha256": study.bundle_sha256,
+            "behaviour": behaviour(study.bundle),
+        },
         "machine": study.machine,
         "command": study.command,
         "scans": len(study.results),
         "nodules": len(study.nodules),
         "without_true_mask": sum(not _true_mask(nodule) for _, nodule in study.nodules),
         "left_out": dict(study.left_out),
-        "operating_point": asdict(study.point),
+        "operating_point": {"score": study.point.score, "rule": study.point.rule, "by_scan": dict(study.point.by_scan)},
         "interval": {"level": LEVEL, "samples": study.samples, "over": "scans, drawn with replacement"},
         "figures": [asdict(row) for row in rows],
+        "claims": [asdict(row) for row in rows if row.claimed is not None],
         **curves,
     }
 
@@ -233,25 +252,23 @@ def _submission(study: Study) -> tuple[list[str], Marks, Truths, Truths]:
     )
 
 
-def _froc_rows(study: Study, result: Froc) -> Iterator[Figure]:
-    interval = result.interval(study.samples) if result.scans > 1 else None
+def _froc_rows(study: Study, result: Froc, interval: FrocIntervals | None) -> Iterator[Figure]:
     definition = claims.LUNA16_FROC
     yield study.figure("cpm", "CPM", result.cpm, definition, interval.cpm if interval else None)
     for rate, value in result.at.items():
-        name = f"sensitivity at {rate:g} false positives a scan"
+        name = f"sensitivity at {rate:g} FP a scan"
         bounds = interval.at[rate] if interval else None
         yield study.figure(f"sensitivity_at_{rate:g}", name, value, definition, bounds)
 
 
-def _froc_curve(study: Study, result: Froc) -> dict[str, Any]:
+def _froc_curve(result: Froc, interval: FrocIntervals | None) -> dict[str, Any]:
     curve: dict[str, Any] = {
         "fp_per_scan": result.fp_per_scan.tolist(),
         "sensitivity": result.sensitivity.tolist(),
         "at": [[rate, value] for rate, value in result.at.items()],
         "counts": result.counts,
     }
-    if result.scans > 1:
-        interval = result.interval(study.samples)
+    if interval is not None:
         curve["band"] = {name: getattr(interval, name).tolist() for name in ("rates", "low", "high")}
     return curve
 
@@ -284,11 +301,11 @@ def _overlap_rows(study: Study, kind: str, overlap: Overlap) -> Iterator[Figure]
     for key, name, value, more in (
         ("map", "mAP", overlap.map, ""),
         ("mar", "mAR", overlap.mar, ""),
-        ("ap10", "AP at IoU .10", overlap.ap[0.1], "; at .10 alone"),
-        ("ap50", "AP at IoU .50", overlap.ap[0.5], "; at .50 alone"),
+        ("ap10", "AP10", overlap.ap[0.1], "; at 0.10 alone"),
+        ("ap50", "AP50", overlap.ap[0.5], "; at 0.50 alone"),
         (
             "ar_at_1fp",
-            "AR at one false mark a scan",
+            "AR at 1 FP a scan",
             overlap.ar_at_1fp,
             "; recall where the marks down to a score are false once a scan",
         ),
@@ -341,16 +358,16 @@ def _found(study: Study) -> list[int | None]:
     """For each nodule the best mark on it, at or above the operating point."""
     best: list[int | None] = []
     for result in study.results:
-        on = result.hits & (result.scores >= study.point.score)[:, None]
+        on = result.hits & (result.scores >= study.point.of(result))[:, None]
         best += [int(on[:, n].argmax()) if on[:, n].any() else None for n in range(len(result.nodules))]
     return best
 
 
 def _at_point(study: Study) -> Iterator[Figure]:
-    score = study.point.score
-    yield study.figure("operating_point", "operating point", score, f"score; {study.point.rule}")
-    false = np.array([int((r.false & (r.scores >= score)).sum()) for r in study.results])
-    hit = np.array([int((r.hits & (r.scores >= score)[:, None]).any(axis=0).sum()) for r in study.results])
+    point = study.point
+    yield study.figure("operating_point", "operating point", point.score, f"score; {point.rule}")
+    false = np.array([int((r.false & (r.scores >= point.of(r))).sum()) for r in study.results])
+    hit = np.array([int((r.hits & (r.scores >= point.of(r))[:, None]).any(axis=0).sum()) for r in study.results])
     truths = np.array([len(result.nodules) for result in study.results])
 
     def rate(times: NDArray[np.int64]) -> float:
@@ -387,7 +404,8 @@ def _errors(study: Study) -> Iterator[Figure]:
     ):
         if mark is None or not _true_mask(nodule):
             continue
-        iou = float(result.mask_iou[mark, place])
+        best = result.marks[mark]
+        iou = mask_iou(best.mask, best.corner, nodule.mask, nodule.corner)
         seen, true = result.mark_sizes[mark], result.nodule_sizes[place]
         volume = 100 * (seen.volume_mm3 / true.volume_mm3 - 1)
         rows.append((scan_of[result.uid], 2 * iou / (1 + iou), volume, seen.diameter_mm - true.diameter_mm))
@@ -418,7 +436,7 @@ def _spread(values: NDArray[np.float64]) -> dict[str, float]:
 
 
 def _seconds(study: Study) -> Iterator[Figure]:
-    definition = f"reading a scan and Detector.detect, wall clock, median over scans; {study.machine}"
+    definition = f"{SECONDS}; {study.machine}"
     totals = np.array([sum(result.seconds.values()) for result in study.results])
     yield study.figure(
         "seconds", "seconds a scan", float(np.median(totals)), definition, unit="s", spread=_spread(totals)
@@ -437,8 +455,8 @@ def _seconds(study: Study) -> Iterator[Figure]:
 def _key_slices(study: Study) -> Iterator[Figure]:
     made = slice_ap(image for result in study.results for image in slice_images(result))
     for key, name, value in (
-        ("slice_box_ap50", "key-slice box AP at IoU .50", made.box_ap50),
-        ("slice_segm_ap50", "key-slice mask AP at IoU .50", made.segm_ap50),
+        ("slice_box_ap50", "key-slice box AP50", made.box_ap50),
+        ("slice_segm_ap50", "key-slice mask AP50", made.segm_ap50),
     ):
         yield study.figure(key, name, value, f"{KEY_SLICES}; {made.images} slices")
 

@@ -395,7 +395,7 @@ def run_froc(submission: Path, annotations: Path, excluded: Path, seriesuids: Pa
             for x, y, t in zip(*(each.tolist() for each in _points(result)), strict=True)
         ],
     }
-    return dumps(report, indent=1) + "\n" if json else _text(report)
+    return dumps(report, indent=1) if json else _text(report)
 
 
 def _points(result: Froc) -> tuple[NDArray[np.float64], ...]:
@@ -421,7 +421,7 @@ def _text(report: dict[str, Any]) -> str:
     spans = intervals["sensitivity"] if intervals else [None] * len(RATES)
     rows = zip((f"{rate:g}" for rate in RATES), report["sensitivity"], spans, strict=True)
     lines += [_row(*row) for row in (*rows, ("CPM", report["cpm"], intervals and intervals["cpm"]))]
-    return "\n".join([*lines, "", report["notice"]]) + "\n"
+    return "\n".join([*lines, "", report["notice"]])
 
 
 def _row(name: str, value: float, span: Bounds | None) -> str:

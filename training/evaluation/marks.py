@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dicom_node.domain import Detection, Finding, Volume
+from dicom_node.model.bundle import BundleForm
 from training.cases import Case, DataProblem, Ignored, Nodule, Scan
 from training.evaluation.froc import MARKS_PER_SCAN
 from training.evaluation.overlap import box_iou_3d, mask_iou
@@ -118,6 +119,13 @@ class ScanResult:
         """(marks, nodules), voxel by voxel of the scan."""
         iou = [[mask_iou(m.mask, m.corner, n.mask, n.corner) for n in self.nodules] for m in self.marks]
         return np.array(iou, dtype=np.float64).reshape(len(self.marks), len(self.nodules))
+
+
+def behaviour(form: BundleForm) -> str:
+    """A digest of what a bundle's marks depend on: not its name, its figures or its operating point."""
+    parts = form.model_dump(mode="json", include={"network", "preprocessing", "merging", "refinement"})
+    parts |= {"proposal_score": form.thresholds.proposal_score, "weights_sha256": form.weights_sha256}
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def patient_digest(patient: str) -> str:

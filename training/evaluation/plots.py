@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from dicom_node.domain import Finding
 from training.cases import Nodule
+from training.evaluation.figures import Point
 from training.evaluation.froc import RATES
 from training.evaluation.marks import Picture, ScanResult
 
@@ -98,33 +99,40 @@ def stage_plot(seconds: Mapping[str, float]) -> str:
     return _svg(figure, None)
 
 
-def misses(results: Sequence[ScanResult], point: float) -> list[Scene]:
+def misses(results: Sequence[ScanResult], point: Point) -> list[Scene]:
     """Nodules without a mark at or above the point, the largest first."""
     scenes = []
     for number, result in enumerate(results, start=1):
-        hits, scores = result.hits, result.scores
+        hits, scores, least = result.hits, result.scores, point.of(result)
         for picture in (p for p in result.pictures if p.shows == "nodule"):
             nodule, on = result.nodules[picture.of], np.flatnonzero(hits[:, picture.of])
-            if (scores[on] >= point).any():
+            if (scores[on] >= least).any():
                 continue
             best = result.marks[on[0]] if len(on) else None
             text = "no mark on it" if best is None else f"best mark {best.score:.2f}"
             caption = f"scan {number}, nodule {picture.of + 1}\n{nodule.diameter_mm:.1f} mm, {text}"
             weak = () if best is None else (best,)
-            scenes.append((nodule.diameter_mm, _scene(result, picture, caption, point, weak)))
+            scenes.append((nodule.diameter_mm, _scene(result, picture, caption, least, weak)))
     return [scene for _, scene in sorted(scenes, key=lambda each: -each[0])[:SHOWN]]
 
 
-def false_marks(results: Sequence[ScanResult], point: float) -> list[Scene]:
+def false_marks(results: Sequence[ScanResult], point: Point) -> list[Scene]:
     """False marks at or above the point, the surest first."""
     scenes = []
     for number, result in enumerate(results, start=1):
         for picture in (p for p in result.pictures if p.shows == "mark"):
             mark, size = result.marks[picture.of], result.mark_sizes[picture.of]
-            if mark.score >= point:
-                caption = f"scan {number}, mark {picture.of + 1}\nscore {mark.score:.2f}, {size.diameter_mm:.1f} mm"
-                scenes.append((mark.score, _scene(result, picture, caption, point, ())))
+            if mark.score >= point.of(result):
+                caption = f"scan {number}, mark {picture.of + 1}{_beside(result, picture.of)}\n"
+                caption += f"score {mark.score:.2f}, {size.diameter_mm:.1f} mm"
+                scenes.append((mark.score, _scene(result, picture, caption, point.of(result), ())))
     return [scene for _, scene in sorted(scenes, key=lambda each: -each[0])[:SHOWN]]
+
+
+def _beside(result: ScanResult, mark: int) -> str:
+    """Says which nodule a false mark lies on all the same."""
+    touched = np.flatnonzero(result.mask_iou[mark] > 0)
+    return f" (part of nodule {touched[0] + 1})" if len(touched) else ""
 
 
 def montage(scenes: Sequence[Scene]) -> str:
@@ -165,7 +173,7 @@ def _outline(axes: Any, picture: Picture, shape: Finding | Nodule, colour: str, 
     """Where the picture's slice cuts the mask, if it does."""
     plane = _cut(picture, shape)
     if plane.any():
-        axes.contour(plane.astype(np.float64), levels=[0.5], colors=[colour], linestyles=[style], linewidths=1.6)
+        axes.contour(plane.astype(np.float64), levels=[0.5], colors=[colour], linestyles=[style], linewidths=1.3)
 
 
 def _cut(picture: Picture, shape: Finding | Nodule) -> NDArray[np.bool_]:

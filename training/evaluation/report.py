@@ -10,7 +10,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from training.cases import DataProblem
 from training.evaluation import plots
+from training.evaluation.figures import Point
 from training.evaluation.marks import ScanResult
 from training.prepare import write_whole
 
@@ -26,6 +28,17 @@ def write_report(figures: Mapping[str, Any], results: Sequence[ScanResult], out:
     return out / REPORT
 
 
+def read_figures(path: Path) -> dict[str, Any]:
+    """figures.json. Raises DataProblem."""
+    try:
+        raw: dict[str, Any] = json.loads(path.read_text())
+        if not {"bundle", "operating_point", "figures", "claims"} <= raw.keys():
+            raise ValueError("bundle, operating_point, figures or claims are missing")
+    except (OSError, ValueError, AttributeError) as err:
+        raise DataProblem(f"{path} holds no figures that can be read ({err}): give what evaluate wrote") from err
+    return raw
+
+
 def render(figures: Mapping[str, Any], results: Sequence[ScanResult]) -> str:
     """The report's HTML."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -36,11 +49,11 @@ def render(figures: Mapping[str, Any], results: Sequence[ScanResult]) -> str:
     )  # fmt: skip
     environment.filters |= {"number": number, "interval": interval, "spread": spread}
     rows = {row["key"]: row for row in figures["figures"]}
-    point = figures["operating_point"]["score"]
+    point = Point(**figures["operating_point"])
     return environment.get_template(TEMPLATE).render(
         **figures,
         rows=rows,
-        claims=[row for row in figures["figures"] if row["claimed"] is not None],
+        listed=[row for row in figures["figures"] if not row["key"].startswith("seconds_")],
         pictures=_pictures(figures, rows),
         misses=_montage(plots.misses(results, point)),
         false_marks=_montage(plots.false_marks(results, point)),

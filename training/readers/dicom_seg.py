@@ -30,8 +30,10 @@ if TYPE_CHECKING:
 Unlabelled = Literal["skip", "negative"]
 Several = Literal["newest", "refuse"]
 
+CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
 SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
-LABEL_MAP_SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.7"
+LABEL_MAP_CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
+SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.7"
 # PS3.16 CID 7150: organs and tissues are no findings, and a SEG of lungs is no SEG of nodules.
 NO_FINDING = {("SCT", "123037004"), ("SRT", "T-D0050"), ("SCT", "85756007"), ("SRT", "T-D000A")}
 OFF_GRID = 0.1  # parts of a voxel
@@ -62,7 +64,7 @@ def list_dicom_seg(
     Raises DataProblem.
     """
     problems = Problems(on_problem=on_problem)
-    series, labels = _sorted_out(folder, problems)
+    series, labels, others = _sorted_out(folder, problems)
     scans = []
     noted: dict[str, str] = {}
     for uid, files in sorted(series.items()):
@@ -83,7 +85,7 @@ def list_dicom_seg(
         problems.note(orphan.sop_instance_uid, f"{orphan.path} refers to a series that is not here: add its images")
     if not series:
         raise DataProblem(f"{folder} holds no DICOM CT series")
-    summary = [f"{len(scans)} scans of {len({s.patient for s in scans})} patients, of {len(series)} CT series"]
+    summary = [f"{len(scans)} scans of {len({s.patient for s in scans})} patients, of {len(series)} CT series", others]
     return Listing(scans=scans, left_out={**noted, **problems.left_out}, summary=summary)
 
 
@@ -116,14 +118,16 @@ def read_segments(path: Path, volume: Volume, uid: str) -> tuple[Nodule, ...]:
     return tuple(nodule_of(mask, (0, 0, 0), volume, f"{uid}/{number}") for number, mask in sorted(masks.items()))
 
 
-def _sorted_out(folder: Path, problems: Problems) -> tuple[dict[str, list[InstanceFile]], list[_Labels]]:
-    """Files below a folder -> CT instances by series, and Segmentations. What is neither is not looked at."""
+def _sorted_out(folder: Path, problems: Problems) -> tuple[dict[str, list[InstanceFile]], list[_Labels], str]:
+    """Files below a folder -> CT instances by series, Segmentations, and how much there is of neither."""
     from dicom_node.series import read_headers
 
     series: dict[str, list[InstanceFile]] = {}
     labels: list[_Labels] = []
+    strangers = others = 0
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         if not _has_preamble(path) and path.suffix.lower() not in (".dcm", ".ima"):
+            strangers += 1
             continue
         try:
             (file,) = read_headers([path])
@@ -131,15 +135,23 @@ def _sorted_out(folder: Path, problems: Problems) -> tuple[dict[str, list[Instan
             problems.note(str(path), "no readable DICOM: fetch it again, or remove it")
             continue
         kind = str(file.header.get("SOPClassUID") or "")
-        if kind in (SEGMENTATION, LABEL_MAP_SEGMENTATION):
+        is_ct = kind == CT_IMAGE or str(file.header.get("Modality") or "") == "CT"
+        if not kind or (is_ct and not file.header.get("SeriesInstanceUID")):
+            problems.note(
+                str(path), "no readable DICOM: it ends before it says what it is; fetch it again, or remove it"
+            )
+        elif kind in (SEGMENTATION, LABEL_MAP_SEGMENTATION):
             uid = _referenced_series(file.header)
             if uid is None:
                 problems.note(str(path), "the Segmentation does not say which series it belongs to: export it again")
             else:
                 labels.append(_labels(path, file.header, uid))
-        elif str(file.header.get("Modality") or "") == "CT":
-            series.setdefault(str(file.header.get("SeriesInstanceUID") or ""), []).append(file)
-    return series, labels
+        elif is_ct:
+            series.setdefault(str(file.header.SeriesInstanceUID), []).append(file)
+        else:
+            others += 1
+    unseen = f"{strangers} files that are no DICOM, {others} DICOM objects of other kinds: not looked at"
+    return series, labels, unseen
 
 
 def _has_preamble(path: Path) -> bool:

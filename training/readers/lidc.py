@@ -35,7 +35,7 @@ class Contour:
     @property
     def points(self) -> NDArray[np.int64]:
         """(n, 2) of (column, row)."""
-        return np.array([pair.split(",") for pair in self.coords.split()], dtype=np.int64).reshape(-1, 2)
+        return np.array([int(n) for n in self.coords.replace(",", " ").split()], dtype=np.int64).reshape(-1, 2)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,18 +117,27 @@ def fill(points: NDArray[np.int64]) -> tuple[Mask, Mask, tuple[int, int]]:
     low = points.min(axis=0)
     width, height = (points.max(axis=0) - low + 1).tolist()
     start = points - low
-    end = np.roll(start, -1, axis=0)
-    column, row = np.arange(width)[None, :, None], np.arange(height)[:, None, None]
-    step = end - start
-    # > 0: the pixel lies to one side of the edge; 0: on its line. All integers, so exact.
-    side = step[:, 0] * (row - start[:, 1]) - step[:, 1] * (column - start[:, 0])
-    up = (start[:, 1] <= row) & (end[:, 1] > row) & (side > 0)
-    down = (start[:, 1] > row) & (end[:, 1] <= row) & (side < 0)
-    inside = up.sum(axis=2) != down.sum(axis=2)
-    between = (np.minimum(start, end)[:, 0] <= column) & (column <= np.maximum(start, end)[:, 0])
-    between = between & (np.minimum(start, end)[:, 1] <= row) & (row <= np.maximum(start, end)[:, 1])
-    touched = ((side == 0) & between).any(axis=2)
-    return inside & ~touched, touched, (int(low[1]), int(low[0]))
+    step = np.roll(start, -1, axis=0) - start
+    parts = np.gcd(step[:, 0], step[:, 1]).clip(1)
+    touched = np.zeros((height, width), dtype=np.bool_)
+    edge, part = _counted(parts)
+    column, row = (start[edge] + part[:, None] * (step[edge] // parts[edge, None])).T
+    touched[row, column] = True
+    # Each edge turns round the pixels to the left of where it crosses their row. All integers, so exact.
+    edge, part = _counted(np.abs(step[:, 1]))
+    row = np.minimum(start[edge, 1], start[edge, 1] + step[edge, 1]) + part
+    crossing = start[edge, 0] - (start[edge, 1] - row) * step[edge, 0] // step[edge, 1]
+    turns = np.zeros((height, width + 1), dtype=np.int64)
+    np.add.at(turns, (row, crossing), np.sign(step[edge, 1]))
+    within = turns[:, :0:-1].cumsum(axis=1)[:, ::-1] != 0
+    return within & ~touched, touched, (int(low[1]), int(low[0]))
+
+
+def _counted(counts: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(2, 3) -> (0, 0, 1, 1, 1) and (0, 1, 0, 1, 2)."""
+    first = np.cumsum(counts) - counts
+    which = np.repeat(np.arange(len(counts)), counts)
+    return which, np.arange(len(which)) - first[which]
 
 
 def outline_mask(contours: Sequence[Contour], slice_at: SliceAt) -> tuple[Mask, Corner]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import zlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ COMPOSITES = "composites.json"
 SUBSETS = range(10)
 RULES = 1  # part of each scan's truth: raise it when the masks below are made in another way
 BYTES_OF = {"MET_SHORT": 2, "MET_USHORT": 2, "MET_INT": 4, "MET_FLOAT": 4, "MET_CHAR": 1, "MET_UCHAR": 1}
+CHUNK = 2**22
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +92,7 @@ def list_luna16(folder: Path, *, on_problem: OnProblem = "refuse", database: Pat
 
 def read_case(path: Path, truth: Truth) -> Case:
     """Raises DataProblem."""
+    check_data(path)
     volume = read_image(path)
     if truth.labels is not None:
         nodules = _from_labels(volume, truth, read_labels(truth.labels, volume))
@@ -235,13 +238,35 @@ def volume_files(header: Path) -> tuple[Path, Path]:
     data = header.parent / fields["ElementDataFile"]
     if not data.is_file():
         raise DataProblem(f"{header}: {data.name} is missing beside it: unpack the subset again")
-    if fields.get("CompressedData", "False").lower() == "true":
-        wanted = int(fields.get("CompressedDataSize", data.stat().st_size))
-    else:
-        wanted = int(np.prod([int(n) for n in fields["DimSize"].split()])) * BYTES_OF[fields["ElementType"]]
+    wanted = int(fields.get("CompressedDataSize", data.stat().st_size)) if _compressed(fields) else _voxel_bytes(fields)
     if data.stat().st_size != wanted:
         raise DataProblem(f"{data} has {data.stat().st_size} bytes, its header says {wanted}: unpack the subset again")
     return header, data
+
+
+def check_data(header: Path) -> None:
+    """Raises DataProblem where compressed voxels do not unpack: ITK would give zeros for them, and no error."""
+    fields = _mhd_fields(header)
+    data = header.parent / fields["ElementDataFile"]
+    if not _compressed(fields):
+        return
+    unpacker, size = zlib.decompressobj(wbits=47), 0  # zlib's or gzip's header
+    try:
+        with data.open("rb") as file:
+            while part := file.read(CHUNK):
+                size += len(unpacker.decompress(part))
+    except (OSError, zlib.error):
+        size = -1
+    if size != _voxel_bytes(fields) or not unpacker.eof:
+        raise DataProblem(f"{data} does not unpack to the size that its header says: unpack the subset again")
+
+
+def _compressed(fields: dict[str, str]) -> bool:
+    return fields.get("CompressedData", "False").lower() == "true"
+
+
+def _voxel_bytes(fields: dict[str, str]) -> int:
+    return int(np.prod([int(n) for n in fields["DimSize"].split()])) * BYTES_OF[fields["ElementType"]]
 
 
 def _mhd_fields(header: Path) -> dict[str, str]:
