@@ -7,11 +7,13 @@ coordinates in LPS millimetres (x to the left, y to the back, z to the head; PS3
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydicom.dataset import Dataset
+
+if TYPE_CHECKING:  # a machine that only trains has no pydicom
+    from pydicom.dataset import Dataset
 
 RESEARCH_USE = "Research use, not for diagnosis"
 

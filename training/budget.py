@@ -6,7 +6,6 @@ estimate and called one.
 
 from __future__ import annotations
 
-import os
 import resource
 import shutil
 import time
@@ -22,7 +21,7 @@ from dicom_node.errors import ConfigError, DicomNodeError
 from dicom_node.model.network import build_network
 from training.cases import Scan
 from training.ignore import IgnoringRoIHeads, IgnoringRPN
-from training.readers.luna16 import grid_mm
+from training.readers.luna16 import size_mm
 from training.recipe import Recipe
 
 CACHE_BYTES_A_VOXEL = 4  # int16 HU, uint8 labels, int8 distance
@@ -59,7 +58,7 @@ class Budget:
         """Raises DicomNodeError where the disk is too small."""
         if self.disk_gb > self.free_gb:
             raise DicomNodeError(
-                f"about {self.disk_gb:.0f} GB are needed, {self.free_gb:.0f} GB are free: free some, or give another --out"
+                f"about {self.disk_gb:.0f} GB are needed, {self.free_gb:.0f} GB are free: free some, or change --out"
             )
 
 
@@ -67,7 +66,7 @@ def estimate(scans: Sequence[Scan], recipe: Recipe, out: Path, folds: int, devic
     """Reads the scans' headers, and trains one update to time it. Raises ConfigError where the device is not here."""
     update_s, memory_gb, weights_gb = _trial(recipe, device)
     spacing = recipe.preprocessing.spacing_mm
-    voxels = sum(float(np.prod(grid_mm(scan.files[0]))) / spacing**3 for scan in scans)
+    voxels = sum(float(np.prod(size_mm(scan.files[0]))) / spacing**3 for scan in scans)
     slice_s = update_s * (1 - BACKWARD_SHARE) / recipe.optimisation.batch
     look_s = LUNG_SLICES / recipe.preprocessing.slice_step * slice_s
     # Validation and test of a fold are a fifth of all scans; candidates are mined in as many again.
@@ -128,8 +127,3 @@ def _hours(hours: float) -> str:
     if hours < 1:
         return f"{60 * hours:.0f} min"
     return f"{hours:.1f} h" if hours < 48 else f"{hours / 24:.1f} days"
-
-
-def cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0))

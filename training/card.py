@@ -8,10 +8,11 @@ from pathlib import Path
 from dicom_node.domain import RESEARCH_USE
 from dicom_node.model.bundle import CARD, WEIGHTS, Bundle, BundleForm, Metric, load_bundle
 from training.prepare import write_whole
-from training.provenance import FACTS, DataPart, Provenance, read_provenance
+from training.provenance import FACTS, DataPart, Provenance, counted, read_provenance
 
 USE = """Analysing chest CT of adults beside a PACS for research, within the limits below; a baseline to compare another
 model with. Not for patients, not for screening, not as a second reader."""
+RANDOM_IMAGES = "random images"  # what `export` compares its own output on
 BACKBONES = {"resnet18": "ResNet-18", "resnext101_32x8d": "ResNeXt-101 32x8d"}
 
 
@@ -83,25 +84,26 @@ def _data(form: BundleForm, facts: Provenance | None) -> Iterator[str]:
         kept = sorted(set(range(10)) - used)
         yield f"- LUNA16 subsets in no part: {', '.join(map(str, kept)) or 'none'}."
     if facts.left_out:
-        yield f"- {facts.left_out} scans or files could not be used and were left out."
+        what = "scan or file" if facts.left_out == 1 else "scans or files"
+        yield f"- {facts.left_out} {what} could not be used: left out."
     if facts.refinement:
-        kind = "composites" if facts.refinement.composites else "scans"
+        learned = counted(facts.refinement.scans, "composite" if facts.refinement.composites else "scan")
         yield (
-            f"- The 3D network learned from candidates of {facts.refinement.scans} {kind}; its weight in the score was "
-            f"chosen on {facts.refinement.validation} others."
+            f"- The 3D network learned from candidates of {learned}; its weight in the score was chosen on "
+            f"{facts.refinement.validation} more."
         )
 
 
 def _part(title: str, part: DataPart) -> Iterator[str]:
     masks = ", ".join(f"{count} from {source}" for source, count in part.masks.items())
     yield (
-        f"- {title}: {part.scans} scans of {part.patients} patients, {part.nodules} nodules (masks: "
-        f"{masks or 'none'}), {part.ignored} findings ignored."
+        f"- {title}: {counted(part.scans, 'scan')} of {counted(part.patients, 'patient')}, "
+        f"{counted(part.nodules, 'nodule')} (masks: {masks or 'none'}), {counted(part.ignored, 'finding')} ignored."
     )
     if part.composites:
         yield (
-            f"  {part.composites} of these scans are **composites**: real nodules blended into real lungs where they "
-            "never were; their patients are those of the lungs."
+            f"  **Composites** among them: {part.composites}; real nodules blended into real lungs where they never "
+            "were. Their patients are those of the lungs."
         )
     if part.subsets:
         yield f"  LUNA16 subsets: {', '.join(map(str, part.subsets))}."
@@ -161,8 +163,8 @@ def _limits(form: BundleForm, facts: Provenance | None) -> Iterator[str]:
     if facts is not None:
         if facts.train.composites:
             yield (
-                f"The lungs are those of {facts.train.patients} patients: unlike anatomy was not seen. Blended nodules "
-                "are cleaner than real ones, and seldom lie at hila and vessels."
+                f"The lungs are those of {counted(facts.train.patients, 'patient')}: other anatomy was not seen. "
+                "Blended nodules are cleaner than real ones, and seldom lie at hila."
             )
         if spheres := facts.train.masks.get("sphere"):
             yield f"{spheres} nodules had a listed centre and diameter only: their masks were balls."
@@ -171,6 +173,9 @@ def _limits(form: BundleForm, facts: Provenance | None) -> Iterator[str]:
             f"Every {prep.slice_step * prep.spacing_mm:g} mm one slice is looked at: the smallest nodules get one or "
             "two."
         )
+    data = [metric.data for metric in form.metrics if metric.data != RANDOM_IMAGES]
+    if data and all(each.startswith("composites") for each in data):
+        yield "Judged on composites alone: no figure here is of real scans."
     if form.refinement is None:
         yield "No 3D network looks at the candidates: vessels that cross the slices at a right angle look like nodules."
     yield "Scores are no probabilities of anything, and compare only within one version of one bundle."

@@ -68,6 +68,10 @@ UnlabelledOption = Annotated[
     bool, typer.Option("--unlabelled-negative", help="dicom: a series without Segmentation holds no nodule.")
 ]
 RecipeOption = Annotated[Path, typer.Option("--recipe", help="YAML: training/small.yaml, training/luna16.yaml.")]
+FoldOption = Annotated[
+    int | None,
+    typer.Option("--fold", min=0, max=9, help="LUNA16 subset kept for the test; the one before it validates."),
+]
 BundleOption = Annotated[Path, typer.Option("--bundle", help="Folder of a model bundle.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
 DeviceOption = Annotated[str, typer.Option("--device", help="cpu or cuda:N.")]
@@ -284,15 +288,21 @@ def mine(
     cache: CacheOption,
     out: Annotated[Path, typer.Option("--out", help="Folder for what the bundle takes for nodules.")],
     scans: Annotated[int | None, typer.Option("--scans", min=1, help="So many, spread over the cache.")] = None,
+    fold: FoldOption = None,
     device: DeviceOption = "cpu",
 ) -> None:
     """Collect a bundle's candidates on prepared scans: the false ones are what the next model learns from.
 
     Example: python -m training mine --bundle bundle --cache cache --out mined
     """
-    from training.mine import run_mine
+    from dicom_node.model.bundle import load_bundle
+    from training.mine import mine as mine_scans
+    from training.mine import spread
+    from training.prepared import open_prepared
 
-    found = run_mine(bundle, cache, out, device=device, most=scans)
+    model = load_bundle(bundle)
+    learn, _ = _parts(open_prepared(cache, model.form.preprocessing), fold)
+    found = mine_scans(model, spread(learn, scans), out, device=device)
     print(", ".join(f"{number} {kind}" for kind, number in sorted(found.items())))
 
 
@@ -302,20 +312,23 @@ def refine(
     cache: CacheOption,
     mined: Annotated[Path, typer.Option("--mined", help="Folder that `mine` wrote.")],
     out: Annotated[Path, typer.Option("--out", help="Folder of the second stage; a run there goes on.")],
+    fold: FoldOption = None,
     device: DeviceOption = "cpu",
 ) -> None:
     """Train the 3D stage that looks again at each candidate, as the recipe's `refinement` says.
 
     Example: python -m training refine --recipe training/small.yaml --cache cache --mined mined --out runs/refined
     """
+    from training.prepared import open_prepared
     from training.recipe import load_recipe
-    from training.refine import run_refine
+    from training.refine import refine as refine_candidates
 
     numbers = load_recipe(recipe)
     if numbers.refinement is None:
         raise ConfigError(f"{recipe} has no `refinement`: its bundle has one stage only")
+    learn, _ = _parts(open_prepared(cache, numbers.preprocessing), fold)
     network, learning = numbers.refinement.network, numbers.refinement.learning
-    summary = run_refine(cache, mined, out, numbers.preprocessing, network, learning, device=device)
+    summary = refine_candidates(learn, mined, out, numbers.preprocessing, network, learning, device=device)
     _print_json(summary["validation"])
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from dicom_node.model.preprocess import simple_itk
 from training.cases import DataProblem
 
 GEOMETRY_TOLERANCE_MM = 0.01
+CHUNK = 2**22
 
 
 def read_image(path: Path) -> Volume:
@@ -55,6 +58,8 @@ def affine_of(image: Any) -> NDArray[np.float64]:
 
 
 def _read(path: Path) -> Any:
+    if path.suffix == ".gz":
+        _check_gzip(path)
     try:
         image = simple_itk().ReadImage(str(path))
     except RuntimeError as err:  # what SimpleITK raises for anything; its text quotes source files
@@ -62,3 +67,13 @@ def _read(path: Path) -> Any:
     if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
         raise DataProblem(f"{path} is no 3D image of one number a voxel")
     return image
+
+
+def _check_gzip(path: Path) -> None:
+    """Raises DataProblem where the file is cut short: ITK would give zeros for what is missing, and no error."""
+    try:
+        with gzip.open(path) as file:
+            while file.read(CHUNK):
+                pass
+    except (OSError, EOFError, zlib.error) as err:
+        raise DataProblem(f"{path} can't be read to its end: fetch it again") from err

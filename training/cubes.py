@@ -18,12 +18,12 @@ from torch.nn import functional
 
 from dicom_node.model.preprocess import windowed
 from dicom_node.model.refine import cut_cubes
-from dicom_node.model.spec import Fraction, PreprocessSpec, Spec
+from dicom_node.model.spec import PreprocessSpec
 from training.augment import exact_frame, random_frame, vary_intensity
 from training.cases import DataProblem
 from training.mine import MinedCandidate, within
 from training.prepared import PreparedScan
-from training.recipe import Augmentation, NotNegative
+from training.recipe import CubeSampling
 
 Array = NDArray[np.float64]
 BRIGHT_HU = -400
@@ -31,20 +31,6 @@ WALL_MM = 2  # beyond the lung mask's edge: where a nodule at the pleura, and wh
 CLEAR_MM = 6.0
 DRAWS = 512
 LEAST_SCORE = 0.02
-
-
-class CubeSampling(Spec):
-    """What a batch is made of.
-
-    positive_share: cubes round labelled nodules and hits; mined_share: round false candidates, the higher their
-    score the more often; the rest: round bright structures of the lungs, where no candidate has to be.
-    jitter_mm: how far from a nodule's middle its cube may be centred, within 0.8 of its radius.
-    """
-
-    positive_share: Fraction = 0.4
-    mined_share: Fraction = 0.45
-    jitter_mm: NotNegative = 2.0
-    augmentation: Augmentation = Augmentation(exact_share=0.5, tilt_deg=25.0, zoom=(0.85, 1.15))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from dicom_node.errors import ConfigError
 from dicom_node.model.bundle import CARD, Bundle, write_bundle
 from dicom_node.model.network import build_network
-from training.card import card
+from training.card import RANDOM_IMAGES, card
 from training.cases import DataProblem
 from training.checkpoint import exported_weights
 from training.evaluation.marks import behaviour
@@ -182,6 +182,6 @@ def _parity_row(run: Path, bundle: Bundle) -> dict[str, Any]:
         "name": "difference to the trainer's output",
         "value": parity(run, bundle),
         "definition": "greatest difference of any probability of the network's heads on the same input and boxes",
-        "data": "random images",
+        "data": RANDOM_IMAGES,
         "command": "python -m training export",
     }

@@ -21,12 +21,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dicom_node.domain import Volume
-from dicom_node.model.bundle import Bundle, load_bundle
+from dicom_node.model.bundle import Bundle
 from dicom_node.model.detector import Detector
 from dicom_node.model.findings import Candidate, suppress
 from dicom_node.model.preprocess import grid_affine
 from training.cases import DataProblem
-from training.prepared import PreparedScan, open_prepared
+from training.prepared import PreparedScan
 
 Kind = Literal["hit", "ignored", "false"]
 Say = Callable[[str], None]
@@ -49,16 +49,11 @@ class MinedCandidate:
             raise ValueError(f"a {self.kind} candidate with nodule {self.nodule}")
 
 
-def run_mine(
-    bundle_dir: Path, cache: Path, out: Path, *, device: str = "cpu", floor: float = FLOOR, most: int | None = None,
-    say: Say = print,
-) -> dict[str, int]:  # fmt: skip
-    """Mines the cache's scans, or `most` of them spread over it evenly. How many candidates there are of each kind."""
-    bundle = load_bundle(bundle_dir)
-    scans = open_prepared(cache, bundle.form.preprocessing)
-    if most is not None:
-        scans = [scans[i] for i in np.unique(np.linspace(0, len(scans) - 1, most).round().astype(int))]
-    return mine(bundle, scans, out, device=device, floor=floor, say=say)
+def spread(scans: Sequence[PreparedScan], most: int | None) -> list[PreparedScan]:
+    """All scans, or `most` of them at even distances."""
+    if most is None:
+        return list(scans)
+    return [scans[i] for i in np.unique(np.linspace(0, len(scans) - 1, min(most, len(scans))).round().astype(int))]
 
 
 def mine(

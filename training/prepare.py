@@ -13,8 +13,10 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,22 +93,23 @@ def prepare(
     problems = Problems(on_problem=on_problem, left_out=dict(left_out or {}))
     hashes = _Hashes(cache / HASHES_FILE)
     keys: dict[str, str] = {}
-    for number, (scan, made) in enumerate(_each(scans, cache, prep, workers, hashes), start=1):
-        hashes.add(made.digests)
-        if made.problem is None:
-            keys[scan.uid] = made.key
-        else:
-            problems.note(scan.uid, made.problem)
-        report(
-            Progress(
-                uid=scan.uid,
-                done=number,
-                of=len(scans),
-                size_mb=_size_mb(cache / made.key) if made.problem is None else 0.0,
-                seconds=made.seconds,
-                problem=made.problem,
+    with closing(_each(scans, cache, prep, workers, hashes)) as results:
+        for number, (scan, made) in enumerate(results, start=1):
+            hashes.add(made.digests)
+            if made.problem is None:
+                keys[scan.uid] = made.key
+            else:
+                problems.note(scan.uid, made.problem)
+            report(
+                Progress(
+                    uid=scan.uid,
+                    done=number,
+                    of=len(scans),
+                    size_mb=_size_mb(cache / made.key) if made.problem is None else 0.0,
+                    seconds=made.seconds,
+                    problem=made.problem,
+                )
             )
-        )
     index = Index(preprocessing=grid_numbers(prep), keys=keys, left_out=problems.left_out)
     write_whole(cache / INDEX_FILE, to_json(index))
     return index
@@ -124,7 +127,7 @@ class _Made:
 
 def _each(
     scans: Sequence[Scan], cache: Path, prep: PreprocessSpec, workers: int, hashes: _Hashes
-) -> Iterator[tuple[Scan, _Made]]:
+) -> Generator[tuple[Scan, _Made], None, None]:
     """The scans as they get done; in this process where one worker is asked for."""
     if workers <= 1 or len(scans) <= 1:
         for scan in scans:
@@ -139,6 +142,8 @@ def _each(
         try:
             for future in as_completed(waiting):
                 yield waiting[future], future.result()
+        except BrokenProcessPool as err:
+            raise DataProblem("a worker was killed, perhaps for memory: run again with fewer --workers") from err
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 

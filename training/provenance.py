@@ -215,14 +215,19 @@ def _sources(scans: Sequence[PreparedScan]) -> tuple[str, ...]:
 def _told(part: DataPart) -> str:
     if part.composites:
         whole = part.composites == part.scans
-        text = f"{part.composites} composites (real nodules blended into the real lungs of {part.patients} patients)"
-        text = text if whole else f"{part.scans} scans, {text} among them"
+        lungs = f"the real lungs of {counted(part.patients, 'patient')}"
+        text = f"{counted(part.composites, 'composite')} (real nodules blended into {lungs})"
+        text = text if whole else f"{counted(part.scans, 'scan')}, {text} among them"
     else:
-        text = f"{part.scans} scans of {part.patients} patients"
-    text += f" with {part.nodules} nodules"
+        text = f"{counted(part.scans, 'scan')} of {counted(part.patients, 'patient')}"
+    text += f" with {counted(part.nodules, 'nodule')}"
     if part.subsets:
         text += f", LUNA16 subset{'s' if len(part.subsets) > 1 else ''} {', '.join(map(str, part.subsets))}"
     return text
+
+
+def counted(number: int, thing: str) -> str:
+    return f"{number} {thing}" + ("" if number == 1 else "s")
 
 
 def _begun(recipe: Recipe) -> str:

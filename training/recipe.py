@@ -9,7 +9,16 @@ from pydantic import Field, model_validator
 
 from dicom_node.errors import ConfigError
 from dicom_node.forms import parse_form
-from dicom_node.model.spec import Count, Fraction, MergeSpec, NetworkSpec, Positive, PreprocessSpec, Spec
+from dicom_node.model.spec import (
+    Count,
+    Fraction,
+    MergeSpec,
+    NetworkSpec,
+    Positive,
+    PreprocessSpec,
+    RefinementSpec,
+    Spec,
+)
 
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
@@ -104,6 +113,50 @@ class Optimisation(Spec):
     non_finite_limit: Count = 5
 
 
+class CubeSampling(Spec):
+    """What a batch is made of.
+
+    positive_share: cubes round labelled nodules and hits; mined_share: round false candidates, the higher their
+    score the more often; the rest: round bright structures of the lungs, where no candidate has to be.
+    jitter_mm: how far from a nodule's middle its cube may be centred, within 0.8 of its radius.
+    """
+
+    positive_share: Fraction = 0.4
+    mined_share: Fraction = 0.45
+    jitter_mm: NotNegative = 2.0
+    augmentation: Augmentation = Augmentation(exact_share=0.5, tilt_deg=25.0, zoom=(0.85, 1.15))
+
+
+class RefineSettings(Spec):
+    """minutes: the run, and its cosine, ends here if `steps` are not reached first; None: steps alone count.
+
+    validation_share: of the mined scans; they choose the weight of the cube's score and give the figures.
+    workers: processes that cut cubes; the samples are the same whatever their number.
+    """
+
+    steps: Count = 8000
+    minutes: Positive | None = None
+    batch: Count = 16
+    learning_rate: Positive = 2e-3
+    weight_decay: Positive = 0.01
+    warmup_steps: Count = 100
+    clip_norm: Positive = 2.0
+    ema_decay: Fraction = 0.998
+    validation_share: Fraction = 0.2
+    save_every: Count = 200
+    log_every: Count = 50
+    seed: int = 1
+    workers: int = 0
+    sampling: CubeSampling = CubeSampling()
+
+
+class Refinement(Spec):
+    """The second stage: the network that looks at cubes, and how it learns. Its weight in the score is chosen there."""
+
+    network: RefinementSpec = RefinementSpec()
+    learning: RefineSettings = RefineSettings()
+
+
 class Keeping(Spec):
     """save_every, validate_every: steps between. validation_slices: fixed slices whose loss is watched; 0: none."""
 
@@ -128,6 +181,7 @@ class Recipe(Spec):
     augmentation: Augmentation = Augmentation()
     optimisation: Optimisation
     keeping: Keeping = Keeping()
+    refinement: Refinement | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:

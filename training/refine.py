@@ -28,12 +28,13 @@ from dicom_node.domain import RESEARCH_USE
 from dicom_node.model.bundle import REFINEMENT
 from dicom_node.model.preprocess import windowed
 from dicom_node.model.refine import Refiner, cut_cubes, fused
-from dicom_node.model.spec import Count, Fraction, Positive, PreprocessSpec, RefinementSpec, Spec
+from dicom_node.model.spec import PreprocessSpec, RefinementSpec
 from training.cases import DataProblem
 from training.checkpoint import Averaged
-from training.cubes import CubeSampler, CubeSampling
+from training.cubes import CubeSampler
 from training.mine import MinedCandidate, Say, read_candidates
-from training.prepared import PreparedScan, open_prepared
+from training.prepared import PreparedScan
+from training.recipe import RefineSettings
 
 WEIGHTS, SUMMARY, LAST = "refinement.safetensors", "refinement.json", "refinement_last.safetensors"
 RATES = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
@@ -43,31 +44,8 @@ CUBES_AT_ONCE = 32
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
-class RefineSettings(Spec):
-    """minutes: the run, and its cosine, ends here if `steps` are not reached first; None: steps alone count.
-
-    validation_share: of the mined scans; they choose the weight of the cube's score and give the figures.
-    workers: processes that cut cubes; the samples are the same whatever their number.
-    """
-
-    steps: Count = 8000
-    minutes: Positive | None = None
-    batch: Count = 16
-    learning_rate: Positive = 2e-3
-    weight_decay: Positive = 0.01
-    warmup_steps: Count = 100
-    clip_norm: Positive = 2.0
-    ema_decay: Fraction = 0.998
-    validation_share: Fraction = 0.2
-    save_every: Count = 200
-    log_every: Count = 50
-    seed: int = 1
-    workers: int = 0
-    sampling: CubeSampling = CubeSampling()
-
-
-def run_refine(
-    cache: Path,
+def refine(
+    scans: Sequence[PreparedScan],
     mined: Path,
     out: Path,
     prep: PreprocessSpec,
@@ -77,9 +55,12 @@ def run_refine(
     device: str = "cpu",
     say: Say = print,
 ) -> dict[str, Any]:
-    """Trains into `out`; what is in refinement.json. spec.weight plays no part: the validation scans choose it."""
+    """Trains into `out`; what is in refinement.json. spec.weight plays no part: the validation scans choose it.
+
+    scans: all that may be learned from; those that test the model must not be among them.
+    """
     candidates = read_candidates(mined)
-    training, validation = divided(open_prepared(cache, prep), candidates, settings)
+    training, validation = divided(scans, candidates, settings)
     sampler = CubeSampler(training, candidates, spec.cube, prep, settings.sampling)
     say(f"{len(training)} scans to learn from, {len(validation)} to validate on; {len(sampler.positives)} positives, "
         f"{len(sampler.false)} false candidates")  # fmt: skip

@@ -15,22 +15,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from dicom_node.domain import RESEARCH_USE
 from training.budget import estimate
 from training.evaluation.claims import Fold as Seen
 from training.evaluation.evaluate import judge, run_evaluate, run_pooled
 from training.export import export
 from training.folds import SUBSETS, fold
-from training.mine import mine
+from training.mine import mine, spread
 from training.prepare import Progress, prepare
 from training.prepared import PreparedScan, open_prepared
 from training.provenance import fold_of, record
 from training.readers import Listing, OnProblem
 from training.readers.luna16 import list_luna16
 from training.recipe import Recipe
-from training.refine import run_refine
+from training.refine import refine
 from training.team import Team
 from training.train import Job, train
 
@@ -125,13 +123,10 @@ def _refine(asked: Reproduction, run: Path, folder: Path, scans: Sequence[Prepar
     recipe = asked.recipe
     assert recipe.refinement is not None  # noqa: S101  # for the type checker: the caller asked
     first = export(run, folder / "first")
-    chosen = np.unique(np.linspace(0, len(scans) - 1, min(MINED_SCANS, len(scans))).round().astype(int))
-    mine(first, [scans[i] for i in chosen], folder / "mined", device=asked.device, say=say)
+    mine(first, spread(scans, MINED_SCANS), folder / "mined", device=asked.device, say=say)
     refined = folder / "refined"
-    run_refine(
-        asked.out / "cache", folder / "mined", refined, recipe.preprocessing, recipe.refinement.network,
-        recipe.refinement.learning, device=asked.device, say=say,
-    )  # fmt: skip
+    network, learning = recipe.refinement.network, recipe.refinement.learning
+    refine(scans, folder / "mined", refined, recipe.preprocessing, network, learning, device=asked.device, say=say)
     return refined
 
 

@@ -46,7 +46,9 @@ def background() -> Background:
 
 @pytest.fixture(scope="module")
 def composite(background: Background) -> Composite:
-    return compose_scan(background, vois(), [background], np.random.default_rng(3), own_surroundings=0.3)
+    """A crowded one, of nodules brighter than any wall."""
+    many = [ball(r, patient=f"P{i}", hu=400) for i, r in enumerate(np.linspace(2.5, 6.0, 16))]
+    return compose_scan(background, many, [background], np.random.default_rng(3), own_surroundings=0.3)
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +136,9 @@ def test_masks_stay_inside_the_lungs_and_clear_of_each_other(composite: Composit
         nodule = inserted.nodule
         window = tuple(slice(c, c + n) for c, n in zip(nodule.corner, nodule.mask.shape, strict=True))
         total[window] += nodule.mask
+        # Not painted over by what came later: partial volume alone takes some of the 400 HU.
+        assert composite.volume.hu[window][nodule.mask].mean() > 0
+    assert len(composite.nodules) > 8
     assert total.max() == 1
     points = background.volume.to_mm(np.argwhere(total).astype(np.float64))
     assert background.lungs.distance_at(points).max() <= scan_module.OUTSIDE_MM
@@ -229,6 +234,15 @@ def test_a_folder_in_use_is_left_alone(background: Background, tmp_path: Path):
             backgrounds=[background], nodules=vois(), out=tmp_path, scans=1, nodules_per_scan=1, seed=0, tag="train"
         )
     assert [f.name for f in tmp_path.iterdir()] == ["annotations.csv"]
+
+
+@pytest.mark.parametrize("nodules_per_scan", [0, 300])
+def test_more_nodules_than_labels_are_refused(background: Background, tmp_path: Path, nodules_per_scan: int):
+    with pytest.raises(DataProblem, match="give 1 to 100"):
+        compose(
+            backgrounds=[background], nodules=vois(), out=tmp_path, scans=1, nodules_per_scan=nodules_per_scan, seed=0,
+            tag="t",
+        )  # fmt: skip
 
 
 def test_an_unfinished_set_is_named(folder: Path, tmp_path: Path):

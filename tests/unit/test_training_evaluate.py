@@ -29,8 +29,9 @@ from training.evaluation.evaluate import (
     run_pooled,
     stored_results,
 )
-from training.evaluation.figures import Point, Study, figures, slice_images
+from training.evaluation.figures import Point, Study, figures
 from training.evaluation.froc import Marks, Truths, froc
+from training.evaluation.key_slices import slice_images
 from training.evaluation.marks import ScanResult, behaviour, patient_digest, read_result, write_result
 from training.phantom import chest
 from training.readers import Listing
@@ -320,6 +321,7 @@ def test_only_luna16s_scans_may_carry_its_name(bundle: Bundle) -> None:
     made = figures(study(bundle, real, folds=[fold]))
     assert not [row for row in made["figures"] if row["data"].startswith("LUNA16")]
     assert made["figures"][0]["data"] == "2 scans, none of LUNA16's; 2 patients"
+    assert not [row for row in made["figures"] if "LUNA16" in row["definition"]]
 
 
 def test_composites_and_real_scans_share_no_figure(bundle: Bundle) -> None:
@@ -343,7 +345,7 @@ def test_one_scan_gives_no_interval(bundle: Bundle) -> None:
 
 def test_a_nodule_without_a_true_mask_is_in_no_figure_of_masks(bundle: Bundle) -> None:
     """Its mark is bad as a mask; it must neither help nor harm."""
-    listed = result("1", (mark((10, 10, 10), 3, 0.9),), (nodule((10, 10, 10), 8, "sphere"),))
+    listed = result("1", (mark((10, 10, 10), 5, 0.9),), (nodule((10, 10, 10), 8, "sphere"),))
     both = figures(study(bundle, (listed, perfect("2"))))
     rows = by_key(both)
     assert both["without_true_mask"] == 1
@@ -425,7 +427,8 @@ def test_folds_are_pooled_each_at_its_own_point(bundle: Bundle, tmp_path: Path) 
         one = replace(perfect(uid), origin={"floor": 0.02, "behaviour": of})
         false = replace(one, marks=(*one.marks, mark(FALSE, 4, 0.8)), mark_sizes=one.mark_sizes + one.mark_sizes[:1])
         folder = tmp_path / uid
-        write_result(folder / SCANS / "1.json", false) if (folder / SCANS).mkdir(parents=True) is None else None
+        (folder / SCANS).mkdir(parents=True)
+        write_result(folder / SCANS / "1.json", false)
         made = figures(study(bundle, (false,), point=point))
         (folder / "figures.json").write_text(json.dumps(made))
     pooled = run_pooled(bundle.folder, [tmp_path / "1", tmp_path / "2"], tmp_path / "all", command=COMMAND, say=quiet)

@@ -323,12 +323,7 @@ def test_only_the_order_of_scores_matters(marked: list[Row], nodules: list[Row],
 # -- intervals -----------------------------------------------------------------------------------------
 
 
-@quick
-@given(marked=_marks, nodules=_nodules, excluded=_excluded, seed=st.integers(0, 9))
-def test_a_draw_scores_as_its_scans_evaluated_anew(
-    marked: list[Row], nodules: list[Row], excluded: list[Row], seed: int
-) -> None:
-    everything = (marked, nodules + _in_a, excluded)
+def assert_draw_is_its_scans_evaluated_anew(everything: Sequence[Sequence[Row]], seed: int) -> None:
     first = evaluated(*everything)
     times = next(draws(first.events.nodules, 1, seed))
     scans: list[str] = []
@@ -342,6 +337,24 @@ def test_a_draw_scores_as_its_scans_evaluated_anew(
     interval = first.interval(1, seed)
     assert interval.cpm == pytest.approx((anew.cpm, anew.cpm))
     assert [low for low, _ in interval.at.values()] == pytest.approx(list(anew.at.values()))
+
+
+@quick
+@given(marked=_marks, nodules=_nodules, excluded=_excluded, seed=st.integers(0, 9))
+def test_a_draw_scores_as_its_scans_evaluated_anew(
+    marked: list[Row], nodules: list[Row], excluded: list[Row], seed: int
+) -> None:
+    assert_draw_is_its_scans_evaluated_anew((marked, nodules + _in_a, excluded), seed)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_draw_without_the_scan_that_held_all_false_marks_scores_as_well(seed: int) -> None:
+    """Its curve goes on long after the whole list's has passed the last rate."""
+    crowd = [("a", 90.0 + n, 0.0, 0.0, 0.9 - n / 1000) for n in range(90)]
+    later = [(scan, 90.0 + n, 0.0, 0.0, 0.5 - n / 1000) for scan in "bcd" for n in range(6)]
+    nodules = [(scan, 0.0, 0.0, 0.0, 6.0) for scan in SCANS]
+    hits = [(scan, 0.0, 0.0, 0.0, 0.498) for scan in SCANS]
+    assert_draw_is_its_scans_evaluated_anew((crowd + later + hits, nodules, NONE), seed)
 
 
 def test_the_same_seed_gives_the_same_interval(result: Froc) -> None:

@@ -17,7 +17,7 @@ from dicom_node.model.network import build_network
 from dicom_node.model.spec import MergeSpec, PreprocessSpec
 from tests.unit.test_model_bundle import TINY, description
 from training.cases import DataProblem
-from training.mine import NEAR_MM, MinedCandidate, judged, mine, read_candidates, run_mine
+from training.mine import NEAR_MM, MinedCandidate, judged, mine, read_candidates, spread
 from training.prepared import LAYOUT, Index, PreparedForm, PreparedNodule, PreparedScan, grid_numbers, to_json
 
 PREP = PreprocessSpec(upsampling=1)
@@ -94,11 +94,14 @@ def scan(tmp_path: Path) -> PreparedScan:
     )
 
 
-COORDINATE = st.floats(-10, 50)
+OFFSET = st.floats(-7, 7)
 
 
 BALLS: list[Ball] = [(10, 12, 14, 4), (16, 30, 30, 2)]
 UNSURE: Ball = (12, 28, 8, 5)
+NEAR = st.tuples(st.sampled_from([*BALLS, UNSURE]), st.tuples(OFFSET, OFFSET, OFFSET)).map(
+    lambda drawn: tuple(a + b for a, b in zip(drawn[0][:3], drawn[1], strict=True))
+)
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +110,7 @@ def listed(tmp_path_factory: pytest.TempPathFactory) -> PreparedScan:
 
 
 @settings(deadline=None)
-@given(at=st.lists(st.tuples(COORDINATE, COORDINATE, COORDINATE), max_size=8))
+@given(at=st.lists(NEAR, min_size=1, max_size=8))
 def test_a_hit_is_strictly_within_the_radius_and_near_misses_teach_nothing(
     listed: PreparedScan, at: list[tuple[float, float, float]]
 ):
@@ -172,13 +175,10 @@ def test_another_bundle_mines_anew(bundle: Bundle, scan: PreparedScan, tmp_path:
     assert json.loads(path.read_text()) == raw
 
 
-def test_some_scans_of_a_cache_are_spread_over_it(bundle: Bundle, tmp_path: Path):
-    scans = [prepared(tmp_path / "cache", f"1.{n}", lung(n, (6, 32, 32))) for n in range(5)]
-    write_index(tmp_path / "cache", scans)
-    said: list[str] = []
-    run_mine(bundle.folder, tmp_path / "cache", tmp_path / "mined", most=3, say=said.append)
-    assert sorted(read_candidates(tmp_path / "mined")) == ["1.0", "1.2", "1.4"]
-    assert [text.split()[0] for text in said] == ["1/3", "2/3", "3/3"]
+def test_some_scans_are_spread_over_all():
+    scans = [f"1.{n}" for n in range(5)]
+    assert spread(scans, 3) == ["1.0", "1.2", "1.4"]  # type: ignore[arg-type, comparison-overlap]
+    assert spread(scans, None) == spread(scans, 9) == scans  # type: ignore[arg-type, comparison-overlap]
 
 
 def test_a_folder_without_candidates_is_named(tmp_path: Path):

@@ -195,6 +195,13 @@ def test_what_is_there_but_unused_is_said(tmp_path: Path):
     assert "not used: candidates_V2.csv" in summary
 
 
+def test_scans_that_lidc_does_not_know_are_counted(tmp_path: Path):
+    write_luna16(tmp_path, ONE, TWO)
+    listing = list_luna16(tmp_path, database=write_luna16(tmp_path / "other", ONE))
+    assert "1 scans are unknown to the LIDC readers: their nodules are flagged spheres" in listing.summary
+    assert [scan.patient for scan in listing.scans] == ["LIDC-1", "1.2.2"]
+
+
 def test_a_folder_without_scans_or_lists_is_no_luna16(tmp_path: Path):
     with pytest.raises(DataProblem, match=r"annotations\.csv .* is missing"):
         list_luna16(tmp_path)
@@ -490,6 +497,47 @@ def test_a_segment_of_an_organ_is_no_nodule(tmp_path: Path):
     category.CodingSchemeDesignator, category.CodeValue, category.CodeMeaning = "SCT", "123037004", "Anatomy"
     dataset.save_as(seg)
     assert len(list_dicom_seg(tmp_path).scans[0].read().nodules) == 1
+
+
+def fractional(dataset: pydicom.Dataset) -> None:
+    """The first half of the frames at 45 %, which is no nodule yet."""
+    frames = dataset.pixel_array
+    frames = frames * np.where(dataset_numbers(dataset) == 1, 90, 100).astype(np.uint8)[:, None, None]
+    dataset.SegmentationType, dataset.MaximumFractionalValue = "FRACTIONAL", 200
+    eight_bits(dataset, frames)
+
+
+def label_map(dataset: pydicom.Dataset) -> None:
+    """The two nodules share no slice, so that a frame is a label map as it is."""
+    frames = dataset.pixel_array * dataset_numbers(dataset).astype(np.uint8)[:, None, None]
+    dataset.SegmentationType = "LABELMAP"
+    dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.66.7"
+    for frame in dataset.PerFrameFunctionalGroupsSequence:
+        del frame.SegmentIdentificationSequence
+    eight_bits(dataset, frames)
+
+
+def dataset_numbers(dataset: pydicom.Dataset) -> np.ndarray[Any, Any]:
+    groups = dataset.PerFrameFunctionalGroupsSequence
+    return np.array([g.SegmentIdentificationSequence[0].ReferencedSegmentNumber for g in groups])
+
+
+def eight_bits(dataset: pydicom.Dataset, frames: np.ndarray[Any, Any]) -> None:
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 8, 8, 7
+    dataset.PixelData = frames.tobytes() + b"\0" * (frames.size % 2)
+
+
+@pytest.mark.parametrize(("change", "kept"), [(fractional, [2]), (label_map, [1, 2])])
+def test_fractional_segments_and_label_maps_are_read_too(tmp_path: Path, change: Any, kept: list[int]):
+    volume, paths = write_case(tmp_path / "ct")
+    seg = write_seg(tmp_path / "seg", volume, paths, BALLS)
+    dataset = pydicom.dcmread(seg)
+    change(dataset)
+    dataset.save_as(seg)
+    case = list_dicom_seg(tmp_path).scans[0].read()
+    assert [n.name.rsplit("/")[-1] for n in case.nodules] == [str(number) for number in kept]
+    for nodule, number in zip(case.nodules, kept, strict=True):
+        assert np.array_equal(nodule.mask, ball(volume, *BALLS[number - 1]).mask)
 
 
 def test_a_truncated_file_is_named_and_other_files_are_not_looked_at(tmp_path: Path):

@@ -21,14 +21,14 @@ from tests.unit.test_model_bundle import TINY, description
 from tests.unit.test_training_mine import ORIGIN, PREP, Ball, ball_mask, lung, prepared, write_index
 from training.augment import exact_frame
 from training.cases import DataProblem
-from training.cubes import BRIGHT_HU, CubeSampler, CubeSampling, turned
+from training.cubes import BRIGHT_HU, CubeSampler, turned
 from training.mine import MinedCandidate
-from training.prepared import PreparedScan
+from training.prepared import PreparedScan, open_prepared
+from training.recipe import CubeSampling, RefineSettings
 from training.refine import (
     LAST,
     RATES,
     SUMMARY,
-    RefineSettings,
     Seen,
     auc,
     build,
@@ -36,7 +36,7 @@ from training.refine import (
     divided,
     folded,
     read_refinement,
-    run_refine,
+    refine,
     sensitivities,
 )
 
@@ -107,7 +107,7 @@ def sampler(scans: list[PreparedScan]) -> CubeSampler:
 
 def run(data: Path, out: Path, plan: RefineSettings = QUICK, spec: RefinementSpec = SPEC, **other: object) -> object:
     say = other.get("say", lambda text: None)
-    return run_refine(data / "cache", data / "mined", out, PREP, spec, plan, say=say)  # type: ignore[arg-type]
+    return refine(open_prepared(data / "cache", PREP), data / "mined", out, PREP, spec, plan, say=say)  # type: ignore[arg-type]
 
 
 def test_sample_n_of_seed_s_is_always_the_same(sampler: CubeSampler, scans: list[PreparedScan]):

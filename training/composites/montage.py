@@ -60,9 +60,11 @@ ROWS = {
 def write_montage(folder: Path, png: Path, scans: int = 4) -> None:
     """Of the folder's first scans. Raises DataProblem where the folder is not a complete set of composites."""
     png.parent.mkdir(parents=True, exist_ok=True)
-    picture = render(folder, scans)
     # Few greys are enough, and the picture travels with the documentation.
-    picture.quantize(48, dither=Image.Dither.NONE).save(png, optimize=True)
+    colours = [PAPER, OUTLINE, *((int(v),) * 3 for v in np.linspace(0, 255, 40))]
+    palette = Image.new("P", (1, 1))
+    palette.putpalette([v for colour in colours for v in colour])
+    render(folder, scans).quantize(palette=palette, dither=Image.Dither.NONE).save(png, optimize=True)
 
 
 def render(folder: Path, scans: int = 4) -> Image.Image:
@@ -82,7 +84,8 @@ def render(folder: Path, scans: int = 4) -> Image.Image:
             left = column * (2 * TILE_PX + GAP_PX)
             sheet.paste(tile, (left, top + ROW_HEAD_PX))
             if example.what != "unlisted":
-                pen.text((left + 3, top + ROW_HEAD_PX + 1), f"{example.diameter_mm:.1f} mm", fill=INK, font=font)
+                size = f"{example.diameter_mm:.1f} mm"
+                pen.text((left + 3, top + ROW_HEAD_PX + 1), size, INK, font, stroke_width=2, stroke_fill=PAPER)
     return sheet
 
 

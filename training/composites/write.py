@@ -36,6 +36,8 @@ BACKGROUNDS: dict[Part, tuple[str, ...]] = {"train": ("LIDC-IDRI-0002", "C3N-002
 OWN_SURROUNDINGS: dict[Part, float] = {"train": 0.25, "test": 0.0}
 LEARNED_SUBSETS = tuple(range(HELD_OUT_SUBSET))
 FORM_FILE = "composites.json"
+# Nodules that found no place wait for the next scan of their subset, on top of its own.
+MOST_NODULES = 100
 NOTE = f"Composites: real nodules blended into real lungs. No scan of a person. {RESEARCH_USE}."
 LISTS = {
     "annotations.csv": ("seriesuid", "coordX", "coordY", "coordZ", "diameter_mm"),
@@ -102,6 +104,8 @@ def compose(
     tag: joins the background's name as the scan's patient, so that no split parts two scans of one lung.
     Raises DataProblem where `out` holds something already.
     """
+    if not 0 < nodules_per_scan <= MOST_NODULES:
+        raise DataProblem(f"{nodules_per_scan} nodules a scan: give 1 to {MOST_NODULES}, their masks are uint8 labels")
     if out.exists() and any(out.iterdir()):
         raise DataProblem(f"{out} is not empty: composites go to a folder of their own; give another or remove it")
     rows: dict[str, list[tuple[object, ...]]] = {name: [] for name in LISTS}

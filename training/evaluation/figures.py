@@ -21,7 +21,8 @@ from training.evaluation import claims
 from training.evaluation.ceiling import Ceiling, Spread
 from training.evaluation.froc import Froc, FrocIntervals, Marks, Truths, froc
 from training.evaluation.intervals import LEVEL, SAMPLES, Bounds, draws, pair
-from training.evaluation.marks import ScanResult, behaviour, key_slice
+from training.evaluation.key_slices import slice_images
+from training.evaluation.marks import ScanResult, behaviour, true_mask
 from training.evaluation.overlap import (
     Overlap,
     OverlapIntervals,
@@ -31,13 +32,17 @@ from training.evaluation.overlap import (
     precision_recall,
     size_bins,
 )
-from training.evaluation.slices2d import SliceImage, slice_ap
+from training.evaluation.slices2d import slice_ap
 
 CLAIMED = {"box_map": 0.85, "box_mar": 0.92, "mask_map": 0.81, "mask_mar": 0.88}
 PR_IOUS = (0.10, 0.30, 0.50)
 PERCENTILES = (5, 95)
 OVERLAP = "3D average precision and recall as nnDetection and MONAI count them, IoU 0.10:0.50:0.05"
-AT_POINT = "marks at or above the operating point; a mark hits within a nodule's radius, as in LUNA16's FROC"
+FROC = (
+    "free-response curve; a mark hits within a nodule's radius, the best of several counts, those on excluded findings "
+    "are ignored, at most 100 a scan; linear between steps"
+)
+AT_POINT = "marks at or above the operating point; a mark hits within a nodule's radius"
 HIT = "over the nodules found at the operating point, the best mark on each against the true mask, on the scan's voxels"
 KEY_SLICES = "COCO's average precision at IoU 0.50 on each nodule's largest slice, of the merged 3D marks cut there"
 SECONDS = "reading a scan and Detector.detect, wall clock, median over scans"
@@ -135,6 +140,7 @@ class Study:
         self, key: str, name: str, value: float, definition: str, interval: Bounds | None = None, **more: Any
     ) -> Figure:
         low, high = interval or (None, None)
+        scope = self.scope(definition)
         lungs = len({result.patient for result in self.results})
         of = f"{lungs} patient{'s' if lungs > 1 else ''}"
         return Figure(
@@ -143,8 +149,9 @@ class Study:
             value=float(value),
             low=low,
             high=high,
-            definition=definition,
-            data=f"{self.scope(definition)}; {f'lungs of {of}' if self.composites else of}",
+            # LUNA16's name stands beside no figure that has not earned it.
+            definition=FROC if definition == claims.LUNA16_FROC and not scope.startswith("LUNA16") else definition,
+            data=f"{scope}; {f'lungs of {of}' if self.composites else of}",
             scans=len(self.results),
             nodules=len(self.nodules),
             command=self.command,
@@ -166,7 +173,7 @@ def figures(study: Study) -> dict[str, Any]:
     """All of it, as JSON takes it."""
     rows: list[Figure] = []
     curves: dict[str, Any] = {}
-    masks = any(_true_mask(nodule) for _, nodule in study.nodules)
+    masks = any(true_mask(nodule) for _, nodule in study.nodules)
     if study.nodules:
         result = froc(*_submission(study))
         interval = result.interval(study.samples) if result.scans > 1 else None
@@ -195,7 +202,7 @@ def figures(study: Study) -> dict[str, Any]:
         "command": study.command,
         "scans": len(study.results),
         "nodules": len(study.nodules),
-        "without_true_mask": sum(not _true_mask(nodule) for _, nodule in study.nodules),
+        "without_true_mask": sum(not true_mask(nodule) for _, nodule in study.nodules),
         "left_out": dict(study.left_out),
         "operating_point": {"score": study.point.score, "rule": study.point.rule, "by_scan": dict(study.point.by_scan)},
         "interval": {"level": LEVEL, "samples": study.samples, "over": "scans, drawn with replacement"},
@@ -229,11 +236,6 @@ def _human(ceiling: Ceiling) -> dict[str, tuple[float, dict[str, float] | None]]
 
 def _of_reader(spread: Spread, factor: float = 1.0) -> dict[str, float]:
     return {name: factor * getattr(spread, name) for name in ("mean", "median", "p5", "p95")}
-
-
-def _true_mask(nodule: Nodule) -> bool:
-    """A ball drawn from the list says nothing of a nodule's outline."""
-    return nodule.mask_from != "sphere"
 
 
 # -- LUNA16's curve ------------------------------------------------------------------------------------
@@ -287,7 +289,7 @@ def _box_overlap(result: ScanResult) -> ScanOverlap:
 
 def _mask_overlap(result: ScanResult) -> ScanOverlap:
     """Against true masks. A nodule that is only listed counts neither way, nor does a mark on it."""
-    true = np.array([_true_mask(nodule) for nodule in result.nodules], dtype=np.bool_)
+    true = np.array([true_mask(nodule) for nodule in result.nodules], dtype=np.bool_)
     return ScanOverlap(
         iou=result.mask_iou[:, true],
         score=result.scores,
@@ -402,7 +404,7 @@ def _errors(study: Study) -> Iterator[Figure]:
     for (result, nodule), place, mark in zip(
         study.nodules, [n for numbers in counts for n in numbers], _found(study), strict=True
     ):
-        if mark is None or not _true_mask(nodule):
+        if mark is None or not true_mask(nodule):
             continue
         best = result.marks[mark]
         iou = mask_iou(best.mask, best.corner, nodule.mask, nodule.corner)
@@ -459,60 +461,3 @@ def _key_slices(study: Study) -> Iterator[Figure]:
         ("slice_segm_ap50", "key-slice mask AP50", made.segm_ap50),
     ):
         yield study.figure(key, name, value, f"{KEY_SLICES}; {made.images} slices")
-
-
-def slice_images(result: ScanResult) -> Iterator[SliceImage]:
-    """The key slices of a scan's true masks, in a window that holds all that lies on the slice."""
-    keys = [n.corner[0] + key_slice(n.mask) for n in result.nodules]
-    for k in sorted({key for key, nodule in zip(keys, result.nodules, strict=True) if _true_mask(nodule)}):
-        cut = [(n, key != k or not _true_mask(n)) for n, key in zip(result.nodules, keys, strict=True) if _shows(n, k)]
-        marks = [mark for mark in result.marks if _shows(mark, k)]
-        discs = [disc for ball in result.ignored if (disc := _disc(result, ball.center_mm, ball.radius_mm, k))]
-        planes = [_plane(each, k) for each in (*marks, *(nodule for nodule, _ in cut))] + discs
-        corners = np.array([corner for _, corner in planes])
-        ends = corners + np.array([mask.shape for mask, _ in planes])
-        low, high = corners.min(axis=0), ends.max(axis=0)
-        masks = np.zeros((len(planes), *(high - low)), dtype=np.bool_)
-        for window, (mask, _), (r, c) in zip(masks, planes, corners - low, strict=True):
-            window[r : r + mask.shape[0], c : c + mask.shape[1]] = mask
-        boxes = np.array([_box_of(mask) for mask in masks]).reshape(-1, 4)
-        yield SliceImage(
-            boxes=boxes[: len(marks)],
-            scores=np.array([mark.score for mark in marks]),
-            masks=masks[: len(marks)],
-            truth_boxes=boxes[len(marks) :],
-            truth_masks=masks[len(marks) :],
-            truth_ignore=np.array([unsure for _, unsure in cut] + [True] * len(discs), dtype=np.bool_),
-        )
-
-
-def _shows(each: Any, k: int) -> bool:
-    inside = 0 <= k - each.corner[0] < len(each.mask)
-    return bool(inside and each.mask[k - each.corner[0]].any())
-
-
-def _plane(each: Any, k: int) -> tuple[NDArray[np.bool_], tuple[int, int]]:
-    return each.mask[k - each.corner[0]], each.corner[1:]
-
-
-def _disc(
-    result: ScanResult, center_mm: Any, radius_mm: float, k: int
-) -> tuple[NDArray[np.bool_], tuple[int, int]] | None:
-    """Where a slice cuts a ball: (mask, row and column of its corner); None where no pixel's centre lies within."""
-    to_index = np.linalg.inv(result.affine)
-    middle = to_index[:3, :3] @ np.asarray(center_mm) + to_index[:3, 3]
-    reach = np.ceil(radius_mm / np.linalg.norm(result.affine[:3, :3], axis=0)).astype(int) + 1
-    low = np.maximum(np.floor(middle - reach).astype(int), 0)[1:]
-    high = np.minimum(np.ceil(middle + reach).astype(int) + 1, result.shape)[1:]
-    if (high <= low).any():
-        return None
-    index = np.stack(np.meshgrid([k], np.arange(low[0], high[0]), np.arange(low[1], high[1]), indexing="ij"), axis=-1)
-    apart = index @ result.affine[:3, :3].T + result.affine[:3, 3] - np.asarray(center_mm)
-    mask = np.linalg.norm(apart, axis=-1)[0] < radius_mm
-    return (mask, (int(low[0]), int(low[1]))) if mask.any() else None
-
-
-def _box_of(mask: NDArray[np.bool_]) -> tuple[float, float, float, float]:
-    """x1, y1, x2, y2, whole pixels."""
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)

@@ -14,7 +14,7 @@ import math
 import zlib
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from json import dumps
 from pathlib import Path
 from typing import Any
@@ -95,6 +95,19 @@ class Events:
             np.cumsum(np.where(self.found, weight, 0))[self.ends],
         )
 
+    def tally(self) -> NDArray[np.int64]:
+        """(3, scans): false marks, found nodules and nodules of each scan."""
+        scans = len(self.nodules)
+        false, found = (np.bincount(self.scan[which], minlength=scans) for which in (~self.found, self.found))
+        return np.stack([false, found, self.nodules])
+
+    def first(self, false: float) -> Events:
+        """Down to the score where so many false marks are passed."""
+        passed = np.cumsum(~self.found)[self.ends] > false
+        ends = self.ends[: int(passed.argmax()) + 1] if passed.any() else self.ends
+        kept = int(ends[-1]) + 1 if len(ends) else 0
+        return replace(self, scan=self.scan[:kept], score=self.score[:kept], found=self.found[:kept], ends=ends)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FrocIntervals:
@@ -132,9 +145,14 @@ class Froc:
         """Bootstrap over scans; the same seed gives the same numbers."""
         rates = np.concatenate([RATES, BAND_RATES])
         curves = np.empty((samples, len(rates)))
+        enough = rates.max() * self.scans
+        # Nothing beyond the last rate is asked for; twice as much is enough for all but the oddest draw.
+        top, tally = self.events.first(2 * enough), self.events.tally()
         for row, times in zip(curves, draws(self.events.nodules, samples, seed), strict=True):
-            false, found = self.events.totals(times)
-            row[:] = _at(rates, *_rates(false, found, self.scans, int(times @ self.events.nodules)))
+            false, found = top.totals(times)
+            if not false.max(initial=0) > enough:
+                false, found = self.events.totals(times)
+            row[:] = _at(rates, *_rates(false, found, tally @ times, self.scans))
         low, high = bounds(curves, level)
         seven = len(RATES)
         return FrocIntervals(
@@ -160,7 +178,7 @@ def froc(scans: Sequence[str], marks: Marks, nodules: Truths, excluded: Truths) 
     if total == 0:
         raise DataProblem("the listed scans hold no nodule: are the lists of nodules and of scans of one data set?")
     thresholds, false, found = _curve(events)
-    fp_per_scan, sensitivity = _rates(false, found, len(scans), total)
+    fp_per_scan, sensitivity = _rates(false, found, events.tally().sum(axis=1), len(scans))
     at = dict(zip(RATES, map(float, _at(np.array(RATES), fp_per_scan, sensitivity)), strict=True))
     return Froc(
         scans=len(scans),
@@ -264,14 +282,14 @@ def _curve(events: Events) -> tuple[NDArray[np.float64], NDArray[np.int64], NDAr
 
 
 def _rates(
-    false: NDArray[np.int64], found: NDArray[np.int64], scans: int, nodules: int
+    false: NDArray[np.int64], found: NDArray[np.int64], whole: NDArray[np.int64], scans: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """False marks a scan, and sensitivity, down a curve.
+    """False marks a scan, and sensitivity, down a curve. whole: as `Events.tally` counts, of all scans together.
 
     Divided and multiplied back as the official script does: where the curve rises at exactly one of the seven rates
     (11 false marks in 88 scans), the last bit decides between the foot and the head of the step, 0.02 apart.
     """
-    all_false, all_found = (max(int(total.max(initial=0)), 1) for total in (false, found))
+    all_false, all_found, nodules = np.maximum(whole, 1).tolist()
     return false / all_false * all_false / scans, found / all_found * all_found / nodules
 
 

@@ -164,6 +164,11 @@ def as_finding(nodule: Nodule) -> Finding:
     return Finding(mask=nodule.mask, corner=nodule.corner, center_mm=nodule.center_mm, score=1.0, side=None)
 
 
+def true_mask(nodule: Nodule) -> bool:
+    """A ball drawn from the list says nothing of a nodule's outline."""
+    return nodule.mask_from != "sphere"
+
+
 def key_slice(mask: NDArray[np.bool_]) -> int:
     """The slice of a mask (d, h, w) that shows most of it; of several the first."""
     return int(mask.sum(axis=(1, 2)).argmax())

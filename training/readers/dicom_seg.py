@@ -32,8 +32,7 @@ Several = Literal["newest", "refuse"]
 
 CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
 SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
-LABEL_MAP_CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
-SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.7"
+LABEL_MAP_SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.7"
 # PS3.16 CID 7150: organs and tissues are no findings, and a SEG of lungs is no SEG of nodules.
 NO_FINDING = {("SCT", "123037004"), ("SRT", "T-D0050"), ("SCT", "85756007"), ("SRT", "T-D000A")}
 OFF_GRID = 0.1  # parts of a voxel
@@ -107,7 +106,8 @@ def read_segments(path: Path, volume: Volume, uid: str) -> tuple[Nodule, ...]:
     try:
         seg = pydicom.dcmread(path)
         frames = seg.pixel_array.reshape(-1, int(seg.Rows), int(seg.Columns))
-        numbers = [int(s.SegmentNumber) for s in seg.SegmentSequence if not _is_organ(s)]
+        # 0 is the background of a label map, which may be described like a segment.
+        numbers = [int(s.SegmentNumber) for s in seg.SegmentSequence if int(s.SegmentNumber) > 0 and not _is_organ(s)]
         masks: dict[int, NDArray[np.bool_]] = {}
         for frame, number, pixels in _marked(seg, frames, numbers):
             mask = masks.setdefault(number, np.zeros(volume.hu.shape, dtype=np.bool_))

@@ -87,7 +87,8 @@ def list_luna16(folder: Path, *, on_problem: OnProblem = "refuse", database: Pat
     if not scans and not problems.left_out:
         raise DataProblem(f"{folder} holds no subset0 to subset9 with .mhd files: unpack LUNA16's archives there")
     ordered = [scans[uid] for uid in sorted(scans)]
-    return Listing(scans=ordered, left_out=problems.left_out, summary=_summary(folder, ordered, nodules))
+    unknown = sum(scan.uid not in lidc for scan in ordered) if marks is None else 0
+    return Listing(scans=ordered, left_out=problems.left_out, summary=_summary(folder, ordered, nodules, unknown))
 
 
 def read_case(path: Path, truth: Truth) -> Case:
@@ -269,12 +270,25 @@ def _voxel_bytes(fields: dict[str, str]) -> int:
     return int(np.prod([int(n) for n in fields["DimSize"].split()])) * BYTES_OF[fields["ElementType"]]
 
 
+def size_mm(header: Path) -> tuple[float, float, float]:
+    """How far a volume reaches along its columns, rows and slices, by its header alone. Raises DataProblem."""
+    fields = _mhd_fields(header)
+    try:
+        x, y, z = (
+            int(n) * float(s) for n, s in zip(fields["DimSize"].split(), fields["ElementSpacing"].split(), strict=True)
+        )
+    except (KeyError, ValueError) as err:
+        raise DataProblem(f"{header} gives no size ({err!r}): unpack the subset again") from err
+    return x, y, z
+
+
 def _mhd_fields(header: Path) -> dict[str, str]:
     try:
         lines = header.read_text("ascii").splitlines()
         fields = {key.strip(): value.strip() for key, value in (line.split("=", 1) for line in lines if line.strip())}
         if int(fields["NDims"]) != 3 or len([int(n) for n in fields["DimSize"].split()]) != 3:
             raise ValueError("not 3D")
+        int(fields.get("CompressedDataSize", 0))
         if fields["ElementType"] not in BYTES_OF or not fields["ElementDataFile"]:
             raise ValueError("unknown ElementType, or no ElementDataFile")
     except (OSError, ValueError, KeyError) as err:
@@ -282,7 +296,8 @@ def _mhd_fields(header: Path) -> dict[str, str]:
     return fields
 
 
-def _summary(folder: Path, scans: Sequence[Scan], nodules: dict[str, tuple[Listed, ...]]) -> list[str]:
+def _summary(folder: Path, scans: Sequence[Scan], nodules: dict[str, tuple[Listed, ...]], unknown: int) -> list[str]:
+    """unknown: how many scans LIDC's database does not hold."""
     held = Counter(scan.subset for scan in scans)
     missing = [str(n) for n in SUBSETS if n not in held]
     here = {scan.uid for scan in scans}
@@ -290,6 +305,8 @@ def _summary(folder: Path, scans: Sequence[Scan], nodules: dict[str, tuple[Liste
     lines = [f"{len(scans)} scans of {len({s.patient for s in scans})} patients, {counted} nodules"]
     if away := sum(len(rows) for rows in nodules.values()) - counted:
         lines.append(f"{away} listed nodules lie in scans that are not here")
+    if unknown:
+        lines.append(f"{unknown} scans are unknown to the LIDC readers: their nodules are flagged spheres")
     if missing:
         lines.append(f"subsets without scans: {', '.join(missing)}")
     if lung_masks := len(list((folder / "seg-lungs-LUNA16").glob("*.mhd"))):
