@@ -41,6 +41,7 @@ RATES = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 WEIGHT_CHOICES = tuple(round(0.1 * n, 1) for n in range(11))
 FINAL_SHARE = 0.01
 CUBES_AT_ONCE = 32
+REHEARSAL = 0.5  # of the steps and the minutes: a weight needs no more
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
@@ -55,28 +56,40 @@ def refine(
     device: str = "cpu",
     say: Say = print,
 ) -> dict[str, Any]:
-    """Trains into `out`; what is in refinement.json. spec.weight plays no part: the validation scans choose it.
+    """Trains into `out`; what is in refinement.json. spec.weight plays no part: scans that were not learned from
+    choose it.
 
     scans: all that may be learned from; those that test the model must not be among them.
     """
     candidates = read_candidates(mined)
-    training, validation = divided(scans, candidates, settings)
-    sampler = CubeSampler(training, candidates, spec.cube, prep, settings.sampling)
-    say(f"{len(training)} scans to learn from, {len(validation)} to validate on; {len(sampler.positives)} positives, "
-        f"{len(sampler.false)} false candidates")  # fmt: skip
-    out.mkdir(parents=True, exist_ok=True)
-    averaged, step = fit(sampler, spec, settings, out, device, say)
-    weights = folded(averaged.state, spec)
-    seen = looked_at(weights, spec, prep, validation, candidates)
-    weight, figures = choose_weight(seen)
-    spec = spec.model_copy(update={"weight": weight})
-    made_of = {"training": [s.form.uid for s in training], "validation": [s.form.uid for s in validation]}
+
+    def trained(part: Sequence[PreparedScan], run: Path, numbers: RefineSettings) -> tuple[dict[str, Tensor], int]:
+        sampler = CubeSampler(part, candidates, spec.cube, prep, settings.sampling)
+        say(f"{run.name}: {len(part)} scans, {len(sampler.positives)} positives, {len(sampler.false)} false candidates")
+        run.mkdir(parents=True, exist_ok=True)
+        averaged, step = fit(sampler, spec, numbers, run, device, say)
+        return folded(averaged.state, spec), step
+
+    seen, validation = [], []
+    parts = rehearsals(scans, candidates)
+    for number, (learn, judge) in enumerate(parts):
+        weights, _ = trained(learn, out / f"rehearsal{number}", shorter(settings))
+        seen.append(looked_at(weights, spec, prep, judge, candidates))
+        validation += judge
+    training = list(scans)
+    if not parts:
+        training, validation = divided(scans, candidates, settings)
+    weights, step = trained(training, out, settings)
+    if not parts:
+        seen.append(looked_at(weights, spec, prep, validation, candidates))
+    weight, figures = choose_weight(together(seen))
     summary = {
-        "refinement": spec.model_dump(mode="json"),
+        "refinement": spec.model_copy(update={"weight": weight}).model_dump(mode="json"),
         "settings": settings.model_dump(mode="json"),
         "steps": step,
-        "composites": any(s.form.composite for s in (*training, *validation)),
-        "scans": made_of,
+        "composites": any(s.form.composite for s in scans),
+        "scans": {"training": [s.form.uid for s in training], "validation": [s.form.uid for s in validation]},
+        "rehearsals": len(parts),
         "validation": figures,
         "note": RESEARCH_USE,
     }
@@ -85,26 +98,41 @@ def refine(
     return summary
 
 
+def rehearsals(
+    scans: Sequence[PreparedScan], mined: Mapping[str, Sequence[MinedCandidate]]
+) -> list[tuple[list[PreparedScan], list[PreparedScan]]]:
+    """(training, validation) with each background of composites left out once; none for other scans.
+
+    A network knows the vessels of the lungs it learned from: judged in them, it deserves all the weight; in lungs
+    it never saw, it does not. But with a few backgrounds none can be spared, so that the network in the bundle
+    learns from all of them, and shorter runs, each without one of them, say what weight it deserves.
+    """
+    judge = [s for s in scans if s.form.uid in mined and s.form.nodules]
+    backgrounds = sorted({s.form.patient for s in judge})
+    if len(backgrounds) < 2 or not all(s.form.composite for s in scans):
+        return []
+    return [
+        ([s for s in scans if s.form.patient != name], [s for s in judge if s.form.patient == name])
+        for name in backgrounds
+    ]
+
+
+def shorter(settings: RefineSettings) -> RefineSettings:
+    """A rehearsal's numbers."""
+    minutes = settings.minutes and settings.minutes * REHEARSAL
+    return settings.model_copy(update={"steps": max(1, int(settings.steps * REHEARSAL)), "minutes": minutes})
+
+
 def divided(
     scans: Sequence[PreparedScan], mined: Mapping[str, Sequence[MinedCandidate]], settings: RefineSettings
 ) -> tuple[list[PreparedScan], list[PreparedScan]]:
     """(training, validation). Only mined scans validate; no patient is in both parts.
 
-    Composites of one background are one patient to every other split. Here a composite counts for itself: there
-    are few backgrounds, and the weight is chosen by nodules that are new, in lungs that are not.
+    Composites of one single background count for themselves: their nodules are new to each other, their lungs not.
     """
-
-    parts: dict[str, list[str]] = {}
-    for scan in scans:
-        if scan.form.uid in mined:
-            # Each background has its share of the validation composites; a patient of a real set is one of many.
-            names = parts.setdefault(scan.form.patient if scan.form.composite else "", [])
-            if _unit(scan) not in names:
-                names.append(_unit(scan))
-    held: set[str] = set()
-    for _, names in sorted(parts.items()):
-        count = max(1, round(settings.validation_share * len(names)))
-        held |= {names[i] for i in np.random.default_rng(settings.seed).permutation(len(names))[:count]}
+    names = sorted({_unit(s) for s in scans if s.form.uid in mined})
+    order = np.random.default_rng(settings.seed).permutation(len(names))
+    held = {names[i] for i in order[: max(1, round(settings.validation_share * len(names)))]}
     training = [s for s in scans if _unit(s) not in held]
     validation = [s for s in scans if _unit(s) in held and s.form.uid in mined]
     if not training or not any(s.form.nodules for s in validation):
@@ -297,6 +325,19 @@ def looked_at(
         first=np.array(first), logit=np.array(logits), nodule=np.array(nodule, dtype=np.int64), nodules=known,
         scans=len(scans),
     )  # fmt: skip
+
+
+def together(parts: Sequence[Seen]) -> Seen:
+    """Their candidates in one list; each part's nodules are its own."""
+    offsets = np.cumsum([0] + [part.nodules for part in parts])
+    shifted = [np.where(p.nodule >= 0, p.nodule + offset, -1) for p, offset in zip(parts, offsets[:-1], strict=True)]
+    return Seen(
+        first=np.concatenate([part.first for part in parts]),
+        logit=np.concatenate([part.logit for part in parts]),
+        nodule=np.concatenate(shifted),
+        nodules=sum(part.nodules for part in parts),
+        scans=sum(part.scans for part in parts),
+    )
 
 
 def choose_weight(seen: Seen) -> tuple[float, dict[str, Any]]:

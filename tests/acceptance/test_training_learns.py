@@ -17,6 +17,7 @@ from tests.fakes.recipes import tiny_recipe
 from training.composites.backgrounds import crop, make_background, read_background
 from training.composites.write import compose
 from training.evaluation.evaluate import judge
+from training.evaluation.marks import ScanResult
 from training.evaluation.overlap import Overlap, ScanOverlap, average_precision
 from training.export import export
 from training.prepare import prepare
@@ -28,7 +29,7 @@ from training.train import Job, train
 from training.voi import load_vois, split
 
 SLAB_MM = 60.0
-STEPS = 700
+STEPS = 1000
 NETWORK = {
     "levels": 2,
     "fpn_channels": 48,
@@ -76,14 +77,12 @@ def learn(composites: Path, folder: Path, shuffled: bool) -> Overlap:
     train(job, Team(rank=0, size=1, device=torch.device("cpu")))
     export(job.run, folder / "bundle")
     results = judge(load_bundle(folder / "bundle"), scans, folder / "judged").results
-    return average_precision(
-        [
-            ScanOverlap(
-                iou=r.box_iou, score=r.scores, ignored=r.unsure, diameter_mm=np.array([n.diameter_mm for n in r.nodules])
-            )
-            for r in results
-        ]
-    )  # fmt: skip
+    return average_precision([overlap_of(result) for result in results])
+
+
+def overlap_of(result: ScanResult) -> ScanOverlap:
+    diameter_mm = np.array([nodule.diameter_mm for nodule in result.nodules])
+    return ScanOverlap(iou=result.box_iou, score=result.scores, ignored=result.unsure, diameter_mm=diameter_mm)
 
 
 def shuffle_labels(scan: PreparedScan) -> None:

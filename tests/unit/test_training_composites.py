@@ -24,11 +24,11 @@ from training.composites import scan as scan_module
 from training.composites.backgrounds import Background, crop, make_background, read_background
 from training.composites.blend import LungTexture, Placed, blended, graft_of, place, texture_of
 from training.composites.montage import write_montage
-from training.composites.scan import MOST_BRIGHT, SMALL_MM, Composite, compose_scan
+from training.composites.scan import MOST_BRIGHT, SMALL_MM, Canvas, Composite, compose_scan
 from training.composites.sites import SHARES, find_airways
 from training.composites.write import BACKGROUNDS, compose, made_up_uid, plans
 from training.ct import read_image, read_labels
-from training.phantom import AIR, chest
+from training.phantom import AIR, LUNG_CENTERS_MM, chest
 from training.voi import HELD_OUT_SUBSET, Voi, read_voi
 
 LISTS = ("annotations", "annotations_excluded")
@@ -142,6 +142,21 @@ def test_masks_stay_inside_the_lungs_and_clear_of_each_other(composite: Composit
     assert total.max() == 1
     points = background.volume.to_mm(np.argwhere(total).astype(np.float64))
     assert background.lungs.distance_at(points).max() <= scan_module.OUTSIDE_MM
+
+
+def test_what_would_paint_over_a_listed_nodule_is_not_put_there(background: Background):
+    taken = np.zeros(background.volume.hu.shape, dtype=np.bool_)
+    canvas = Canvas(
+        background=background,
+        volume=background.volume,
+        rng=np.random.default_rng(0),
+        busy=np.zeros((0, 4)),
+        taken=taken,
+    )
+    placed = canvas.graft(graft_of(ball(4.0), own_surroundings=True), LUNG_CENTERS_MM["right"])
+    assert canvas.spares(placed)
+    taken[tuple(np.argwhere(placed.weight == 1)[0] + [s.start for s in placed.window])] = True
+    assert not canvas.spares(placed)
 
 
 def test_the_backgrounds_own_findings_stay_clear_and_are_excluded(folder: Path):
@@ -258,7 +273,7 @@ def test_the_montage_is_a_picture_of_the_set(folder: Path, tmp_path: Path):
     assert (tmp_path / "docs" / "picture.png").stat().st_size < 400_000
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(seed=st.integers(0, 2**32), spacing=st.sampled_from([(1.0, 0.7, 0.7), (2.5, 0.8, 0.8), (3.0, 0.6, 0.6)]))
 def test_a_turned_nodule_keeps_its_volume_and_its_centre(seed: int, spacing: tuple[float, float, float]):
     rng = np.random.default_rng(seed)
@@ -266,10 +281,9 @@ def test_a_turned_nodule_keeps_its_volume_and_its_centre(seed: int, spacing: tup
     scan = empty_scan(spacing)
     center, zoom = rng.uniform(-3, 3, 3), float(rng.uniform(0.9, 1.15))
     placed = place(graft_of(voi), scan, center, random_frame(rng, 25, 180, (1 / zoom, 1 / zoom)))
-    inside = placed.inside >= 0.5
-    wanted = np.pi / 6 * (voi.diameter_mm * zoom) ** 3
-    assert inside.sum() * scan.voxel_mm3 == pytest.approx(wanted, rel=0.15)
-    assert np.linalg.norm(placed.points_mm[inside].mean(axis=0) - center) < 0.5
+    assert placed.inside.sum() * scan.voxel_mm3 == pytest.approx(voi.mask.sum() * zoom**3, rel=0.06)
+    middle = (placed.points_mm * placed.inside[..., None]).sum(axis=(0, 1, 2)) / placed.inside.sum()
+    assert np.linalg.norm(middle - center) < 0.2
 
 
 @settings(max_examples=25, deadline=None)
@@ -418,7 +432,7 @@ def test_real_nodules_in_a_real_lung_of_low_resolution(shared_data: Path):
     scan = read_image(shared_data / "chest_ct" / "tiny_chest_64" / "ct-64.nrrd")
     rows = rows_of(shared_data / "nodule_voi" / "metadata.csv")
     # A voxel is 4 mm wide there: only large nodules fill some.
-    large = {r["voi"] for r in rows if float(r["diameter_mm"]) > 24 and r["luna16_subset"] in "15"}
+    large = {r["voi"] for r in rows if float(r["diameter_mm"]) > 24 and r["luna16_subset"] in "0125"}
     background = make_background("tiny chest", scan, ())
     made = compose_scan(background, real_vois(shared_data, large), [background], np.random.default_rng(0))
     assert len(made.nodules) >= 3

@@ -19,9 +19,9 @@ from tests.fakes.recipes import tiny_recipe
 from tests.fakes.results import mark, nodule, result
 from training.card import card, run_card
 from training.cases import Case, DataProblem, Scan
-from training.checkpoint import Averaged, save_checkpoint
+from training.checkpoint import Averaged, read_checkpoint, save_checkpoint
 from training.evaluation.figures import Point, Study, figures
-from training.export import export, metrics_of, parity, run_export
+from training.export import export, metrics_of, parity, probabilities, run_export
 from training.prepared import PreparedScan, open_scan
 from training.provenance import FACTS, fold_of, read_provenance, record
 from training.recipe import Recipe
@@ -89,7 +89,16 @@ def judged(bundle_dir: Path, point: float = 0.6) -> dict[str, Any]:
 
 
 def test_a_bundle_answers_as_the_trainers_own_averaged_network(run: Path, tmp_path: Path) -> None:
+    """The trainer's: with batch norms that learn and heads that ignore, and the average beside the last weights."""
     bundle = export(run, tmp_path / "bundle")
+    recipe, (_, tensors) = tiny_recipe(), read_checkpoint(run)
+    images, boxes = torch.rand(2, 3, 96, 96), torch.tensor([[10.0, 12.0, 30.0, 28.0], [50.0, 50.0, 58.0, 61.0]])
+    wanted = probabilities(bundle.network(), images, boxes)
+    for part, same in (("averaged.", True), ("model.", False)):
+        trained = build_model(recipe)
+        trained.load_state_dict({n.removeprefix(part): v for n, v in tensors.items() if n.startswith(part)})
+        pairs = zip(probabilities(trained.eval(), images, boxes), wanted, strict=True)
+        assert (max(float((a - b).abs().max()) for a, b in pairs) < 1e-4) is same
     assert parity(run, bundle) < 1e-4
 
 

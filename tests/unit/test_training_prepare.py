@@ -30,6 +30,7 @@ from training.prepare import CROP_MARGIN_MM, Progress, on_grid, prepare, prepare
 from training.prepared import PreparedScan, open_prepared, read_index
 from training.readers.dicom_seg import list_dicom_seg
 from training.readers.luna16 import list_luna16
+from training.readers.masks import tight
 from training.readers.nifti import list_nifti
 
 PREP = PreprocessSpec()
@@ -87,7 +88,8 @@ def test_labels_lie_on_their_nodules_and_count_what_they_say(tmp_path: Path, lun
         marked = np.argwhere(scan.labels() == form.number)
         assert len(marked) == form.voxels
         assert np.linalg.norm(scan.to_mm(marked.mean(axis=0)) - truth[:3]) < 0.8
-        assert np.median(scan.hu()[scan.labels() == form.number]) > -100
+        # Lung is at -850; thick slices take some of it into the smaller one.
+        assert np.median(scan.hu()[scan.labels() == form.number]) > -400
 
 
 def test_the_distance_is_the_lungs_own(tmp_path: Path, luna: list[Scan]):
@@ -129,7 +131,8 @@ def test_every_nodule_keeps_its_place_and_size(
     index = np.stack(np.meshgrid(*(np.arange(k) for k in n), indexing="ij"), axis=-1).astype(float)
     distance = np.linalg.norm(volume.to_mm(index), axis=-1)
     mask = (distance < radius) | (distance == distance.min())
-    case = Case(volume=volume, nodules=(nodule("n", (0, 0, 0), mask),), ignored=())
+    held, corner = tight(mask, (0, 0, 0))
+    case = Case(volume=volume, nodules=(nodule("n", corner, held),), ignored=())
     form, arrays = prepare_case(scan_of(case, whole_chest=False), case, "key", PREP)
     marked = np.argwhere(arrays["labels"] == 1)
     assert form.nodules[0].voxels == len(marked) >= 1
@@ -241,6 +244,7 @@ KILLED = """
     import training.prepare as prepare
     from dicom_node.model.spec import PreprocessSpec
     from training.readers.luna16 import list_luna16
+from training.readers.masks import tight
     luna, cache, calls = Path(sys.argv[1]), Path(sys.argv[2]), []
     def die(descriptor):
         calls.append(descriptor)
@@ -372,15 +376,20 @@ def test_dicom_and_mhd_of_one_scan_give_the_network_the_same_bits(two_forms: tup
 
 
 @pytest.mark.slow
-def test_real_crops_keep_their_nodules_size_on_the_grid(shared_data: Path):
-    """Every tenth of the 904: volume on the 1 mm grid beside volume on the scan's own."""
+def test_real_nodules_keep_their_size_on_the_grid(shared_data: Path):
+    """Every tenth of the 904: volume on the 1 mm grid beside volume on the scan's own.
+
+    Crops that end with the nodule are left aside: a grid reaches to the last slice's centre, not to its far side.
+    """
     ratios = []
     for scan in list_nifti(shared_data / "nodule_voi", labelling="values", whole_chest=False).scans[::10]:
         case = scan.read()
-        form, _ = prepare_case(scan, case, "key", PREP)
-        own = np.pi / 6 * case.nodules[0].diameter_mm ** 3
-        ratios.append(form.nodules[0].voxels / own)
-    assert np.percentile(ratios, [5, 50, 95]) == pytest.approx([0.9, 1.0, 1.1], abs=0.1)
+        (real,) = case.nodules
+        if real.corner[0] > 0 and real.corner[0] + len(real.mask) < len(case.volume.hu):
+            form, _ = prepare_case(scan, case, "key", PREP)
+            ratios.append(form.nodules[0].voxels / (np.pi / 6 * real.diameter_mm**3))
+    assert len(ratios) > 30
+    assert np.percentile(ratios, [0, 50, 100]) == pytest.approx([0.90, 0.99, 1.05], abs=0.02)
 
 
 def test_a_mask_beyond_the_grid_is_cut_off_not_moved():

@@ -37,7 +37,9 @@ from training.refine import (
     folded,
     read_refinement,
     refine,
+    rehearsals,
     sensitivities,
+    together,
 )
 
 SPEC = RefinementSpec(widths=(4, 8, 8, 8), floor=0.0)
@@ -179,24 +181,34 @@ def test_quarter_turns_and_flips_move_voxels_onto_voxels(seed: int, edge: int, e
         assert float(out[0, z, y, x]) == pytest.approx(float(cube[0, level, row, column]), abs=0.1)
 
 
-def test_composites_are_divided_by_scan_within_each_background(tmp_path: Path):
-    scans = [
-        prepared(tmp_path / "cache", f"1.{n}", lung(0, (6, 8, 8)), [(3, 4, 4, 2)], patient="AB"[n % 2])
-        for n in range(10)
-    ]
-    mined: dict[str, list[MinedCandidate]] = {s.form.uid: [] for s in scans}
-    training, validation = divided(scans, mined, QUICK)
-    assert sorted(s.form.patient for s in validation) == ["A", "B"]
-    assert {s.form.uid for s in training} == {s.form.uid for s in scans} - {s.form.uid for s in validation}
+def mini(cache: Path, uid: str, patient: str, composite: bool = True) -> PreparedScan:
+    return prepared(cache, uid, lung(0, (6, 8, 8)), [(3, 4, 4, 2)], composite=composite, patient=patient)
+
+
+def test_each_background_of_composites_is_judged_by_a_network_that_never_saw_it(tmp_path: Path):
+    scans = [mini(tmp_path, f"1.{n}", "ABC"[n % 3]) for n in range(9)]
+    mined: dict[str, list[MinedCandidate]] = {s.form.uid: [] for s in scans[:6]}
+    parts = rehearsals(scans, mined)
+    assert [{s.form.patient for s in judge} for _, judge in parts] == [{"A"}, {"B"}, {"C"}]
+    for learn, judge in parts:
+        assert not {s.form.patient for s in learn} & {s.form.patient for s in judge}
+        assert {s.form.uid for s in judge} <= mined.keys()
+        assert len(learn) == 6
+
+
+def test_real_scans_and_a_single_background_need_no_rehearsal(tmp_path: Path):
+    real = [mini(tmp_path / "real", f"1.{n}", f"p{n}", composite=False) for n in range(4)]
+    single = [mini(tmp_path / "single", f"1.{n}", "A") for n in range(4)]
+    for scans in (real, single):
+        mined: dict[str, list[MinedCandidate]] = {s.form.uid: [] for s in scans}
+        assert rehearsals(scans, mined) == []
+        training, validation = divided(scans, mined, QUICK)
+        assert {s.form.uid for s in training} == {s.form.uid for s in scans} - {s.form.uid for s in validation}
+        assert len(validation) == 1
 
 
 def test_a_patient_of_a_real_set_is_in_one_part_only(tmp_path: Path):
-    scans = [
-        prepared(
-            tmp_path / "cache", f"1.{n}", lung(0, (6, 8, 8)), [(3, 4, 4, 2)], composite=False, patient=f"p{n // 2}"
-        )
-        for n in range(20)
-    ]
+    scans = [mini(tmp_path, f"1.{n}", f"p{n // 2}", composite=False) for n in range(20)]
     for seed in range(10):
         mined: dict[str, list[MinedCandidate]] = {s.form.uid: [] for s in scans[:15]}
         training, validation = divided(scans, mined, QUICK.model_copy(update={"seed": seed}))
@@ -287,6 +299,28 @@ def test_it_learns_that_a_vessel_is_no_nodule_and_the_bundle_takes_it(data: Path
     assert torch.allclose(second(cubes), trained(cubes), atol=0.02)
 
 
+def test_two_backgrounds_choose_the_weight_in_rehearsals_and_both_teach_the_network(tmp_path: Path):
+    made = [scan_with_vessels(tmp_path / "cache", f"1.{n}", seed=n, patient="AB"[n % 2]) for n in range(4)]
+    write_index(tmp_path / "cache", made)
+    write_mined(tmp_path / "mined", made)
+    said: list[str] = []
+    run(tmp_path, tmp_path / "run", say=said.append)
+    summary = json.loads((tmp_path / "run" / SUMMARY).read_text())
+    assert (summary["rehearsals"], summary["steps"]) == (2, 4)
+    assert sorted(summary["scans"]["training"]) == sorted(summary["scans"]["validation"]) == [s.form.uid for s in made]
+    assert summary["validation"]["nodules"] == sum(len(s.form.nodules) for s in made)
+    starts = [text.split(",")[0] for text in said if not text.startswith("step")]
+    assert starts == ["rehearsal0: 2 scans", "rehearsal1: 2 scans", "run: 4 scans"]
+
+
+def test_nodules_of_several_rehearsals_stay_apart():
+    one, two = seen([0.9, 0.8], [1.0, 2.0], [0, -1], 2, 1), seen([0.7], [3.0], [0], 1, 1)
+    both = together([one, two])
+    assert both.nodule.tolist() == [0, -1, 2]
+    assert both.first.tolist() == [0.9, 0.8, 0.7]
+    assert (both.nodules, both.scans) == (3, 2)
+
+
 def test_a_run_that_has_not_ended_can_not_be_exported(tmp_path: Path):
     with pytest.raises(DataProblem, match=r"holds no refinement that can be read .* run it to its end first"):
         read_refinement(tmp_path)
@@ -299,10 +333,10 @@ def seen(first: list[float], logit: list[float], nodule: list[int], nodules: int
 
 
 def test_the_weight_goes_to_who_is_right():
-    right, wrong = [0.9, 0.8, 0.2, 0.1], [-40.0, -30.0, 30.0, 40.0]
-    marks = [0, 1, -1, -1]
-    assert choose_weight(seen(right, wrong, marks, 2, 8))[0] == 0.0
-    assert choose_weight(seen(right[::-1], wrong[::-1], marks, 2, 8))[0] == 1.0
+    hits = [0, 1, -1, -1]
+    assert choose_weight(seen([0.9, 0.8, 0.2, 0.1], [-40.0, -30.0, 30.0, 40.0], hits, 2, 8))[0] == 0.0
+    assert choose_weight(seen([0.001, 0.001, 0.999, 0.999], [0.2, 0.1, -0.1, -0.2], hits, 2, 8))[0] == 1.0
+    assert choose_weight(seen([0.9, 0.8, 0.2, 0.1], [2.0, 1.0, -1.0, -2.0], hits, 2, 8))[0] == 0.5
 
 
 def slow_sensitivity(scores: NDArray[np.float64], nodule: NDArray[np.int64], nodules: int, allowed: float) -> float:
