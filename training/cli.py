@@ -174,6 +174,7 @@ def compose(
     scans: Annotated[int, typer.Option("--scans", min=1, help="How many.")] = 4,
     nodules: Annotated[int, typer.Option("--nodules", min=1, help="In each scan, at most.")] = 24,
     seed: Annotated[int, typer.Option("--seed", help="The same seed, the same bytes.")] = 1,
+    montage: Annotated[Path | None, typer.Option("--montage", help="PNG file of some of them, with outlines.")] = None,
 ) -> None:
     """Write composites: real nodules blended into real lungs, with true masks. No scan of a person.
 
@@ -186,6 +187,10 @@ def compose(
         f"composites in {out}: {made.scans} scans, {made.nodules} nodules, {made.excluded} excluded findings, "
         f"{made.traces} unlisted traces; no place for {made.left_over} nodules"
     )
+    if montage is not None:
+        from training.composites.montage import write_montage
+
+        write_montage(out, montage)
 
 
 @app.command()

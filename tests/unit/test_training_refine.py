@@ -339,6 +339,14 @@ def test_the_weight_goes_to_who_is_right():
     assert choose_weight(seen([0.9, 0.8, 0.2, 0.1], [2.0, 1.0, -1.0, -2.0], hits, 2, 8))[0] == 0.5
 
 
+def test_a_difference_of_one_nodule_in_a_hundred_gives_nobody_all_the_weight():
+    first, logit, hits = [0.9] * 100 + [0.5], [5.0] * 100 + [0.0], [*range(100), -1]
+    first[0], logit[0] = 0.05, 5.0
+    assert choose_weight(seen(first, logit, hits, 100, 1))[0] == 0.5
+    first[0], logit[0] = 0.9, -5.0
+    assert choose_weight(seen(first, logit, hits, 100, 1))[0] == 0.5
+
+
 def slow_sensitivity(scores: NDArray[np.float64], nodule: NDArray[np.int64], nodules: int, allowed: float) -> float:
     """From the definition: over all thresholds, the most nodules with no more false ones than allowed."""
     best = 0
