@@ -114,7 +114,7 @@ class Detection:
 
     findings: at or above the operating point, highest score first.
     analysed: half-open range of the Volume's slices that the network looked at (lung plus margin).
-    timings_s: seconds of each stage ("resample", "lung", "network", "link").
+    timings_s: seconds of each stage ("lung", "resample", "network", "refine", "link").
     """
 
     findings: tuple[Finding, ...]

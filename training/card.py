@@ -88,10 +88,10 @@ def _data(form: BundleForm, facts: Provenance | None) -> Iterator[str]:
         yield f"- {facts.left_out} {what} could not be used: left out."
     if facts.refinement:
         learned = counted(facts.refinement.scans, "composite" if facts.refinement.composites else "scan")
-        yield (
-            f"- The 3D network learned from candidates of {learned}; its weight in the score was chosen on "
-            f"{facts.refinement.validation} more."
-        )
+        chosen = f"on {facts.refinement.validation} more"
+        if facts.refinement.rehearsals:
+            chosen = f"in {facts.refinement.rehearsals} shorter runs, each judged on a lung that it had not seen"
+        yield f"- The 3D network learned from candidates of {learned}; its weight in the score was chosen {chosen}."
 
 
 def _part(title: str, part: DataPart) -> Iterator[str]:

@@ -53,11 +53,15 @@ class DataPart(Spec):
 
 
 class RefinementFacts(Spec):
-    """How the second network was made: on how many scans, and on how many its weight in the score was chosen."""
+    """How the second network was made: on how many scans, and on how many its weight in the score was chosen.
+
+    rehearsals: shorter runs that chose the weight, each without one of the lungs; 0: other scans chose it.
+    """
 
     steps: int
     scans: int
     validation: int
+    rehearsals: int
     composites: bool
 
 
@@ -165,6 +169,7 @@ def refinement_facts(refinement: Path) -> RefinementFacts:
         steps=raw["steps"],
         scans=len(raw["scans"]["training"]),
         validation=len(raw["scans"]["validation"]),
+        rehearsals=raw["rehearsals"],
         composites=raw["composites"],
     )
 
@@ -172,8 +177,11 @@ def refinement_facts(refinement: Path) -> RefinementFacts:
 def _refinement(folder: Path) -> dict[str, Any]:
     try:
         raw: dict[str, Any] = json.loads((folder / SUMMARY).read_text())
-        if not {"training", "validation"} <= raw["scans"].keys() or not {"steps", "composites"} <= raw.keys():
-            raise ValueError("scans, steps or composites are missing")
+        if (
+            not {"training", "validation"} <= raw["scans"].keys()
+            or not {"steps", "composites", "rehearsals"} <= raw.keys()
+        ):
+            raise ValueError("scans, steps, composites or rehearsals are missing")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as err:
         raise DataProblem(f"{folder / SUMMARY} can't be read ({err!r}): run the refinement to its end first") from err
     return raw

@@ -68,7 +68,7 @@ def write_refinement(folder: Path) -> Path:
     folder.mkdir()
     save_file(Refiner(SPEC).state_dict(), folder / "refinement.safetensors")
     summary = {
-        "refinement": SPEC.model_dump(mode="json"), "steps": 40, "composites": True,
+        "refinement": SPEC.model_dump(mode="json"), "steps": 40, "composites": True, "rehearsals": 0,
         "scans": {"training": ["1.2.1"], "validation": ["1.2.2"]},
     }  # fmt: skip
     (folder / "refinement.json").write_text(json.dumps(summary))
