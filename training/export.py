@@ -31,6 +31,10 @@ UNSTATED = "not stated"
 DEFAULT_POINT = 0.5  # until an evaluation has chosen one
 PARITY_SEED = 7
 
+OF_ONE_SCAN = frozenset(
+    {"operating_point", "false_positives_per_scan", "recall", "dice", "volume_error", "diameter_error", "seconds"}
+)
+
 
 def run_export(
     run: Path,
@@ -85,8 +89,10 @@ def export(
 
 
 def metrics_of(figures: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """An evaluation's figures as bundle.json's metrics. Single stages of the time stay in the report."""
+    """An evaluation's figures as bundle.json's metrics. Single stages of the time stay in the report, and so do the
+    curves and averages of a single scan, which say no more than what was found in it."""
     rows = [row for row in figures["figures"] if not row["key"].startswith("seconds_")]
+    rows = [row for row in rows if row["scans"] > 1 or row["key"] in OF_ONE_SCAN]
     return [
         {
             "name": row["name"] + (f" ({row['unit']})" if row["unit"] else ""),
