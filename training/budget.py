@@ -17,12 +17,14 @@ import numpy as np
 import torch
 from torchvision.ops import FrozenBatchNorm2d
 
-from dicom_node.errors import ConfigError, DicomNodeError
+from dicom_node.errors import DicomNodeError
+from dicom_node.model.detector import checked_device
 from dicom_node.model.network import build_network
 from training.cases import Scan
 from training.ignore import IgnoringRoIHeads, IgnoringRPN
 from training.readers.luna16 import size_mm
-from training.recipe import Recipe
+from training.recipe import Recipe, Refinement
+from training.refine import build
 
 CACHE_BYTES_A_VOXEL = 4  # int16 HU, uint8 labels, int8 distance
 LUNG_SHARE = 0.6  # what cropping to the lungs keeps of a field of view; 0.53 and 0.57 seen
@@ -71,14 +73,15 @@ def estimate(scans: Sequence[Scan], recipe: Recipe, out: Path, folds: int, devic
     look_s = LUNG_SLICES / recipe.preprocessing.slice_step * slice_s
     # Validation and test of a fold are a fifth of all scans; candidates are mined in as many again.
     looked_at = folds * (0.2 * len(scans) * (2 if recipe.refinement else 1))
-    learning = recipe.refinement.learning if recipe.refinement else None
     hours = {
         "prepare": len(scans) * PREPARE_S / workers / 3600,
         "train": folds * recipe.optimisation.steps * recipe.optimisation.accumulate * update_s / 3600,
         "evaluate": looked_at * look_s / 3600,
     }
-    if learning is not None and learning.minutes is not None:
-        hours["refine"] = folds * learning.minutes / 60
+    if recipe.refinement is not None:
+        learning = recipe.refinement.learning
+        whole_h = learning.steps * _cube_update_s(recipe.refinement, device) / 3600
+        hours["refine"] = folds * (whole_h if learning.minutes is None else min(whole_h, learning.minutes / 60))
     there = next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.exists())
     return Budget(
         scans=len(scans),
@@ -93,9 +96,7 @@ def estimate(scans: Sequence[Scan], recipe: Recipe, out: Path, folds: int, devic
 
 def _trial(recipe: Recipe, device: str) -> tuple[float, float, float]:
     """(seconds of an update, GB of memory, GB of weights): the second of two passes, on one crop, times the batch."""
-    where = torch.device(device)
-    if where.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"device {device!r}: this machine has no CUDA device")
+    where = checked_device(device)
     model = build_network(
         recipe.network, recipe.preprocessing, norm=FrozenBatchNorm2d, rpn_type=IgnoringRPN, roi_type=IgnoringRoIHeads
     )
@@ -121,6 +122,21 @@ def _trial(recipe: Recipe, device: str) -> tuple[float, float, float]:
     )
     batch = recipe.optimisation.batch
     return took_s * batch, used_gb + (batch - 1) * max(used_gb - 4 * weights_gb, 0), weights_gb
+
+
+def _cube_update_s(refinement: Refinement, device: str) -> float:
+    """Seconds of an update of the second stage: a quarter of its batch, times four."""
+    where, spec = torch.device(device), refinement.network
+    model = build(spec).to(where).train()
+    some = max(2, refinement.learning.batch // 4)
+    cubes = torch.rand(some, 1, spec.cube, spec.cube, spec.cube, device=where)
+    for _ in range(2):
+        started = time.perf_counter()
+        model(cubes).sum().backward()
+        if where.type == "cuda":
+            torch.cuda.synchronize()
+        took_s = time.perf_counter() - started
+    return took_s * refinement.learning.batch / some
 
 
 def _hours(hours: float) -> str:

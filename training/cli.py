@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import shlex
 import sys
 from dataclasses import asdict, replace
@@ -108,8 +109,8 @@ def main() -> NoReturn:
 
 
 def typed_command() -> str:
-    """This very command, for a run's record. Of an absolute path only its end: the rest tells of a machine."""
-    words = (Path(word).name if word.startswith("/") else word for word in sys.argv[1:])
+    """This very command, for a run's record. Of a path only its end: the rest tells of a machine, or of a patient."""
+    words = (re.sub(r"[^=]*/(?=.)", "", word.rstrip("/")) for word in sys.argv[1:])
     return shlex.join(["python", "-m", "training", *words])
 
 
@@ -306,8 +307,8 @@ def mine(
     from training.prepared import open_prepared
 
     model = load_bundle(bundle)
-    learn, _ = _parts(open_prepared(cache, model.form.preprocessing), fold)
-    found = mine_scans(model, spread(learn, scans), out, device=device)
+    learn, validation = _parts(open_prepared(cache, model.form.preprocessing), fold)
+    found = mine_scans(model, [*spread(learn, scans), *validation], out, device=device)
     print(", ".join(f"{number} {kind}" for kind, number in sorted(found.items())))
 
 
@@ -331,9 +332,11 @@ def refine(
     numbers = load_recipe(recipe)
     if numbers.refinement is None:
         raise ConfigError(f"{recipe} has no `refinement`: its bundle has one stage only")
-    learn, _ = _parts(open_prepared(cache, numbers.preprocessing), fold)
+    learn, validation = _parts(open_prepared(cache, numbers.preprocessing), fold)
     network, learning = numbers.refinement.network, numbers.refinement.learning
-    summary = refine_candidates(learn, mined, out, numbers.preprocessing, network, learning, device=device)
+    summary = refine_candidates(
+        learn, mined, out, numbers.preprocessing, network, learning, validation=validation, device=device
+    )
     _print_json(summary["validation"])
 
 
@@ -412,12 +415,16 @@ def evaluate(
 
     Example: python -m training evaluate --bundle bundle --source composites/test --layout luna16 --out report
     """
+    from dicom_node.model.bundle import load_bundle
     from training.evaluation.evaluate import run_evaluate
+    from training.export import check_origin
     from training.provenance import fold_of
 
     listing = _list(source, layout, on_problem.value, unlabelled_negative)
     if subset:
         listing = replace(listing, scans=[scan for scan in listing.scans if scan.subset in subset])
+    if run is not None:
+        check_origin(load_bundle(bundle), run, refinement)
     who = None if run is None else fold_of(run, listing.scans, refinement)
     run_evaluate(
         bundle, listing, out, command=typed_command(), device=device, workers=workers, on_problem=on_problem.value,
@@ -462,7 +469,9 @@ def ceiling(
 @app.command()
 def reproduce(
     luna16: Annotated[Path, typer.Option("--luna16", help="LUNA16 as downloaded and unpacked.")],
-    out: Annotated[Path, typer.Option("--out", help="Folder for everything; goes on where it was stopped.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for everything; goes on where it was stopped.")] = Path(
+        "reproduction"
+    ),
     recipe: RecipeOption = REFERENCE_RECIPE,
     fold: Annotated[int | None, typer.Option("--fold", min=0, max=9, help="Only this one; default: all ten.")] = None,
     device: DeviceOption = "cpu",

@@ -30,6 +30,7 @@ NODULE = {"name": "nodule", "code_value": "27925004", "coding_scheme": "SCT", "c
 UNSTATED = "not stated"
 DEFAULT_POINT = 0.5  # until an evaluation has chosen one
 PARITY_SEED = 7
+PARITY = 1e-4
 
 OF_ONE_SCAN = frozenset(
     {"operating_point", "false_positives_per_scan", "recall", "dice", "volume_error", "diameter_error", "seconds"}
@@ -81,7 +82,10 @@ def export(
     bundle = write_bundle(out, description, weights, "", half=half)
     for one in figures:
         _belong(one, bundle)
-    description["metrics"] = [row for one in figures for row in metrics_of(one)] + [_parity_row(run, bundle)]
+    same = _parity_row(run, bundle)
+    if not half and same["value"] > PARITY:
+        raise DataProblem(f"the bundle's answers differ from the trainer's by {same['value']:.1e}: it is not written")
+    description["metrics"] = [row for one in figures for row in metrics_of(one)] + [same]
     bundle = write_bundle(out, description, weights, "", half=half)
     write_provenance(out, facts)
     (out / CARD).write_text(card(bundle))
@@ -105,6 +109,24 @@ def metrics_of(figures: Mapping[str, Any]) -> list[dict[str, Any]]:
         }
         for row in rows
     ]
+
+
+def check_origin(bundle: Bundle, run: Path, refinement: Path | None) -> None:
+    """Raises DataProblem where a bundle does not hold the weights of a run, and of a refinement's run."""
+    weights = exported_weights(run)[1]
+    if bundle.form.refinement is not None:
+        if refinement is None:
+            raise DataProblem(f"bundle {bundle.folder} has a second stage: say with --refinement which run made it")
+        weights |= read_refinement(refinement)[1]
+    own = bundle.weights
+    stored = {n: v.half().float() if v.ndim > 1 and _is_half(own[n]) else v for n, v in weights.items() if n in own}
+    if own.keys() != weights.keys() or not all(torch.equal(own[n], stored[n]) for n in own):
+        raise DataProblem(f"bundle {bundle.folder} does not hold the weights of {run}: give the run that it came from")
+
+
+def _is_half(values: Tensor) -> bool:
+    """Whether a bundle stored them as float16."""
+    return torch.equal(values, values.half().float())
 
 
 def parity(run: Path, bundle: Bundle) -> float:

@@ -119,17 +119,24 @@ def within(balls: NDArray[np.float64], point_mm: NDArray[np.float64]) -> bool:
 
 
 def read_candidates(folder: Path) -> dict[str, list[MinedCandidate]]:
-    """By scan uid. Raises DataProblem: nothing mined there, or a file that can't be read."""
+    """By scan uid. Raises DataProblem: nothing mined there, a file that can't be read, or files that don't belong
+    together."""
     paths = sorted(folder.glob("*.json"))
     if not paths:
         raise DataProblem(f"{folder} holds no mined candidates: run `python -m training mine` first")
-    mined = {}
+    mined: dict[str, list[MinedCandidate]] = {}
+    origins = set()
     for path in paths:
         try:
             raw = json.loads(path.read_text())
+            twice = raw["uid"] in mined
             mined[raw["uid"]] = [_candidate(entry) for entry in raw["candidates"]]
+            origins.add((raw["made_by"], raw["floor"]))
         except (OSError, ValueError, KeyError, TypeError) as err:
             raise DataProblem(f"{path} is no list of mined candidates ({err}): remove it and mine again") from err
+        if twice or len(origins) > 1:
+            what = "a scan twice, before and after it changed" if twice else "what different bundles found"
+            raise DataProblem(f"{folder} holds {what}: remove it and mine again")
     return mined
 
 

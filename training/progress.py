@@ -31,7 +31,7 @@ class Progress:
         from torch.utils.tensorboard import SummaryWriter
 
         # purge_step: what a killed run wrote after its last checkpoint is hidden, not drawn twice.
-        self._writer = SummaryWriter(str(self._run / TENSORBOARD), purge_step=self._first)
+        self._writer = SummaryWriter(str(self._run / TENSORBOARD), purge_step=self._first + 1)
         self._started = time.monotonic()
         if sys.stderr.isatty():
             self._bar, self._task = _bar(self._recipe, self._first)

@@ -20,6 +20,7 @@ from pydantic import ValidationError
 
 from dicom_node.model.spec import Spec
 from training.cases import DataProblem, Scan
+from training.checkpoint import LAST
 from training.evaluation.claims import Fold
 from training.evaluation.marks import patient_digest
 from training.prepare import write_whole
@@ -104,16 +105,28 @@ def record(
     device: str,
     left_out: int = 0,
 ) -> Provenance:
-    """Writes the run's training.json. A run that goes on adds its command to those before."""
-    before = read_provenance(run).commands if (run / FACTS).exists() else ()
+    """Writes the run's training.json. A run that goes on adds its command to those before.
+
+    Raises DataProblem where the folder holds a checkpoint of another recipe or of other scans: what was learned
+    from must never be forgotten.
+    """
     scans = [*learn, *validation]
+    uids = tuple(sorted(scan.form.uid for scan in scans))
+    before: tuple[str, ...] = ()
+    if (run / FACTS).exists():
+        old = read_provenance(run)
+        if (run / LAST).exists() and (old.recipe != recipe or old.scans != uids):
+            raise DataProblem(
+                f"{run} holds a run of another recipe or of other scans (another fold?): use a new folder"
+            )
+        before = old.commands
     facts = Provenance(
         recipe=recipe,
         train=_part(learn),
         validation=_part(validation) if validation else None,
         patients=tuple(sorted({patient_digest(scan.form.patient) for scan in scans})),
         left_out=left_out,
-        scans=tuple(sorted(scan.form.uid for scan in scans)),
+        scans=uids,
         sources=_sources(scans),
         commands=before if command in before else (*before, command),
         machine=machine(device),

@@ -40,6 +40,8 @@ class InitialWeights(Spec):
             raise ValueError("source bundle needs a path: the bundle's folder")
         if self.source == "random" and self.path is not None:
             raise ValueError("source random reads no path")
+        if self.source != "imagenet" and self.sha256 is not None:
+            raise ValueError(f"source {self.source} reads no sha256")
         if self.source == "imagenet" and (self.path is None) != (self.sha256 is None):
             raise ValueError("a file of ImageNet weights needs both path and sha256")
         return self
@@ -155,6 +157,12 @@ class Refinement(Spec):
 
     network: RefinementSpec = RefinementSpec()
     learning: RefineSettings = RefineSettings()
+
+    @model_validator(mode="after")
+    def _weight_is_found(self) -> Refinement:
+        if "weight" in self.network.model_fields_set:
+            raise ValueError("network.weight is not given: the run chooses it")
+        return self
 
 
 class Keeping(Spec):

@@ -6,6 +6,7 @@ Prepared scans + mined candidates -> <run>/refinement.safetensors, the weights a
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -37,6 +38,7 @@ from training.prepared import PreparedScan
 from training.recipe import RefineSettings
 
 WEIGHTS, SUMMARY, LAST = "refinement.safetensors", "refinement.json", "refinement_last.safetensors"
+DATA = "data.sha256"
 RATES = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 WEIGHT_CHOICES = tuple(round(0.1 * n, 1) for n in range(11))
 FINAL_SHARE = 0.01
@@ -54,15 +56,20 @@ def refine(
     spec: RefinementSpec,
     settings: RefineSettings,
     *,
+    validation: Sequence[PreparedScan] = (),
     device: str = "cpu",
     say: Say = print,
 ) -> dict[str, Any]:
     """Trains into `out`; what is in refinement.json. spec.weight plays no part: scans that were not learned from
     choose it.
 
-    scans: all that may be learned from; those that test the model must not be among them.
+    scans: all that may be learned from; those that test the model must not be among them. validation: mined scans
+    that neither stage learned from; they choose the weight. Without any, some of `scans` are held back, or rehearsed.
+    Raises DataProblem: nothing to learn from, or `out` holds a run on other data.
     """
     candidates = read_candidates(mined)
+    _same_data(out, scans, candidates)
+    judges = [s for s in validation if s.form.uid in candidates]
 
     def trained(part: Sequence[PreparedScan], run: Path, numbers: RefineSettings) -> tuple[dict[str, Tensor], int]:
         sampler = CubeSampler(part, candidates, spec.cube, prep, settings.sampling)
@@ -71,25 +78,28 @@ def refine(
         averaged, step = fit(sampler, spec, numbers, run, device, say)
         return folded(averaged.state, spec), step
 
-    seen, validation = [], []
-    parts = rehearsals(scans, candidates)
+    seen: list[Seen] = []
+    held: list[PreparedScan] = []
+    parts = [] if judges else rehearsals(scans, candidates)
     for number, (learn, judge) in enumerate(parts):
         weights, _ = trained(learn, out / f"rehearsal{number}", shorter(settings))
         seen.append(looked_at(weights, spec, prep, judge, candidates))
-        validation += judge
+        held += judge
     training = list(scans)
-    if not parts:
-        training, validation = divided(scans, candidates, settings)
+    if judges:
+        held = judges
+    elif not parts:
+        training, held = divided(scans, candidates, settings)
     weights, step = trained(training, out, settings)
     if not parts:
-        seen.append(looked_at(weights, spec, prep, validation, candidates))
+        seen.append(looked_at(weights, spec, prep, held, candidates))
     weight, figures = choose_weight(together(seen))
     summary = {
         "refinement": spec.model_copy(update={"weight": weight}).model_dump(mode="json"),
         "settings": settings.model_dump(mode="json"),
         "steps": step,
         "composites": any(s.form.composite for s in scans),
-        "scans": {"training": [s.form.uid for s in training], "validation": [s.form.uid for s in validation]},
+        "scans": {"training": [s.form.uid for s in training], "validation": [s.form.uid for s in held]},
         "rehearsals": len(parts),
         "validation": figures,
         "note": RESEARCH_USE,
@@ -97,6 +107,17 @@ def refine(
     save_file(weights, out / WEIGHTS)
     (out / SUMMARY).write_text(json.dumps(summary, indent=1) + "\n")
     return summary
+
+
+def _same_data(out: Path, scans: Sequence[PreparedScan], mined: Mapping[str, Sequence[MinedCandidate]]) -> None:
+    """Notes in `out` what a run learns from; one that finds other data's run there must not go on with it."""
+    told = [sorted(s.form.key for s in scans), sorted((uid, repr(found)) for uid, found in mined.items())]
+    digest = hashlib.sha256(json.dumps(told).encode()).hexdigest()
+    out.mkdir(parents=True, exist_ok=True)
+    note = out / DATA
+    if note.exists() and note.read_text().strip() != digest:
+        raise DataProblem(f"{out} holds a second stage of other scans or candidates: use a new folder")
+    note.write_text(digest + "\n")
 
 
 def rehearsals(

@@ -16,14 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from dicom_node.domain import RESEARCH_USE
+from dicom_node.errors import ConfigError
 from training.budget import estimate
 from training.evaluation.claims import Fold as Seen
 from training.evaluation.evaluate import judge, run_evaluate, run_pooled
 from training.export import export
-from training.folds import SUBSETS, fold
+from training.folds import SUBSETS, Fold, fold
 from training.mine import mine, spread
 from training.prepare import Progress, prepare
-from training.prepared import PreparedScan, open_prepared
+from training.prepared import open_prepared
 from training.provenance import fold_of, record
 from training.readers import Listing, OnProblem
 from training.readers.luna16 import list_luna16
@@ -55,6 +56,10 @@ class Reproduction:
 
 def reproduce(asked: Reproduction, team: Team, say: Say = print, *, only_plan: bool = False) -> list[dict[str, Any]]:
     """The claims' rows, empty where only the plan was asked for. Raises DataProblem, ConfigError, DicomNodeError."""
+    if team.size > 1:
+        raise ConfigError(
+            "reproduce runs as one process: train a fold with torchrun by its own command, then go on here"
+        )
     listing = list_luna16(asked.luna16, on_problem=asked.on_problem)
     for line in listing.summary:
         say(line)
@@ -100,13 +105,19 @@ def _fold(
     say(f"fold {number}: {len(parts.train)} scans to train on, {len(parts.validation)} to validate, "
         f"{len(parts.test)} to test, {len(parts.guarded)} left out for their patients' sake")  # fmt: skip
     run = folder / "run"
-    record(run, recipe, parts.train, parts.validation, command=asked.command, device=asked.device)
+    record(
+        run, recipe, parts.train, parts.validation, command=asked.command, device=asked.device,
+        left_out=len(listing.left_out),
+    )  # fmt: skip
     job = Job(recipe=recipe, scans=parts.train, validation=parts.validation, hard_mm={}, run=run, workers=asked.workers)
     train(job, team)
-    refinement = _refine(asked, run, folder, parts.train, say) if recipe.refinement else None
+    refinement = _refine(asked, run, folder, parts, say) if recipe.refinement else None
     bundle = export(run, folder / "bundle", refinement=refinement)
     before = (number + SUBSETS - 1) % SUBSETS
-    judge(bundle, _subset(listing, before).scans, folder / "validation", device=asked.device, say=say)
+    judge(
+        bundle, _subset(listing, before).scans, folder / "validation", device=asked.device,
+        on_problem=asked.on_problem, say=say,
+    )  # fmt: skip
     tested = _subset(listing, number)
     who = fold_of(run, tested.scans, refinement)
     figures = run_evaluate(
@@ -118,15 +129,19 @@ def _fold(
     return figures, who
 
 
-def _refine(asked: Reproduction, run: Path, folder: Path, scans: Sequence[PreparedScan], say: Say) -> Path:
-    """Mines the training scans with the first stage alone, and fits the second stage; returns its folder."""
+def _refine(asked: Reproduction, run: Path, folder: Path, parts: Fold, say: Say) -> Path:
+    """Mines training and validation scans with the first stage alone, and fits the second; returns its folder."""
     recipe = asked.recipe
     assert recipe.refinement is not None  # noqa: S101  # for the type checker: the caller asked
     first = export(run, folder / "first")
-    mine(first, spread(scans, MINED_SCANS), folder / "mined", device=asked.device, say=say)
+    mined = [*spread(parts.train, MINED_SCANS), *parts.validation]
+    mine(first, mined, folder / "mined", device=asked.device, say=say)
     refined = folder / "refined"
     network, learning = recipe.refinement.network, recipe.refinement.learning
-    refine(scans, folder / "mined", refined, recipe.preprocessing, network, learning, device=asked.device, say=say)
+    refine(
+        parts.train, folder / "mined", refined, recipe.preprocessing, network, learning,
+        validation=parts.validation, device=asked.device, say=say,
+    )  # fmt: skip
     return refined
 
 

@@ -13,6 +13,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from dicom_node.model.detector import checked_device
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Team:
@@ -30,6 +32,15 @@ class Team:
     def wrap(self, model: nn.Module) -> nn.Module:
         """Gradients of all processes are averaged as they come."""
         return DistributedDataParallel(model, broadcast_buffers=False) if self.size > 1 else model
+
+    def share_buffers(self, model: nn.Module) -> None:
+        """Running statistics become the mean of what the processes saw: one of them writes the checkpoint."""
+        if self.size == 1:
+            return
+        for value in model.buffers():
+            if value.dtype.is_floating_point:
+                dist.all_reduce(value)
+                value /= self.size
 
     def no_exchange(self, model: nn.Module) -> AbstractContextManager[None]:
         """Within it gradients only pile up: the last pass of an update sends them."""
@@ -57,9 +68,12 @@ class Team:
 
 @contextlib.contextmanager
 def join_team(device: str) -> Iterator[Team]:
-    """Reads what torchrun set (RANK, WORLD_SIZE, LOCAL_RANK); without it, a team of one. device: cpu or cuda."""
+    """Reads what torchrun set (RANK, WORLD_SIZE, LOCAL_RANK); without it, a team of one. device: cpu or cuda.
+
+    Raises ConfigError where the device is not here.
+    """
     size, rank, local = (int(os.environ.get(key, n)) for key, n in (("WORLD_SIZE", 1), ("RANK", 0), ("LOCAL_RANK", 0)))
-    own = torch.device("cuda", local) if device == "cuda" else torch.device(device)
+    own = checked_device(f"cuda:{local}" if device == "cuda" else device)
     if size == 1:
         yield Team(rank=0, size=1, device=own)
         return

@@ -84,14 +84,15 @@ def train(job: Job, team: Team, stop: Callable[[], bool] = lambda: False) -> int
             learning_rate = set_learning_rate(optimizer, recipe, step)
             losses = update(parallel, optimizer, batches, recipe, team, step)
             bad = 0 if losses["finite"] else bad + 1
+            if bad:
+                _dump(job, team, step)
             if bad >= plan.non_finite_limit:
                 raise TrainingFailed(
                     f"{bad} updates in a row were not finite, the last at step {step}: their batches are in "
                     f"{job.run / NON_FINITE}; lower optimisation.learning_rate, or look at the data"
                 )
-            if not losses["finite"] and team.leads:
-                _dump(job, team, step)
-            averaged.update(model, step)
+            if not bad:
+                averaged.update(model, step)
             step += 1
             write(step, losses)
             progress.update(step, {**losses, "learning_rate": learning_rate})
@@ -168,8 +169,10 @@ def update(
     team: Team,
     step: int,
 ) -> dict[str, float]:
-    """One step of the optimizer. One that is not finite is left out on all processes alike."""
+    """One step of the optimizer. One that is not finite is left out on all processes alike, and what its passes did
+    to the running statistics is undone."""
     plan = recipe.optimisation
+    before = {name: value.clone() for name, value in model.named_buffers()} if plan.norm == "batch" else {}
     optimizer.zero_grad(set_to_none=True)
     sums: dict[str, Tensor] = {}
     for part in range(plan.accumulate):
@@ -190,6 +193,12 @@ def update(
     finite = bool(torch.isfinite(norm) & torch.isfinite(sums["total"]))
     if finite:
         optimizer.step()
+        if before:
+            team.share_buffers(model)
+    else:
+        for name, value in model.named_buffers():
+            if name in before:
+                value.copy_(before[name])
     return {**{name: value.item() for name, value in sums.items()}, "norm": norm.item(), "finite": float(finite)}
 
 
@@ -224,8 +233,10 @@ def _losses(run: Path, first: int, team: Team) -> Iterator[Callable[[int, Mappin
         return
     path = run / LOSSES
     kept = path.read_text().splitlines()[:first] if path.exists() else []
-    with path.open("w") as file:
-        file.writelines(line + "\n" for line in kept)
+    aside = path.with_suffix(".part")
+    aside.write_text("".join(line + "\n" for line in kept))
+    aside.replace(path)
+    with path.open("a") as file:
 
         def write(step: int, losses: Mapping[str, float]) -> None:
             file.write(json.dumps({"step": step, **losses}) + "\n")
@@ -235,22 +246,21 @@ def _losses(run: Path, first: int, team: Team) -> Iterator[Callable[[int, Mappin
 
 
 def _dump(job: Job, team: Team, step: int) -> None:
-    """The batch that gave a loss that is not finite, as the network saw it, to be looked at."""
+    """The passes of this process that gave an update that is not finite, as the network saw them, to be looked at."""
     recipe = job.recipe
     sampler = Sampler(job.scans, recipe.sampling, recipe.augmentation, job.hard_mm, recipe.seed)
-    start = pass_number(recipe, team, step, 0) * recipe.optimisation.batch
-    blocks = [
-        cut(sampler.draw(n), recipe.preprocessing, recipe.sampling.crop_mm)
-        for n in range(start, start + recipe.optimisation.batch)
-    ]
-    images, targets = sample(
-        blocks, recipe.preprocessing, recipe.sampling, recipe.augmentation, torch.device("cpu"), recipe.seed
-    )
     folder = job.run / NON_FINITE
     folder.mkdir(exist_ok=True)
-    tensors: dict[str, Any] = {f"image{i}": image.contiguous() for i, image in enumerate(images)}
-    tensors |= {f"{name}{i}": value.contiguous() for i, t in enumerate(targets) for name, value in t.items()}
-    save_file(tensors, folder / f"step{step}.safetensors", metadata={"first_draw": str(start)})
+    for part in range(recipe.optimisation.accumulate):
+        number = pass_number(recipe, team, step, part)
+        draws = range(number * recipe.optimisation.batch, (number + 1) * recipe.optimisation.batch)
+        blocks = [cut(sampler.draw(n), recipe.preprocessing, recipe.sampling.crop_mm) for n in draws]
+        images, targets = sample(
+            blocks, recipe.preprocessing, recipe.sampling, recipe.augmentation, torch.device("cpu"), recipe.seed
+        )
+        tensors: dict[str, Any] = {f"image{i}": image.contiguous() for i, image in enumerate(images)}
+        tensors |= {f"{name}{i}": value.contiguous() for i, t in enumerate(targets) for name, value in t.items()}
+        save_file(tensors, folder / f"step{step}-pass{number}.safetensors", metadata={"first_draw": str(draws.start)})
     log.warning("update left out", extra={"action": "non_finite", "step": step, "kept": str(folder)})
 
 

@@ -45,6 +45,7 @@ def _imagenet(recipe: Recipe) -> dict[str, Tensor]:
     if start.path is not None:
         state = _checked_file(Path(start.path), start)
     else:
+        _check_fetched(Path(published.url).name)
         try:
             state = published.get_state_dict(progress=False, check_hash=True)
         except (URLError, OSError, RuntimeError) as err:
@@ -53,6 +54,15 @@ def _imagenet(recipe: Recipe) -> dict[str, Tensor]:
                 f"machine and name it in the recipe: initial_weights: {{source: imagenet, path: FILE, sha256: ...}}"
             ) from err
     return {name: value for name, value in state.items() if not name.startswith("fc.")}
+
+
+def _check_fetched(name: str) -> None:
+    """torchvision trusts a file that is there already; its name carries the first eight digits of its sha256."""
+    path = Path(torch.hub.get_dir()) / "checkpoints" / name
+    if path.exists():
+        found = hashlib.sha256(path.read_bytes()).hexdigest()
+        if not found.startswith(path.stem.rsplit("-", 1)[-1]):
+            raise ConfigError(f"{path} was cut short or altered (sha256 {found[:12]}...): remove it, and start again")
 
 
 def _checked_file(path: Path, start: InitialWeights) -> dict[str, Any]:

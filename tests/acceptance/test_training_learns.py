@@ -6,6 +6,7 @@ the node's own detector, and the evaluator.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from training.evaluation.marks import ScanResult
 from training.evaluation.overlap import Overlap, ScanOverlap, average_precision
 from training.export import export
 from training.prepare import prepare
-from training.prepared import PreparedScan, open_prepared
+from training.prepared import FORM_FILE, PreparedScan, open_prepared, open_scan, to_json
 from training.provenance import record
 from training.readers.luna16 import list_luna16
 from training.team import Team
@@ -69,8 +70,7 @@ def learn(composites: Path, folder: Path, shuffled: bool) -> Overlap:
     prepare(scans, folder / "cache", recipe.preprocessing)
     prepared = open_prepared(folder / "cache", recipe.preprocessing)
     if shuffled:
-        for scan in prepared:
-            shuffle_labels(scan)
+        prepared = [shuffled_labels(scan) for scan in prepared]
     torch.set_num_threads(1)
     job = Job(recipe=recipe, scans=prepared, validation=[], hard_mm={}, run=folder / "run")
     record(job.run, recipe, prepared, [], command="python -m training train", device="cpu")
@@ -85,10 +85,18 @@ def overlap_of(result: ScanResult) -> ScanOverlap:
     return ScanOverlap(iou=result.box_iou, score=result.scores, ignored=result.unsure, diameter_mm=diameter_mm)
 
 
-def shuffle_labels(scan: PreparedScan) -> None:
-    """The labels as they were, but turned by half about the scan's middle: on lung and tissue, not on nodules."""
-    path = scan.folder / "labels.npy"
-    np.save(path, np.ascontiguousarray(np.load(path)[::-1, ::-1, ::-1]))
+def shuffled_labels(scan: PreparedScan) -> PreparedScan:
+    """The labels and their centres turned by half about the scan's middle: on lung and tissue, not on nodules."""
+    labels = np.ascontiguousarray(scan.labels()[::-1, ::-1, ::-1])
+    np.save(scan.folder / "labels.npy", labels)
+    far = np.array(scan.form.shape) - 1.0
+    turned = [scan.to_mm(far - scan.to_index(np.array(n.center_mm))) for n in scan.form.nodules]
+    nodules = tuple(
+        replace(n, center_mm=(float(x), float(y), float(z)))
+        for n, (x, y, z) in zip(scan.form.nodules, turned, strict=True)
+    )
+    (scan.folder / FORM_FILE).write_text(to_json(replace(scan.form, nodules=nodules)))
+    return open_scan(scan.folder)
 
 
 @pytest.mark.slow

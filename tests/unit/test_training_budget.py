@@ -26,7 +26,7 @@ def test_disk_grows_with_the_scans_and_time_with_the_steps(tmp_path: Path) -> No
 
 
 def test_a_device_that_is_not_here_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no CUDA device"):
+    with pytest.raises(ConfigError, match="this machine has 0 CUDA devices"):
         estimate([], tiny_recipe(), tmp_path, 1, "cuda:7", 1)
 
 

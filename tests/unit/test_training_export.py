@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from dicom_node.errors import ConfigError
 from dicom_node.model.bundle import CARD, REFINEMENT, load_bundle
@@ -19,9 +20,9 @@ from tests.fakes.recipes import tiny_recipe
 from tests.fakes.results import mark, nodule, result
 from training.card import card, run_card
 from training.cases import Case, DataProblem, Scan
-from training.checkpoint import Averaged, read_checkpoint, save_checkpoint
+from training.checkpoint import LAST, Averaged, read_checkpoint, save_checkpoint
 from training.evaluation.figures import Point, Study, figures
-from training.export import export, metrics_of, parity, probabilities, run_export
+from training.export import check_origin, export, metrics_of, parity, probabilities, run_export
 from training.prepared import PreparedScan, open_scan
 from training.provenance import FACTS, fold_of, read_provenance, record
 from training.recipe import Recipe
@@ -244,6 +245,22 @@ def no_case() -> Case:
 
 def to_judge(patient: str) -> Scan:
     return Scan(uid="9", patient=patient, subset=0, composite=False, files=(), truth="", read=no_case)
+
+
+def test_a_bundle_is_told_from_that_of_another_run(run: Path, tmp_path: Path) -> None:
+    refinement = write_refinement(tmp_path / "refined")
+    for name, half in (("whole", False), ("half", True)):
+        bundle = export(run, tmp_path / name, refinement=refinement, half=half)
+        check_origin(bundle, run, refinement)
+        with pytest.raises(DataProblem, match="say with --refinement which run made it"):
+            check_origin(bundle, run, None)
+    other = write_run(tmp_path / "other", tmp_path / "other_cache")
+    tensors = load_file(other / LAST)
+    moved = {n: v + 1 if v.is_floating_point() else v for n, v in tensors.items()}
+    with safe_open(other / LAST, "pt") as stored:
+        save_file(moved, other / LAST, metadata=stored.metadata())
+    with pytest.raises(DataProblem, match="does not hold the weights of"):
+        check_origin(bundle, other, refinement)
 
 
 def test_whom_a_model_saw_is_known_by_patient(tmp_path: Path) -> None:

@@ -175,6 +175,18 @@ def test_another_bundle_mines_anew(bundle: Bundle, scan: PreparedScan, tmp_path:
     assert json.loads(path.read_text()) == raw
 
 
+def test_candidates_that_do_not_belong_together_are_refused(bundle: Bundle, scan: PreparedScan, tmp_path: Path):
+    mine(bundle, [scan], tmp_path / "mined", say=lambda text: None)
+    path = tmp_path / "mined" / "key-1.2.json"
+    (tmp_path / "mined" / "key-1.2-before.json").write_text(path.read_text())
+    with pytest.raises(DataProblem, match="a scan twice, before and after it changed"):
+        read_candidates(tmp_path / "mined")
+    other = json.loads(path.read_text()) | {"uid": "9", "made_by": "another"}
+    (tmp_path / "mined" / "key-1.2-before.json").write_text(json.dumps(other))
+    with pytest.raises(DataProblem, match="what different bundles found"):
+        read_candidates(tmp_path / "mined")
+
+
 def test_some_scans_are_spread_over_all():
     scans = [f"1.{n}" for n in range(5)]
     assert spread(scans, 3) == ["1.0", "1.2", "1.4"]  # type: ignore[arg-type, comparison-overlap]

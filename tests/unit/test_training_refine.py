@@ -83,7 +83,8 @@ def write_mined(folder: Path, scans: Sequence[PreparedScan]) -> Path:
             {"center_mm": c.center_mm, "score": c.score, "kind": c.kind, "nodule": c.nodule}
             for c in candidates(scan, seed=n)
         ]
-        (folder / f"{scan.form.key}.json").write_text(json.dumps({"uid": scan.form.uid, "candidates": entries}))
+        told = {"uid": scan.form.uid, "made_by": "a bundle", "floor": 0.02, "candidates": entries}
+        (folder / f"{scan.form.key}.json").write_text(json.dumps(told))
     return folder
 
 
@@ -110,6 +111,22 @@ def sampler(scans: list[PreparedScan]) -> CubeSampler:
 def run(data: Path, out: Path, plan: RefineSettings = QUICK, spec: RefinementSpec = SPEC, **other: object) -> object:
     say = other.get("say", lambda text: None)
     return refine(open_prepared(data / "cache", PREP), data / "mined", out, PREP, spec, plan, say=say)  # type: ignore[arg-type]
+
+
+def test_a_run_on_other_candidates_is_not_gone_on_with(data: Path, tmp_path: Path):
+    run(data, tmp_path / "run")
+    path = next((data / "mined").glob("*.json"))
+    raw = json.loads(path.read_text())
+    path.write_text(json.dumps(raw | {"candidates": raw["candidates"][:-1]}))
+    with pytest.raises(DataProblem, match="second stage of other scans or candidates"):
+        run(data, tmp_path / "run")
+
+
+def test_scans_given_for_validation_choose_the_weight(data: Path, scans: list[PreparedScan], tmp_path: Path):
+    first, *rest = open_prepared(data / "cache", PREP)
+    refine(rest, data / "mined", tmp_path / "run", PREP, SPEC, QUICK, validation=[first], say=lambda text: None)
+    made_of = json.loads((tmp_path / "run" / SUMMARY).read_text())["scans"]
+    assert made_of == {"training": [s.form.uid for s in rest], "validation": [first.form.uid]}
 
 
 def test_sample_n_of_seed_s_is_always_the_same(sampler: CubeSampler, scans: list[PreparedScan]):

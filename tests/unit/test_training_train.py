@@ -21,7 +21,9 @@ from training import train as train_module
 from training.cases import DataProblem
 from training.checkpoint import LAST, Averaged, exported_weights, load_checkpoint, read_checkpoint
 from training.prepared import PreparedScan
+from training.provenance import read_provenance, record
 from training.recipe import Recipe
+from training.sampling import Sampler
 from training.team import Team, join_team
 from training.train import Job, TrainingFailed, build_model, passes, set_learning_rate, stop_when, train
 from training.weights import load_initial
@@ -109,11 +111,56 @@ def test_updates_that_are_not_finite_are_left_out_kept_and_in_the_end_fatal(
     poison = {2}
     train(job(scans, tmp_path / "once", recipe), ALONE)
     assert [row["step"] for row in losses(tmp_path / "once") if not row["finite"]] == [3]
-    assert [p.name for p in (tmp_path / "once" / "non_finite").iterdir()] == ["step2.safetensors"]
+    assert [p.name for p in (tmp_path / "once" / "non_finite").iterdir()] == ["step2-pass2.safetensors"]
     assert all(value.isfinite().all() for value in exported_weights(tmp_path / "once")[1].values())
     calls, poison = iter(range(100)), {2, 4}  # call 3 keeps the batch of call 2
     with pytest.raises(TrainingFailed, match="2 updates in a row were not finite"):
         train(job(scans, tmp_path / "twice", recipe), ALONE)
+
+
+def test_what_is_not_finite_does_not_reach_the_running_statistics(
+    scans: list[PreparedScan], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = train_module.sample
+
+    def poisoned(*arguments: Any) -> Any:
+        images, targets = honest(*arguments)
+        return [image * float("nan") for image in images], targets
+
+    monkeypatch.setattr(train_module, "sample", poisoned)
+    recipe = tiny_recipe(optimisation={"non_finite_limit": 2})
+    model = build_model(recipe).train()
+    before = {name: value.clone() for name, value in model.named_buffers()}
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    blocks = [train_module.cut(draw, recipe.preprocessing, 32) for draw in draws(scans, recipe, 2)]
+    assert not train_module.update(model, optimizer, iter([blocks]), recipe, ALONE, 0)["finite"]
+    assert all(torch.equal(before[name], value) for name, value in model.named_buffers())
+
+
+def draws(scans: list[PreparedScan], recipe: Recipe, count: int) -> list[Any]:
+    sampler = Sampler(scans, recipe.sampling, recipe.augmentation, {}, 1)
+    return [sampler.draw(number) for number in range(count)]
+
+
+def test_a_run_that_goes_on_draws_its_whole_curve(scans: list[PreparedScan], tmp_path: Path) -> None:
+    asked = iter([False, False, False, True])
+    train(job(scans, tmp_path), ALONE, stop=lambda: next(asked))
+    train(job(scans, tmp_path), ALONE)
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert sorted({event.step for event in events.Scalars("training/total")}) == [2, 4, 6, 8]
+    assert sorted({event.step for event in events.Scalars("validation/total")}) == [4, 8]
+
+
+def test_a_folder_does_not_forget_what_its_weights_were_learned_from(scans: list[PreparedScan], tmp_path: Path) -> None:
+    recipe = tiny_recipe()
+    record(tmp_path, recipe, scans, [], command="first", device="cpu")
+    train(job(scans, tmp_path), ALONE)
+    record(tmp_path, recipe, scans, [], command="second", device="cpu")
+    assert read_provenance(tmp_path).commands == ("first", "second")
+    for other in ((recipe, scans[:1]), (tiny_recipe(seed=8), scans)):
+        with pytest.raises(DataProblem, match="another recipe or of other scans"):
+            record(tmp_path, *other, [], command="third", device="cpu")
+    assert len(read_provenance(tmp_path).scans) == 2
 
 
 def test_the_learning_rate_warms_up_and_falls_along_half_a_cosine() -> None:

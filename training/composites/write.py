@@ -27,14 +27,13 @@ from dicom_node.model.preprocess import simple_itk, to_image
 from training.cases import DataProblem
 from training.composites.backgrounds import Background, read_background
 from training.composites.scan import Composite, compose_scan
-from training.voi import HELD_OUT_SUBSET, Voi, load_vois, split
+from training.voi import Voi, load_vois, split
 
 log = logging.getLogger(__name__)
 
 Part = Literal["train", "test"]
 BACKGROUNDS: dict[Part, tuple[str, ...]] = {"train": ("LIDC-IDRI-0002", "C3N-00247"), "test": ("LIDC-IDRI-0001",)}
 OWN_SURROUNDINGS: dict[Part, float] = {"train": 0.25, "test": 0.0}
-LEARNED_SUBSETS = tuple(range(HELD_OUT_SUBSET))
 FORM_FILE = "composites.json"
 # Nodules that found no place wait for the next scan of their subset, on top of its own.
 MOST_NODULES = 100

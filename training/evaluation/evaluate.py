@@ -281,9 +281,9 @@ def _stored(folder: Path, scan: Scan, bundle: Bundle, floor: float) -> ScanResul
 
 
 def _origin(scan: Scan, bundle: Bundle, floor: float) -> dict[str, Any]:
-    """What a result depends on. Files count by name and size: reading all voxels again would take as long as judging
-    does on a GPU."""
-    files = [[path.name, path.stat().st_size] for path in scan.files if path.exists()]
+    """What a result depends on. Files count by name, size and time: reading all voxels again would take as long as
+    judging does on a GPU."""
+    files = [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in scan.files if path.exists()]
     return {
         "layout": LAYOUT,
         "behaviour": behaviour(bundle.form),

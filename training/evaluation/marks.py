@@ -140,7 +140,8 @@ def result_of(
     volume, marks = case.volume, detection.findings[:KEPT_MARKS]
     bare = ScanResult(
         uid=scan.uid,
-        patient=patient_digest(scan.patient),
+        # A composite's patient is its lung's, and what it was made for: train or test.
+        patient=patient_digest(scan.patient.rsplit(" ", 1)[0] if scan.composite else scan.patient),
         composite=scan.composite,
         origin=origin,
         affine=volume.affine,

@@ -24,11 +24,16 @@ class Listed:
     diameter_mm: float
 
 
+# The download's evaluationScript.zip holds the excluded findings and the list of scans.
+SCRIPT_FOLDERS = ("annotations", "evaluationScript/annotations")
+
+
 def find_list(folder: Path, name: str) -> Path:
-    """`folder`/`name`, or the same gzipped. Raises DataProblem."""
-    for path in (folder / name, folder / f"{name}.gz"):
-        if path.is_file():
-            return path
+    """`folder`/`name` or the same gzipped, there or where LUNA16's evaluation script unpacks to. Raises DataProblem."""
+    for place in (folder, *(folder / below for below in SCRIPT_FOLDERS)):
+        for path in (place / name, place / f"{name}.gz"):
+            if path.is_file():
+                return path
     raise DataProblem(f"{folder / name} (or {name}.gz) is missing: download it with LUNA16's other lists")
 
 
