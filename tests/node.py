@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from safetensors.numpy import load_file, save_file
 
 from dicom_node.config import Config, bundle_folder, load_config
 from dicom_node.db import Database, Row
@@ -38,6 +40,14 @@ def fast_bundle(folder: Path) -> Path:
     form["preprocessing"] |= {"spacing_mm": 3.0, "slice_step": 4, "upsampling": 1}
     form["thresholds"] |= {"operating_point": 0.0, "proposal_score": 0.0}
     form["merging"] |= {"least_slices": 1, "elongation": [50.0, 100.0]}
+    # A cube of the second stage would be three times as large on this grid: no bundle may say so.
+    form["refinement"] = None
+    weights = load_file(folder / "weights.safetensors")
+    save_file(
+        {name: value for name, value in weights.items() if not name.startswith("refinement.")},
+        folder / "weights.safetensors",
+    )
+    form["weights_sha256"] = hashlib.sha256((folder / "weights.safetensors").read_bytes()).hexdigest()
     (folder / "bundle.json").write_text(json.dumps(form))
     return folder
 

@@ -248,5 +248,5 @@ def test_the_bundle_in_the_package_is_whole_and_small():
     bundle = load_bundle(default_bundle())
     assert bundle.form.name == "lung_nodule_small"
     assert bundle.form.licence == "Apache-2.0"
-    assert (bundle.folder / WEIGHTS).stat().st_size < 16e6
+    assert (bundle.folder / WEIGHTS).stat().st_size < 45e6
     assert "not for diagnosis" in (bundle.folder / CARD).read_text()

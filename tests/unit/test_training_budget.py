@@ -20,7 +20,7 @@ def test_disk_grows_with_the_scans_and_time_with_the_steps(tmp_path: Path) -> No
     long = estimate(scans, tiny_recipe(optimisation={"steps": 8000}), tmp_path, 1, "cpu", 1)
     x, y, z = size_mm(scans[0].files[0])
     assert short.disk_gb > 2 * x * y * z * LUNG_SHARE * CACHE_BYTES_A_VOXEL / 1e9
-    assert long.hours["train"] > 100 * short.hours["train"]
+    assert long.hours["train"] > 20 * short.hours["train"]
     assert short.free_gb > 0
     assert short.memory_gb > 0
 

@@ -244,7 +244,6 @@ KILLED = """
     import training.prepare as prepare
     from dicom_node.model.spec import PreprocessSpec
     from training.readers.luna16 import list_luna16
-from training.readers.masks import tight
     luna, cache, calls = Path(sys.argv[1]), Path(sys.argv[2]), []
     def die(descriptor):
         calls.append(descriptor)
