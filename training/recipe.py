@@ -160,7 +160,8 @@ class Refinement(Spec):
 
     @model_validator(mode="after")
     def _weight_is_found(self) -> Refinement:
-        if "weight" in self.network.model_fields_set:
+        # A recipe that was written out holds the default, too.
+        if self.network.weight != RefinementSpec().weight:
             raise ValueError("network.weight is not given: the run chooses it")
         return self
 

@@ -58,6 +58,7 @@ def test_every_key_of_a_recipe_is_read_somewhere() -> None:
         (("warmup_steps: 100", "warmup_steps: 9000"), "warmup_steps is more than"),
         (("seed: 2", "seed: 2\nseed: 3"), "seed: is given twice"),
         (("ema_decay: 0.998", "ema_decay: 1.0"), "ema_decay: "),
+        (("cube: 32", "weight: 0.7"), "network.weight is not given: the run chooses it"),
     ],
 )
 def test_what_is_wrong_in_a_recipe_is_named(change: tuple[str, str], message: str, tmp_path: Path) -> None:
