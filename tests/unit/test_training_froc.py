@@ -427,7 +427,15 @@ def test_a_submission_without_marks_is_one(tmp_path: Path) -> None:
     assert len(read_marks(path).series) == 0
 
 
-@pytest.mark.parametrize("content", [b"\x1f\x8bnonsense", gzip.compress(b"x" * 999)[:-9], b"\xff\xfe\x00", None])
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(b"\x1f\x8bnonsense", id="no gzip"),
+        pytest.param(gzip.compress(b"x" * 999)[:-9], id="truncated gzip"),
+        pytest.param(b"\xff\xfe\x00", id="no text"),
+        pytest.param(None, id="no file"),
+    ],
+)
 def test_a_file_that_is_no_csv_is_named(tmp_path: Path, content: bytes | None) -> None:
     path = tmp_path / "marks.csv.gz"
     if content is not None:
