@@ -22,12 +22,13 @@ import numpy as np
 import pydicom
 
 from dicom_node import analysis, logs
-from dicom_node.config import GateConfig, PeerConfig, bundle_folder
+from dicom_node.config import GateConfig, bundle_folder
 from dicom_node.demo import SHIPPED_SCAN
 from dicom_node.dimse.archive import Archive
 from dicom_node.dimse.scu import send
 from dicom_node.infer import dicom_files
 from dicom_node.model.detector import Detector
+from dicom_node.peers import PeerConfig
 
 
 def main() -> None:

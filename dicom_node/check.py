@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
-from dicom_node.config import Config, PeerConfig
+from dicom_node.config import Config
 from dicom_node.db import Database
 from dicom_node.errors import BundleError, ConfigError, DeliveryError, DicomNodeError, StorageError
+from dicom_node.peers import PeerConfig
 from dicom_node.storage import Storage
 
 

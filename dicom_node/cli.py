@@ -15,9 +15,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from dicom_node import __version__, logs, present
-from dicom_node.config import Config, GateConfig, PeerConfig, load_config
+from dicom_node.config import Config, GateConfig, load_config
 from dicom_node.domain import RESEARCH_USE
 from dicom_node.errors import ConfigError, DeliveryError, DicomNodeError
+from dicom_node.peers import PeerConfig
 
 if TYPE_CHECKING:
     from dicom_node.db import Database
@@ -423,7 +424,8 @@ def send(
 
 def _peer(config: Path, text: str) -> tuple[Config, PeerConfig]:
     """The settings, and the peer they or `text` itself (AE@HOST:PORT) name."""
-    from dicom_node.config import parse_config, parse_peer
+    from dicom_node.config import parse_config
+    from dicom_node.peers import parse_peer
 
     direct = parse_peer(text)
     if direct is not None and not config.exists():

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
-    ConfigDict,
     Field,
-    StringConstraints,
     ValidationError,
     field_validator,
     model_validator,
@@ -21,36 +17,20 @@ from pydantic import (
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from dicom_node.errors import ConfigError
+from dicom_node.fields import AE_TITLE_PATTERN, NAME_PATTERN, AETitle, Name, Seconds, Section
 from dicom_node.forms import did_you_mean, parse_form
+from dicom_node.peers import TRANSFER_SYNTAX_PATTERN, URL_PATTERN, PeerConfig, TLSVersion
 
 _MAX_BYTES = 1_000_000
 
-# PS3.5 6.2: AE is at most 16 characters of the default repertoire, no backslash, not only spaces.
-_AE_TITLE = r"^[^\\\x00-\x1f\x7f-\uffff]{1,16}$"
-_NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$"
 _DEVICE = r"^(cpu|cuda:\d+)$"
-AETitle = Annotated[str, StringConstraints(strip_whitespace=True, pattern=_AE_TITLE)]
-Name = Annotated[str, StringConstraints(pattern=_NAME)]
-Port = Annotated[int, Field(ge=1, le=65535)]
-Seconds = Annotated[float, Field(ge=0, le=7 * 86400)]
 
-
-def _network(text: str) -> str:
-    ipaddress.ip_network(text, strict=False)
-    return text
-
-
-Network = Annotated[str, AfterValidator(_network)]
-
+_AnySection = TypeVar("_AnySection", bound=Section)
 Priority = Literal["stat", "high", "routine", "low"]
 StorageClassGroup = Literal["enhanced_ct", "images", "results", "other"]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=False, allow_inf_nan=False)
-
-
-class StorageConfig(_Section):
+class StorageConfig(Section):
     """Where files live. `min_free_gb`: below it nothing more is accepted (0xA700)."""
 
     root: Path
@@ -64,7 +44,7 @@ class StorageConfig(_Section):
         return root
 
 
-class DatabaseConfig(_Section):
+class DatabaseConfig(Section):
     """`url` null: SQLite under the storage root. PostgreSQL: postgresql+psycopg://user:password@host/name."""
 
     url: str | None = None
@@ -88,27 +68,66 @@ class DatabaseConfig(_Section):
         return url
 
 
-class ReceiveConfig(_Section):
-    """The Storage SCP. `also_accept`: groups of storage classes beside CT Image Storage."""
+class ReceiveTLS(Section):
+    """The port that speaks TLS (PS3.15 B.12, BCP 195). PEM files.
+
+    client_certificate: whether a caller must show one that `ca` vouches for.
+    """
+
+    port: Annotated[int, Field(ge=0, le=65535)] = 2762
+    certificate: Path
+    key: Path
+    ca: Path | None = None
+    client_certificate: Literal["required", "optional", "none"] = "required"
+    min_version: TLSVersion = "1.2"
+
+    @model_validator(mode="after")
+    def _ca_where_needed(self) -> ReceiveTLS:
+        if self.client_certificate != "none" and self.ca is None:
+            raise ValueError("needs ca: who vouches for client certificates; or client_certificate: none")
+        return self
+
+
+class ReceiveConfig(Section):
+    """The Storage SCP. `also_accept`: groups of storage classes beside CT Image Storage.
+
+    port null: only the TLS port is open. processes: how many share the port and its Associations.
+    """
 
     ae_title: AETitle = "DICOMNODE"
     host: str = "0.0.0.0"  # noqa: S104  a node on a hospital network listens on all its interfaces
-    port: Annotated[int, Field(ge=0, le=65535)] = 11112
+    port: Annotated[int, Field(ge=0, le=65535)] | None = 11112
+    tls: ReceiveTLS | None = None
+    processes: int = Field(default=1, ge=1, le=16)
     max_pdu_bytes: int = Field(default=131072, ge=4096, le=16 * 1024 * 1024)
     max_associations: int = Field(default=20, ge=1, le=500)
+    max_associations_per_peer: int = Field(default=10, ge=1, le=500)
+    max_instance_mb: int = Field(default=2048, ge=1, le=4096)
+    associate_timeout_s: Seconds = 10.0
     idle_timeout_s: Seconds = 60.0
     unknown_peers: Literal["refuse", "accept"] = "refuse"
     also_accept: tuple[StorageClassGroup, ...] = ("enhanced_ct", "images")
 
+    @model_validator(mode="after")
+    def _listens(self) -> ReceiveConfig:
+        if self.port is None and self.tls is None:
+            raise ValueError("port is null and there is no tls: nothing would listen")
+        return self
 
-class AssembleConfig(_Section):
-    """When a series counts as complete. A peer's own `quiet_time_s` wins over this one."""
+
+class AssembleConfig(Section):
+    """When a series counts as complete. A peer's own `quiet_time_s` wins over this one.
+
+    proven_quiet_time_s: how long a series must be quiet whose completeness is proven (the archive's count, or an
+    Association that was released after contiguous slices with dense InstanceNumbers).
+    """
 
     quiet_time_s: Seconds = 20.0
+    proven_quiet_time_s: Seconds = 1.0
     longest_wait_s: Seconds = 3600.0
 
 
-class GateConfig(_Section):
+class GateConfig(Section):
     """Which geometry a model may see. A series outside is reported, never analysed."""
 
     min_slices: int = Field(default=20, ge=2)
@@ -119,25 +138,7 @@ class GateConfig(_Section):
     lossy: Literal["refuse", "accept"] = "refuse"
 
 
-class PeerConfig(_Section):
-    """A DICOM application beside us: it may send to us, and results can be sent to it.
-
-    `from`: addresses it may call from (single or CIDR); empty means its `host` alone.
-    """
-
-    ae_title: AETitle
-    host: str = Field(min_length=1)
-    port: Port | None = None
-    may_send: bool = False
-    calls_from: tuple[Network, ...] = Field(default=(), alias="from")
-    quiet_time_s: Seconds | None = None
-    called_as: AETitle | None = None
-    max_pdu_bytes: int = Field(default=131072, ge=4096, le=16 * 1024 * 1024)
-    connect_timeout_s: Seconds = 10.0
-    response_timeout_s: Seconds = 30.0
-
-
-class ModelConfig(_Section):
+class ModelConfig(Section):
     """A model bundle's folder, or `builtin:NAME` for one that ships with the package."""
 
     bundle: str = Field(min_length=1)
@@ -147,7 +148,7 @@ class ModelConfig(_Section):
         return bundle_folder(self.bundle)
 
 
-class Condition(_Section):
+class Condition(Section):
     """What one attribute must be. Every key given must hold."""
 
     equals: str | float | None = None
@@ -190,18 +191,38 @@ def _keyword(word: str) -> str:
 Keyword = Annotated[str, AfterValidator(_keyword)]
 
 
-class RouteConfig(_Section):
-    """One rule. The first rule whose conditions all hold decides; `when` empty matches every series."""
+class RouteConfig(Section):
+    """One rule. The first rule whose conditions all hold decides; `when` empty matches every series.
+
+    count_from: the peer that is asked how many instances the series has.
+    """
 
     name: Name
     when: dict[Keyword, Condition] = Field(default_factory=dict)
     model: Name
+    count_from: Name | None = None
     destinations: tuple[Name, ...] = ()
     priority: Priority = "routine"
     report_rejected: bool = True
 
 
-class WorkConfig(_Section):
+class PullConfig(Section):
+    """A pull on schedule, from an archive that cannot route: studies of the last `since_h` hours, every `every_min`.
+
+    match: matching keys of the query (PS3.4 C.2.2.2), by DICOM keyword. route: decides for what was pulled, where
+    given; else the routes do.
+    """
+
+    name: Name
+    source: Name = Field(alias="from")
+    every_min: float = Field(default=15.0, gt=0, le=7 * 1440)
+    since_h: float = Field(default=24.0, gt=0, le=24 * 365)
+    match: dict[Keyword, str] = Field(default_factory=lambda: {"Modality": "CT"})
+    route: Name | None = None
+    max_series: int = Field(default=100, ge=1)
+
+
+class WorkConfig(Section):
     """The analysing process. `drain_s`: how long a running analysis may go on after SIGTERM."""
 
     device: str = Field(default="cpu", pattern=_DEVICE)
@@ -209,20 +230,31 @@ class WorkConfig(_Section):
     longest_analysis_s: Seconds = 3600.0
 
 
-class DeliverConfig(_Section):
-    """Waits between attempts double from the first to the longest; after `give_up_after_h` an object is parked."""
+class DeliverConfig(Section):
+    """Waits between attempts double from the first to the longest; after `give_up_after_h` an object is parked.
+
+    commit_wait_h: without a word on a Storage Commitment for so long, it is asked for again.
+    """
 
     first_wait_s: float = Field(default=5.0, gt=0)
     longest_wait_s: float = Field(default=600.0, gt=0)
     give_up_after_h: float = Field(default=72.0, gt=0)
+    commit_wait_h: float = Field(default=6.0, gt=0)
 
 
-class LogConfig(_Section):
+class RetentionConfig(Section):
+    """What a purge may take. uncommitted_after_days: how long objects are kept that a peer stored and never committed,
+    where it `may_commit`."""
+
+    uncommitted_after_days: float = Field(default=30.0, ge=0)
+
+
+class LogConfig(Section):
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["text", "json"] = "text"
 
 
-class Config(_Section):
+class Config(Section):
     """All settings of a node. Valid when built: names that rules use exist."""
 
     storage: StorageConfig
@@ -233,8 +265,10 @@ class Config(_Section):
     peers: dict[Name, PeerConfig] = Field(default_factory=dict)
     models: dict[Name, ModelConfig] = Field(default_factory=dict)
     routes: tuple[RouteConfig, ...] = ()
+    pulls: tuple[PullConfig, ...] = ()
     work: WorkConfig = WorkConfig()
     deliver: DeliverConfig = DeliverConfig()
+    retention: RetentionConfig = RetentionConfig()
     log: LogConfig = LogConfig()
 
     @model_validator(mode="after")
@@ -267,8 +301,25 @@ class Config(_Section):
                 if destination not in self.peers:
                     text = f"route {route.name!r} names destination {destination!r}, which peers: does not define"
                     yield at, text + did_you_mean(destination, self.peers)
-                elif self.peers[destination].port is None:
+                elif not self.peers[destination].may_receive:
+                    yield at, f"peer {destination!r} is a destination, but it has may_receive: false"
+                elif not self.peers[destination].can_receive:
                     yield at, f"peer {destination!r} is a destination and needs a port"
+            if route.count_from is not None:
+                yield from self._not_queried(route.count_from, (*here, "count_from"))
+        for number, pull in enumerate(self.pulls):
+            yield from self._not_queried(pull.source, ("pulls", number, "from"))
+            if pull.route is not None and all(route.name != pull.route for route in self.routes):
+                names = [route.name for route in self.routes]
+                text = f"pull {pull.name!r} names route {pull.route!r}, which routes: does not define"
+                yield ("pulls", number, "route"), text + did_you_mean(pull.route, names)
+
+    def _not_queried(self, name: str, at: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], str]]:
+        """Why a peer cannot be looked in."""
+        if name not in self.peers:
+            yield at, f"{name!r} is no peer" + did_you_mean(name, self.peers)
+        elif not self.peers[name].may_be_queried:
+            yield at, f"peer {name!r} is looked in here, and needs may_be_queried: true"
 
     def database_url(self) -> str:
         return self.database.url or f"sqlite:///{(self.storage.root / 'node.sqlite').absolute()}"
@@ -285,17 +336,6 @@ class Config(_Section):
             if route.name == name:
                 return route
         raise ConfigError(f"no route is named {name!r} any more: bring it back in config.yaml, then retry")
-
-
-def parse_peer(text: str) -> PeerConfig | None:
-    """A peer written as AE@HOST:PORT; None where `text` is a name."""
-    match = re.fullmatch(r"(?P<ae>[^@]{1,16})@(?P<host>[^@]+):(?P<port>\d{1,5})", text)
-    if match is None:
-        return None
-    try:
-        return PeerConfig(ae_title=match["ae"], host=match["host"].strip("[]"), port=int(match["port"]))
-    except ValidationError as err:
-        raise ConfigError(f"{text}: {err.errors()[0]['msg']}") from err
 
 
 def bundle_folder(bundle: str) -> Path:
@@ -340,7 +380,22 @@ def _anchored(config: Config, folder: Path) -> Config:
     if url is not None and url.startswith("sqlite:///"):
         url = f"sqlite:///{folder / url.removeprefix('sqlite:///')}"
     database = DatabaseConfig(url=url)
-    return config.model_copy(update={"storage": storage, "models": models, "database": database})
+    peers = {name: _anchored_files(peer, folder) for name, peer in config.peers.items()}
+    receive = _anchored_files(config.receive, folder)
+    update = {"storage": storage, "models": models, "database": database, "peers": peers, "receive": receive}
+    return config.model_copy(update=update)
+
+
+def _anchored_files(section: _AnySection, folder: Path) -> _AnySection:
+    """The same section with each file's path, however deep, made absolute."""
+    update: dict[str, Any] = {}
+    for name in type(section).model_fields:
+        value = getattr(section, name)
+        if isinstance(value, Path):
+            update[name] = folder / value.expanduser()
+        elif isinstance(value, Section):
+            update[name] = _anchored_files(value, folder)
+    return section.model_copy(update=update)
 
 
 def parse_config(text: str, source: str) -> Config:
@@ -349,8 +404,10 @@ def parse_config(text: str, source: str) -> Config:
 
 
 _PATTERNS = {
-    _AE_TITLE: "must be an AE title: 1 to 16 ASCII characters, no backslash",
-    _NAME: "must be a name of letters, digits, - and _, at most 63",
+    AE_TITLE_PATTERN: "must be an AE title: 1 to 16 ASCII characters, no backslash",
+    NAME_PATTERN: "must be a name of letters, digits, - and _, at most 63",
+    URL_PATTERN: "must be a URL like https://pacs.example/dicom-web, without ? and #",
+    TRANSFER_SYNTAX_PATTERN: "must be a Transfer Syntax UID, like 1.2.840.10008.1.2.1",
     _DEVICE: "must be cpu or cuda:N, like cuda:0",
 }
 

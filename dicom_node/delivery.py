@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from dicom_node.config import Config, PeerConfig
+from dicom_node.config import Config
 from dicom_node.db import Database, Row
 from dicom_node.engine import Json, Run
 from dicom_node.errors import StaleState
 from dicom_node.logs import describe
+from dicom_node.peers import PeerConfig
 from dicom_node.storage import Storage
 
 log = logging.getLogger(__name__)

@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dicom_node import engine as job_engine
-from dicom_node.config import Config, PeerConfig
+from dicom_node.config import Config
 from dicom_node.db import Database
 from dicom_node.engine import Engine, EngineClient
 from dicom_node.errors import DicomNodeError
+from dicom_node.peers import PeerConfig
 from dicom_node.storage import Storage
 
 if TYPE_CHECKING:

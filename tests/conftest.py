@@ -15,10 +15,11 @@ from typing import Any
 import pytest
 
 from dicom_node import logs
-from dicom_node.config import Config, PeerConfig
+from dicom_node.config import Config
 from dicom_node.db import Database
 from dicom_node.dimse.announce import Announcer
 from dicom_node.dimse.scp import Receiver
+from dicom_node.peers import PeerConfig
 from dicom_node.storage import Storage
 from tests import peers
 

@@ -23,9 +23,9 @@ from pynetdicom.dimse_primitives import C_ECHO, C_STORE
 from pynetdicom.presentation import PresentationContext
 from pynetdicom.transport import T_CONNECT, AddressInformation, AssociationSocket
 
-from dicom_node.config import PeerConfig
 from dicom_node.errors import DeliveryError
 from dicom_node.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from dicom_node.peers import PeerConfig
 
 log = logging.getLogger(__name__)
 

@@ -34,7 +34,7 @@ class Receiver:
             ae_title=receive.ae_title,
             contexts=supported_contexts(receive.also_accept),
             host=receive.host,
-            port=receive.port,
+            port=receive.port or 0,
             max_pdu_bytes=receive.max_pdu_bytes,
             max_associations=receive.max_associations,
             idle_timeout_s=receive.idle_timeout_s,

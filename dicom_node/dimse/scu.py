@@ -10,7 +10,6 @@ from typing import Literal
 import pydicom
 from pynetdicom.dsutils import encode
 
-from dicom_node.config import PeerConfig
 from dicom_node.dimse.contexts import EXPLICIT_BIG, EXPLICIT_LITTLE, IMPLICIT_LITTLE, UNCOMPRESSED, VERIFICATION
 from dicom_node.dimse.part10 import read_file_head
 from dicom_node.dimse.requestor import (
@@ -22,6 +21,7 @@ from dicom_node.dimse.requestor import (
     associate,
 )
 from dicom_node.errors import DeliveryError, UnreadableInstance
+from dicom_node.peers import PeerConfig
 
 Kind = Literal["stored", "retry", "unknown", "refused"]
 

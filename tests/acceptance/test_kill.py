@@ -13,9 +13,9 @@ from pathlib import Path
 import pydicom
 import pytest
 
-from dicom_node.config import PeerConfig
 from dicom_node.dimse.archive import Archive, ArchivedObject
 from dicom_node.dimse.scu import send
+from dicom_node.peers import PeerConfig
 from tests.node import Node, environment
 from tests.peers import tool
 

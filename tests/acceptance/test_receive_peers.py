@@ -11,8 +11,8 @@ from pathlib import Path
 import pydicom
 import pytest
 
-from dicom_node.config import PeerConfig
 from dicom_node.dimse import scu
+from dicom_node.peers import PeerConfig
 from tests.conftest import RunningReceiver
 from tests.fakes.ct import make_ct_series
 from tests.peers import Orthanc, tool

@@ -24,7 +24,7 @@ from pydicom.uid import (
     MRImageStorage,
 )
 
-from dicom_node.config import Config, PeerConfig
+from dicom_node.config import Config
 from dicom_node.db import Database
 from dicom_node.dimse import scu
 from dicom_node.dimse.announce import Announcer
@@ -32,6 +32,7 @@ from dicom_node.dimse.contexts import TRANSFER_SYNTAXES
 from dicom_node.dimse.requestor import CannotAssociate, NoAnswer, NothingAccepted, Requested, associate
 from dicom_node.dimse.scp import Receiver
 from dicom_node.errors import DicomNodeError
+from dicom_node.peers import PeerConfig
 from dicom_node.storage import Storage
 from tests.conftest import RunningReceiver
 from tests.fakes.instances import SERIES, STUDY, FakeInstance, fake_instance

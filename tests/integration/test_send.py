@@ -20,7 +20,6 @@ from pydicom.uid import (
 )
 from pynetdicom.presentation import PresentationContext
 
-from dicom_node.config import PeerConfig
 from dicom_node.dimse import scu
 from dicom_node.dimse.acceptor import Acceptor, Caller
 from dicom_node.dimse.admission import Rejection
@@ -29,6 +28,7 @@ from dicom_node.dimse.contexts import supported_contexts
 from dicom_node.dimse.intake import StoreAnswer, StoreRequest
 from dicom_node.dimse.requestor import CannotAssociate
 from dicom_node.errors import DeliveryError
+from dicom_node.peers import PeerConfig
 from tests.fakes.instances import fake_instance
 
 pytestmark = pytest.mark.usefixtures("no_leaked_threads")

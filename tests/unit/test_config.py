@@ -11,8 +11,9 @@ import pytest
 from pydantic import BaseModel
 
 import dicom_node
-from dicom_node.config import Config, ModelConfig, bundle_folder, load_config, parse_config, parse_peer
+from dicom_node.config import Config, ModelConfig, bundle_folder, load_config, parse_config
 from dicom_node.errors import ConfigError
+from dicom_node.peers import PeerConfig, parse_peer
 
 REPOSITORY = Path(__file__).parents[2]
 ROOT = "storage: {root: x}\n"
@@ -33,7 +34,7 @@ def test_the_shipped_settings_are_valid() -> None:
 
 def test_the_shipped_settings_show_the_defaults_that_the_code_has() -> None:
     shipped, plain = load_config(REPOSITORY / "config.yaml"), parse_config(ROOT, "f.yaml")
-    for section in ("receive", "assemble", "gate", "work", "deliver", "log"):
+    for section in ("receive", "assemble", "gate", "work", "deliver", "retention", "log"):
         assert getattr(shipped, section) == getattr(plain, section)
 
 
@@ -67,7 +68,7 @@ def test_storage_alone_is_enough() -> None:
         pytest.param(
             "zzz: 1",
             "f.yaml:2: zzz: unknown key; known: assemble, database, deliver, gate, log, models, "
-            "peers, receive, routes, storage, work",
+            "peers, pulls, receive, retention, routes, storage, work",
             id="nothing like it",
         ),
     ],
@@ -252,6 +253,64 @@ def test_a_peers_own_quiet_time_wins() -> None:
     assert [settings.quiet_time_s(ae) for ae in ("CT1", "CT2", "STRANGER")] == [0.0, 20.0, 20.0]
 
 
+LOOKED_IN = """models: {m: {bundle: b}}
+peers: {pacs: {ae_title: A, host: h, port: 104}, mute: {ae_title: B, host: h, port: 104, may_receive: false}}
+routes:
+  - name: r
+    model: m
+    count_from: pacs
+    destinations: [mute]
+pulls:
+  - name: nightly
+    from: pasc
+    route: s
+"""
+
+
+def test_what_a_peer_may_do_is_asked_where_it_is_named() -> None:
+    assert refused(LOOKED_IN).splitlines() == [
+        "f.yaml:8: routes.0.destinations.0: peer 'mute' is a destination, but it has may_receive: false",
+        "f.yaml:7: routes.0.count_from: peer 'pacs' is looked in here, and needs may_be_queried: true",
+        "f.yaml:11: pulls.0.from: 'pasc' is no peer; did you mean 'pacs'?",
+        "f.yaml:12: pulls.0.route: pull 'nightly' names route 's', which routes: does not define; known: r",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("receive: {port: null}", "nothing would listen"),
+        ("receive: {tls: {certificate: c, key: k}}", "needs ca"),
+        ("peers: {p: {ae_title: A, host: h, deliver_by: stow_rs}}", "needs dicomweb"),
+        ("peers: {p: {ae_title: A, host: h, retrieve_by: wado_rs}}", "needs dicomweb"),
+        ("peers: {p: {ae_title: A, host: h, may_be_queried: true}}", "needs a port"),
+        ("peers: {p: {ae_title: A, host: h, may_commit: true}}", "needs a port"),
+        ("peers: {p: {ae_title: A, host: h, tls: {ca: c, key: k}}}", "belong together"),
+        ("peers: {p: {ae_title: A, host: h, dicomweb: {url: 'ftp://h/x'}}}", "must be a URL"),
+        ("peers: {p: {ae_title: A, host: h, dicomweb: {url: 'http://h/x', username: u}}}", "belong together"),
+        ("peers: {p: {ae_title: A, host: h, accept_first: [JPEG]}}", "Transfer Syntax UID"),
+    ],
+)
+def test_settings_that_cannot_work_together_are_refused(text: str, said: str) -> None:
+    assert said in refused(text)
+
+
+def test_files_of_tls_count_from_the_settings_own_folder(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(
+        "storage: {root: data}\nreceive: {tls: {certificate: c.pem, key: /k.pem, ca: ca.pem}}\n"
+        "peers: {p: {ae_title: A, host: h, port: 104, tls: {ca: ca.pem},"
+        " dicomweb: {url: 'https://h/d', token_file: t}}}\n"
+    )
+    config = load_config(path)
+    tls, peer = config.receive.tls, config.peers["p"]
+    assert tls is not None
+    assert peer.tls is not None
+    assert peer.dicomweb is not None
+    assert (tls.certificate, tls.key, tls.ca) == (tmp_path / "c.pem", Path("/k.pem"), tmp_path / "ca.pem")
+    assert (peer.tls.ca, peer.dicomweb.token_file) == (tmp_path / "ca.pem", tmp_path / "t")
+
+
 def test_a_route_that_is_gone_is_told_how_to_come_back() -> None:
     with pytest.raises(ConfigError, match="no route is named 'old' any more"):
         parse_config(ROOT, "f.yaml").route("old")
@@ -300,8 +359,8 @@ def _fields(model: type[BaseModel]) -> set[str]:
 
 def test_each_setting_is_read_somewhere() -> None:
     package = Path(dicom_node.__file__).parent
-    source = "".join(p.read_text() for p in package.rglob("*.py") if p.name != "config.py")
-    used_here = inspect.getsource(Config) + inspect.getsource(ModelConfig)
+    source = "".join(p.read_text() for p in package.rglob("*.py") if p.name not in ("config.py", "peers.py"))
+    used_here = inspect.getsource(Config) + inspect.getsource(ModelConfig) + inspect.getsource(PeerConfig)
     unread = [name for name in sorted(_fields(Config)) if not re.search(rf"\.{name}\b", source + used_here)]
     assert unread == []
 

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, JPEGLSLossless
 
-from dicom_node.config import PeerConfig
 from dicom_node.dimse import scu
 from dicom_node.dimse.contexts import (
     CT_IMAGE,
@@ -17,6 +16,7 @@ from dicom_node.dimse.contexts import (
     supported_contexts,
 )
 from dicom_node.dimse.scu import Outcome, outcome_of
+from dicom_node.peers import PeerConfig
 from tests.fakes.instances import fake_instance
 
 HERE = Path("x.dcm")

@@ -15,13 +15,14 @@ import pytest
 import sqlalchemy as sa
 
 from dicom_node import flow, logs, schema
-from dicom_node.config import Config, PeerConfig
+from dicom_node.config import Config
 from dicom_node.db import Database, ReceivedInstance, Row
 from dicom_node.delivery import delivery_id
 from dicom_node.dimse.scu import Outcome
 from dicom_node.domain import Detection, ModelIdentity, Volume
 from dicom_node.errors import DatabaseUnavailable, DicomNodeError, Reason, SeriesRejected
 from dicom_node.flow import Flow, evidence_text, manifest_sha256
+from dicom_node.peers import PeerConfig
 from dicom_node.storage import Storage
 from tests.fakes.ct import HEADER, make_ct_series
 from tests.fakes.findings import MODEL, ball
