@@ -137,7 +137,9 @@ class Database:
             source_ip=source_ip,
             first_at=now,
             last_at=now,
+            associations_open=0,
             released=False,
+            aborted=False,
         )
         connection.execute(
             insert.on_conflict_do_update(
@@ -157,23 +159,52 @@ class Database:
             .order_by(schema.instance.c.sop_instance_uid)
         )
 
-    def association_released(self, series_uids: Sequence[str]) -> None:
-        """The Association that brought these series ended in order: evidence of completeness."""
+    def association_began(self, series_uid: str) -> None:
+        """An Association brings something new of this series; until it ends the series can't be complete by release."""
+        s = schema.series.c
         with self._begin() as connection:
             connection.execute(
-                sa.update(schema.series).where(schema.series.c.series_uid.in_(series_uids)).values(released=True)
+                sa.update(schema.series)
+                .where(s.series_uid == series_uid)
+                .values(associations_open=s.associations_open + 1, released=False)
+            )
+
+    def association_ended(self, series_uids: Sequence[str], *, released: bool) -> None:
+        """One that `association_began` counted is over. Evidence of completeness where none is open and none broke off:
+        an abort spoils it until the series has been decided on."""
+        s = schema.series.c
+        values: dict[str, Any] = {
+            "associations_open": sa.case((s.associations_open > 0, s.associations_open - 1), else_=0),
+            "released": sa.and_(s.associations_open <= 1, ~s.aborted) if released else False,
+        }
+        if not released:
+            values["aborted"] = True
+        with self._begin() as connection:
+            connection.execute(sa.update(schema.series).where(s.series_uid.in_(series_uids)).values(**values))
+
+    def associations_lost(self) -> None:
+        """No Association lives, whatever the rows say: the receivers before us died. As good as an abort."""
+        s = schema.series.c
+        with self._begin() as connection:
+            connection.execute(
+                sa.update(schema.series).where(s.associations_open > 0).values(associations_open=0, aborted=True)
             )
 
     def series(self, series_uid: str) -> Row | None:
         return self._one(sa.select(schema.series).where(schema.series.c.series_uid == series_uid))
 
     def series_assembled(self, series_uid: str, manifest_sha256: str, seen_until: float) -> None:
-        """Assemble saw what came up to `seen_until`; anything later still needs a look."""
+        """Assemble decided on what came up to `seen_until`; anything later still needs a look."""
+        s = schema.series.c
         with self._begin() as connection:
             connection.execute(
                 sa.update(schema.series)
-                .where(schema.series.c.series_uid == series_uid)
-                .values(assembled_sha256=manifest_sha256, assembled_at=seen_until)
+                .where(s.series_uid == series_uid)
+                .values(
+                    assembled_sha256=manifest_sha256,
+                    assembled_at=seen_until,
+                    aborted=sa.and_(s.aborted, s.last_at > seen_until),
+                )
             )
 
     def series_to_assemble(self) -> list[Row]:

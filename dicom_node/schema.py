@@ -32,7 +32,9 @@ instance = sa.Table(
     sa.Column("received_at", sa.Double, nullable=False),
 )
 
-# One row a series, kept by the receiver. assembled_sha256: the set of instances that assemble saw last.
+# One row a series, kept by the receiver. associations_open: those that brought something new of it and are not over.
+# released: they ended in order, all of them. aborted: one broke off since the series was decided on last.
+# assembled_sha256: the set of instances that was decided on last.
 series = sa.Table(
     "series",
     metadata,
@@ -42,7 +44,9 @@ series = sa.Table(
     sa.Column("source_ip", sa.String(45), nullable=False),
     sa.Column("first_at", sa.Double, nullable=False),
     sa.Column("last_at", sa.Double, nullable=False),
+    sa.Column("associations_open", sa.Integer, nullable=False, server_default="0"),
     sa.Column("released", sa.Boolean, nullable=False),
+    sa.Column("aborted", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Column("assembled_sha256", sa.String(64), nullable=True),
     sa.Column("assembled_at", sa.Double, nullable=True),
 )

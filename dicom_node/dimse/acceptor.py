@@ -52,13 +52,17 @@ _NARRATORS = (
 
 @dataclass(slots=True, kw_only=True)
 class Caller:
-    """The peer of one Association, the series that it brought so far, and those of them that grew by it."""
+    """The peer of one Association, the series that it brought so far, and those of them that grew by it.
+
+    begun_uids: those in whose rows this Association counts as an open one.
+    """
 
     ae_title: str
     called: str
     address: str
     series_uids: set[str] = field(default_factory=set)
     grown_uids: set[str] = field(default_factory=set)
+    begun_uids: set[str] = field(default_factory=set)
 
 
 class Service(Protocol):
@@ -67,6 +71,8 @@ class Service(Protocol):
     def admit(self, caller: Caller) -> Rejection | None: ...
 
     def store(self, request: StoreRequest) -> StoreAnswer: ...
+
+    def grew(self, caller: Caller, series_uid: str) -> None: ...
 
     def ended(self, caller: Caller, *, released: bool) -> None: ...
 
@@ -278,6 +284,7 @@ class _Inbound(Association):
             self.caller.series_uids.add(answer.series_uid)
             if answer.arrival != "same":
                 self.caller.grown_uids.add(answer.series_uid)
+                self._acceptor.service.grew(self.caller, answer.series_uid)
         return store_response(request, answer.status, answer.comment)
 
     def _answer(self, request: StoreRequest) -> StoreAnswer:

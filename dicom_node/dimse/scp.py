@@ -79,10 +79,18 @@ class Receiver:
         return reject_reason(self._config, calling=caller.ae_title, called=caller.called, address=caller.address)
 
     def store(self, request: StoreRequest) -> StoreAnswer:
-        answer = self._intake.store(request)
-        if answer.series_uid is not None and answer.arrival != "same":
-            self._announcer.grew(answer.series_uid, request.source_ae)
-        return answer
+        return self._intake.store(request)
+
+    def grew(self, caller: Caller, series_uid: str) -> None:
+        """A new Instance is durable. Called before its response: only then may the peer end the Association."""
+        if series_uid not in caller.begun_uids:
+            try:
+                self._database.association_began(series_uid)
+                caller.begun_uids.add(series_uid)
+            except (sa.exc.SQLAlchemyError, DicomNodeError) as err:
+                # Tried again with the next Instance.
+                log.error("association not counted", extra={"action": "count", "error": describe(err)})
+        self._announcer.grew(series_uid, caller.ae_title)
 
     def ended(self, caller: Caller, *, released: bool) -> None:
         series = sorted(caller.series_uids)
@@ -90,10 +98,10 @@ class Receiver:
             return
         extra = {"action": "release" if released else "abort", "calling_ae": caller.ae_title, "series": len(series)}
         log.info("association ended", extra=extra)
-        if released:
-            try:
-                self._database.association_released(series)
-            except (sa.exc.SQLAlchemyError, DicomNodeError) as err:
-                # Only evidence of completeness is lost: the full quiet time decides instead.
-                log.error("release not recorded", extra={"action": "release", "error": describe(err)})
+        try:
+            if caller.begun_uids:
+                self._database.association_ended(sorted(caller.begun_uids), released=released)
+        except (sa.exc.SQLAlchemyError, DicomNodeError) as err:
+            # Only evidence of completeness is lost: the full quiet time decides instead.
+            log.error("end not recorded", extra={"action": "release", "error": describe(err)})
         self._announcer.ended(sorted(caller.grown_uids), caller.ae_title)

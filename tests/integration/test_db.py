@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import re
 import sqlite3
 import subprocess
 import sys
@@ -132,7 +133,7 @@ def test_migrating_again_changes_nothing(database: Database) -> None:
     record(database, received())
     database.migrate()
     assert len(database.instances(SERIES)) == 1
-    assert database.check().endswith("schema 0001")
+    assert "schema 0" in database.check()
 
 
 def test_several_processes_may_migrate_at_once(url: str) -> None:
@@ -148,7 +149,7 @@ def test_check_says_what_answers_before_and_after_the_first_start(url: str) -> N
     database = Database(url)
     assert "made at the first start" in database.check()
     database.migrate()
-    assert database.check() == f"{database.engine.dialect.name}, schema 0001"
+    assert re.fullmatch(rf"{database.engine.dialect.name}, schema 0\w+", database.check())
     database.close()
 
 
@@ -222,7 +223,8 @@ def test_instances_come_in_the_order_of_their_uids(database: Database) -> None:
 
 def test_a_series_knows_who_sent_it_last_and_whether_the_association_ended(database: Database) -> None:
     record(database, received(1), "CT1")
-    database.association_released([SERIES, "1.2.99"])
+    database.association_began(SERIES)
+    database.association_ended([SERIES, "1.2.99"], released=True)
     row = database.series(SERIES)
     assert row is not None
     assert (row["source_ae"], row["released"]) == ("CT1", True)
