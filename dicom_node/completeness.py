@@ -150,7 +150,7 @@ def _counted(facts: Facts) -> str:
     return f"{facts.instances} of {archive.instances} instances by {archive.ae_title}"
 
 
-def as_json(evidence: Evidence, facts: Facts, patience: Patience) -> dict[str, Any]:
+def as_json(evidence: Evidence, facts: Facts) -> dict[str, Any]:
     """What is stored with the job."""
     known = asdict(facts)
     known["archive"] = None if facts.archive is None else asdict(facts.archive)

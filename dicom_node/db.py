@@ -183,7 +183,8 @@ class Database:
             connection.execute(sa.update(schema.series).where(s.series_uid.in_(series_uids)).values(**values))
 
     def associations_lost(self) -> None:
-        """No Association lives, whatever the rows say: the receivers before us died. As good as an abort."""
+        """Whoever counted open Associations is dead: they count as aborted. Where one lives on another machine after
+        all, its series waits the full quiet time."""
         s = schema.series.c
         with self._begin() as connection:
             connection.execute(

@@ -183,7 +183,7 @@ class Flow:
         verdict = judge(facts, patience)
         if isinstance(verdict, Wait):
             return verdict
-        return replace(judged, values={**judged.values, "evidence": as_json(verdict, facts, patience)})
+        return replace(judged, values={**judged.values, "evidence": as_json(verdict, facts)})
 
     def _facts(self, seen: Row, rows: Sequence[Row], judged: _Judged, archive: ArchiveCount | None = None) -> Facts:
         now, decided_until = self.now(), seen["assembled_at"] or 0.0

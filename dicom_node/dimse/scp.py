@@ -68,6 +68,7 @@ class Receiver:
         if self._housekeeper is None:
             log.info("another receiver runs: no sweep", extra={"action": "sweep"})
             return
+        self._database.associations_lost()
         removed = self._storage.sweep()
         if removed:
             log.info("half-written files removed", extra={"action": "sweep", "files": removed})
