@@ -210,7 +210,12 @@ class Flow:
         if count_from is None:
             return None
         peer, calling_ae = self.config.peers[count_from], self.config.receive.ae_title
-        answer = self.count(peer, calling_ae, study_uid=seen["study_uid"], series_uid=seen["series_uid"])
+        try:
+            answer = self.count(peer, calling_ae, study_uid=seen["study_uid"], series_uid=seen["series_uid"])
+        except Exception:
+            # Nobody foresaw it. An archive is asked for evidence only: without it the other rungs decide.
+            log.exception("archive not asked", extra={"action": "count", "series": seen["series_uid"]})
+            answer = ArchiveCount(ae_title=peer.ae_title, problem="can't be asked for a count")
         extra = {"action": "count", "series": seen["series_uid"], "peer": count_from}
         log.info("archive asked", extra={**extra, "instances": answer.instances, "problem": answer.problem})
         return answer

@@ -18,6 +18,8 @@ def count_instances(peer: PeerConfig, calling_ae: str, *, study_uid: str, series
 
     Takes as long as the peer's timeouts at most. The problem is one of few texts: reports quote it.
     """
+    if peer.port is None:
+        return ArchiveCount(ae_title=peer.ae_title, problem="has no port to be asked at")
     try:
         instances = series_instance_count(peer, calling_ae, study_uid, series_uid)
     except DeliveryError as err:

@@ -679,6 +679,17 @@ def test_an_archive_that_proves_nothing_leaves_the_next_rung_and_is_named(asking
     assert asking.archive.asked == ["ARCHIVE"] * 2, "once a look"
 
 
+def test_an_error_that_nobody_foresaw_in_asking_loses_no_series(asking: Node) -> None:
+    def fail() -> None:
+        raise ValueError("Canary^Secret")
+
+    come_and_go(asking)
+    asking.archive.also = fail
+    assert len(asking.assemble(after_s=1).enqueued) == 1
+    assert rung(asking) == ("released", False)
+    assert asking.job()["evidence"]["text"].endswith("ARCHIVE can't be asked for a count")
+
+
 def test_what_comes_while_the_archive_is_asked_is_not_missed(asking: Node) -> None:
     come_and_go(asking, 7)
     asking.archive.says = 7
