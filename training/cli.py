@@ -174,7 +174,7 @@ def compose(
     part: Annotated[Part, typer.Option("--part", help="train: subsets 0 to 7; test: subset 8 in a lung never seen.")],
     scans: Annotated[int, typer.Option("--scans", min=1, help="How many.")] = 4,
     nodules: Annotated[int, typer.Option("--nodules", min=1, help="In each scan, at most.")] = 24,
-    seed: Annotated[int, typer.Option("--seed", help="The same seed, the same bytes.")] = 1,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="The same seed, the same bytes.")] = 1,
     montage: Annotated[Path | None, typer.Option("--montage", help="PNG file of some of them, with outlines.")] = None,
 ) -> None:
     """Write composites: real nodules blended into real lungs, with true masks. No scan of a person.
