@@ -417,19 +417,27 @@ def evaluate(
     """
     from dicom_node.model.bundle import load_bundle
     from training.evaluation.evaluate import run_evaluate
+    from training.evaluation.report import headlines
     from training.export import check_origin
-    from training.provenance import fold_of
+    from training.provenance import fold_of, seen_in_training
 
     listing = _list(source, layout, on_problem.value, unlabelled_negative)
     if subset:
         listing = replace(listing, scans=[scan for scan in listing.scans if scan.subset in subset])
+        if not listing.scans:
+            raise ConfigError(f"no scan in {source} is of subset {', '.join(map(str, subset))}")
+    for line in (*listing.summary, *(f"left out: {name}: {why}" for name, why in listing.left_out.items())):
+        print(line)
     if run is not None:
         check_origin(load_bundle(bundle), run, refinement)
     who = None if run is None else fold_of(run, listing.scans, refinement)
-    run_evaluate(
+    made = run_evaluate(
         bundle, listing, out, command=typed_command(), device=device, workers=workers, on_problem=on_problem.value,
         point_from=point_from, false_positives_per_scan=false_positives, folds=None if who is None else [who],
+        seen=None if run is None else seen_in_training(run, listing.scans),
     )  # fmt: skip
+    for line in headlines(made):
+        print(line)
 
 
 @app.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from training.checkpoint import LAST, Averaged, read_checkpoint, save_checkpoint
 from training.evaluation.figures import Point, Study, figures
 from training.export import check_origin, export, metrics_of, parity, probabilities, refinement_parity, run_export
 from training.prepared import PreparedScan, open_scan
-from training.provenance import FACTS, fold_of, read_provenance, record
+from training.provenance import FACTS, fold_of, read_provenance, record, seen_in_training
 from training.recipe import Recipe, RefineSettings
 from training.refine import build, folded, save
 from training.train import build_model
@@ -306,6 +307,13 @@ def test_whom_a_model_saw_is_known_by_patient(tmp_path: Path) -> None:
     summary["scans"]["training"] = ["from elsewhere"]
     (refinement / "refinement.json").write_text(json.dumps(summary))
     assert fold_of(run, [to_judge("LIDC-IDRI-0500")], refinement) is None
+
+
+def test_patients_seen_in_training_are_counted_and_lungs_of_composites_too(run: Path) -> None:
+    lungs = [replace(to_judge(f"LIDC-IDRI-000{n} test"), uid=str(n), composite=True) for n in (1, 2)]
+    assert seen_in_training(run, lungs) == 1
+    assert seen_in_training(run, [to_judge("C3N-00247"), to_judge("LIDC-IDRI-0500")]) == 1
+    assert seen_in_training(run, [to_judge("LIDC-IDRI-0500")]) == 0
 
 
 def test_nobody_vouches_for_composites_or_for_another_bundles_training(run: Path, tmp_path: Path) -> None:
