@@ -3,6 +3,7 @@
 import gzip
 import json
 import pickle
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,11 @@ def without_raw(folder: Path) -> str:
     return r"1\.2\.1\.raw is missing"
 
 
+def without_header(folder: Path) -> str:
+    (folder / "subset3" / "1.2.2.mhd").unlink()
+    return r"1\.2\.2\.zraw has no 1\.2\.2\.mhd beside it"
+
+
 def cut_raw(folder: Path) -> str:
     raw = folder / "subset0" / "1.2.1.raw"
     raw.write_bytes(raw.read_bytes()[:-1])
@@ -152,7 +158,7 @@ def twice(folder: Path) -> str:
     return "is there twice, in subset0 too"
 
 
-@pytest.mark.parametrize("damage", [without_raw, cut_raw, cut_zraw, garbage_header, other_type, twice])
+@pytest.mark.parametrize("damage", [without_raw, without_header, cut_raw, cut_zraw, garbage_header, other_type, twice])
 def test_a_broken_scan_is_named_and_refused_or_skipped(tmp_path: Path, damage: Any):
     database = write_luna16(tmp_path, ONE, TWO)
     what = damage(tmp_path)
@@ -193,6 +199,22 @@ def test_what_is_there_but_unused_is_said(tmp_path: Path):
     assert "2 listed nodules lie in scans that are not here" in summary
     assert "1 lung masks: not used, the node finds lungs itself" in summary
     assert "not used: candidates_V2.csv" in summary
+
+
+def test_a_listed_scan_that_is_not_there_is_counted_and_named_where_all_subsets_are(tmp_path: Path):
+    """Two of ten subsets are a choice; a hole in ten is not."""
+    ten = [replace(ONE, uid=f"1.3.{n}", subset=n) for n in range(10)]
+    database = write_luna16(tmp_path / "ten", *ten)
+    write_luna16(tmp_path / "some", *ten[:2])
+    for folder in ("ten", "some"):
+        (tmp_path / folder / "seriesuids.csv").write_text("\n".join([*(scan.uid for scan in ten), "1.3.10"]))
+    some = list_luna16(tmp_path / "some", database=database)
+    assert "9 scans of seriesuids.csv are not here" in some.summary
+    assert some.left_out == {}
+    with pytest.raises(DataProblem, match=r"1\.3\.10: seriesuids.csv lists it"):
+        list_luna16(tmp_path / "ten", database=database)
+    whole = list_luna16(tmp_path / "ten", database=database, on_problem="skip")
+    assert (len(whole.scans), list(whole.left_out)) == (10, ["1.3.10"])
 
 
 def test_scans_that_lidc_does_not_know_are_counted(tmp_path: Path):
