@@ -369,14 +369,33 @@ def test_pairs_that_lack_one_half_are_named(tmp_path: Path):
     assert ([s.uid for s in listing.scans], set(listing.left_out)) == (["a"], {"b", "c"})
 
 
+@pytest.mark.parametrize("left", [0, 300, -1])
+def test_plain_and_gzipped_nifti_are_read_alike_but_not_under_one_name(tmp_path: Path, left: int):
+    write_pair(tmp_path, "a", two_touching())
+    (packed,) = list_nifti(tmp_path).scans
+    before = packed.read()
+    plain = tmp_path / "images" / "a.nii"
+    plain.write_bytes(gzip.decompress((tmp_path / "images" / "a.nii.gz").read_bytes()))
+    with pytest.raises(DataProblem, match="have one name"):
+        list_nifti(tmp_path)
+    (tmp_path / "images" / "a.nii.gz").unlink()
+    (scan,) = list_nifti(tmp_path).scans
+    assert scan.uid == packed.uid
+    assert np.array_equal(scan.read().volume.hu, before.volume.hu)
+    plain.write_bytes(plain.read_bytes()[:left])
+    with pytest.raises(DataProblem, match=r"a\.nii can't be read"):
+        scan.read()
+
+
 def test_a_patients_scans_stay_together_where_a_table_says_so(tmp_path: Path):
     for name in ("a", "b"):
         write_pair(tmp_path, name, two_touching())
     (tmp_path / "patients.csv").write_text("name,patient\na,P1\nb,P1\n")
     assert {s.patient for s in list_nifti(tmp_path).scans} == {"P1"}
-    (tmp_path / "patients.csv").write_text("name,patient\na,P1\n")
-    with pytest.raises(DataProblem, match=r"b: .*patients\.csv does not name it"):
-        list_nifti(tmp_path)
+    for rest in ("", "b,\n", "b\n"):
+        (tmp_path / "patients.csv").write_text(f"name,patient\na,P1\n{rest}")
+        with pytest.raises(DataProblem, match=r"b: .*patients\.csv does not name it"):
+            list_nifti(tmp_path)
 
 
 def test_labels_off_the_scans_grid_are_refused(tmp_path: Path):
