@@ -21,7 +21,7 @@ from tests.fakes.luna16 import FakeScan, write_list, write_luna16
 from training.cases import Case, DataProblem, Nodule
 from training.readers import Listing
 from training.readers.dicom_seg import list_dicom_seg
-from training.readers.lists import find_list, read_findings, read_subsets
+from training.readers.lists import find_list, read_findings
 from training.readers.lists import read_series as read_uids
 from training.readers.luna16 import list_luna16
 from training.readers.nifti import list_nifti
@@ -324,9 +324,7 @@ def test_other_files_are_no_lists(tmp_path: Path):
 def test_luna16s_own_lists_are_read_whole(shared_data: Path):
     lists = shared_data / "luna16"
     uids = read_uids(find_list(lists, "seriesuids.csv"))
-    subsets = read_subsets(find_list(lists, "subsets.csv"))
     assert len(uids) == 888
-    assert set(subsets) == set(uids)
     assert sum(map(len, read_findings(find_list(lists, "annotations.csv")).values())) == 1186
     excluded = read_findings(find_list(lists, "annotations_excluded.csv"), unknown_diameter=True)
     assert sum(map(len, excluded.values())) == 35192
