@@ -320,6 +320,7 @@ def refine(
     out: Annotated[Path, typer.Option("--out", help="Folder of the second stage; a run there goes on.")],
     fold: FoldOption = None,
     device: DeviceOption = "cpu",
+    as_json: JsonOption = False,
 ) -> None:
     """Train the 3D stage that looks again at each candidate, as the recipe's `refinement` says.
 
@@ -328,6 +329,7 @@ def refine(
     from training.prepared import open_prepared
     from training.recipe import load_recipe
     from training.refine import refine as refine_candidates
+    from training.refine import told
 
     numbers = load_recipe(recipe)
     if numbers.refinement is None:
@@ -335,9 +337,14 @@ def refine(
     learn, validation = _parts(open_prepared(cache, numbers.preprocessing), fold)
     network, learning = numbers.refinement.network, numbers.refinement.learning
     summary = refine_candidates(
-        learn, mined, out, numbers.preprocessing, network, learning, validation=validation, device=device
-    )
-    _print_json(summary["validation"])
+        learn, mined, out, numbers.preprocessing, network, learning, validation=validation, device=device,
+        say=lambda line: print(line, file=sys.stderr, flush=True),
+    )  # fmt: skip
+    if as_json:
+        _print_json(summary)
+        return
+    for line in told(summary):
+        print(line)
 
 
 # -- judge and package -----------------------------------------------------------------------------

@@ -110,6 +110,19 @@ def refine(
     return summary
 
 
+def told(summary: Mapping[str, Any]) -> list[str]:
+    """What a terminal shows of refinement.json: the weight, on what it was chosen, and what the cubes brought there."""
+    figures, weight = summary["validation"], summary["refinement"]["weight"]
+    rows = zip(RATES, figures["sensitivity_slices"].values(), figures["sensitivity_both"].values(), strict=True)
+    return [
+        f"{summary['steps']} steps; the cubes' weight in the score is {weight:g}, chosen on {figures['scans']} scans "
+        f"with {figures['nodules']} nodules and {figures['false_candidates']} false candidates",
+        f"{'false candidates a scan':>24}  sensitivity of slices alone  with cubes",
+        *(f"{rate:>24g}{alone:>28.3f}{both:>12.3f}" for rate, alone, both in rows),
+        RESEARCH_USE,
+    ]
+
+
 def _same_data(out: Path, scans: Sequence[PreparedScan], mined: Mapping[str, Sequence[MinedCandidate]]) -> None:
     """Notes in `out` what a run learns from; one that finds other data's run there must not go on with it."""
     told = [sorted(s.form.key for s in scans), sorted((uid, repr(found)) for uid, found in mined.items())]

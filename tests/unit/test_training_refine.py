@@ -41,6 +41,7 @@ from training.refine import (
     rehearsals,
     sensitivities,
     together,
+    told,
 )
 from training.train import NON_FINITE, TrainingFailed
 
@@ -331,6 +332,12 @@ def test_it_learns_that_a_vessel_is_no_nodule_and_the_bundle_takes_it(data: Path
     assert figures["sensitivity_both"]["1.0"] >= figures["sensitivity_slices"]["1.0"]
     spec, weights = read_refinement(tmp_path / "run")
     assert spec.weight > 0
+    lines = told(summary)
+    assert f"60 steps; the cubes' weight in the score is {spec.weight:g}, chosen on 1 scans" in lines[0]
+    assert [float(value) for value in lines[5].split()] == pytest.approx(
+        [1.0, figures["sensitivity_slices"]["1.0"], figures["sensitivity_both"]["1.0"]], abs=5e-4
+    )
+    assert lines[-1] == "Research use, not for diagnosis"
     form = description(refinement=spec.model_dump(mode="json"), preprocessing=PREP.model_dump(mode="json"))
     write_bundle(tmp_path / "bundle", form, build_network(TINY, PREP).state_dict() | weights, "card")
     second = load_bundle(tmp_path / "bundle").refiner()
