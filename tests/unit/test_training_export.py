@@ -242,6 +242,16 @@ def test_a_card_says_what_the_run_was_made_of(run: Path, tmp_path: Path) -> None
         assert told in text, told
 
 
+def test_a_card_says_that_an_earlier_bundles_data_are_not_counted(run: Path, tmp_path: Path) -> None:
+    bundle = export(run, tmp_path / "bundle")
+    told = "what those had learned from is not counted above"
+    assert told not in card(bundle)
+    raw = json.loads((bundle.folder / FACTS).read_text())
+    raw["recipe"]["initial_weights"] = {"source": "bundle", "path": "somewhere"}
+    (bundle.folder / FACTS).write_text(json.dumps(raw))
+    assert told in card(bundle)
+
+
 def test_a_bundle_carries_no_patient_and_no_scan(run: Path, tmp_path: Path) -> None:
     bundle = export(run, tmp_path / "bundle")
     assert read_provenance(run).patients
