@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dicom_node.errors import ConfigError
@@ -186,6 +186,7 @@ NODULES = st.lists(st.builds(nodule, CORNER, st.integers(3, 12)), max_size=4).ma
 IGNORED = st.lists(st.tuples(*(st.floats(0, 12),) * 3, st.sampled_from([-1.0, 5.0])), max_size=3).map(tuple)
 
 
+@settings(deadline=None)  # each file is flushed to the disk, which takes as long as it takes
 @given(marks=MARKS, nodules=NODULES, ignored=IGNORED)
 def test_a_result_survives_its_file(
     marks: Any, nodules: Any, ignored: Any, tmp_path_factory: pytest.TempPathFactory
