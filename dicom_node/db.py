@@ -16,7 +16,7 @@ from typing import Any, Literal
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from dicom_node import schema
+from dicom_node import carriers, schema
 from dicom_node.connection import answered, no_answer, open_engine
 from dicom_node.errors import ConfigError, DicomNodeError, StaleState
 from dicom_node.locks import exclusive
@@ -137,7 +137,6 @@ class Database:
             source_ip=source_ip,
             first_at=now,
             last_at=now,
-            associations_open=0,
             released=False,
             aborted=False,
         )
@@ -159,37 +158,20 @@ class Database:
             .order_by(schema.instance.c.sop_instance_uid)
         )
 
-    def association_began(self, series_uid: str) -> None:
+    def association_began(self, series_uid: str, association: str) -> None:
         """An Association brings something new of this series; until it ends the series can't be complete by release."""
-        s = schema.series.c
         with self._begin() as connection:
-            connection.execute(
-                sa.update(schema.series)
-                .where(s.series_uid == series_uid)
-                .values(associations_open=s.associations_open + 1, released=False)
-            )
+            carriers.began(connection, self._insert, series_uid, association)
 
-    def association_ended(self, series_uids: Sequence[str], *, released: bool) -> None:
-        """One that `association_began` counted is over. Evidence of completeness where none is open and none broke off:
-        an abort spoils it until the series has been decided on."""
-        s = schema.series.c
-        values: dict[str, Any] = {
-            "associations_open": sa.case((s.associations_open > 0, s.associations_open - 1), else_=0),
-            "released": sa.and_(s.associations_open <= 1, ~s.aborted) if released else False,
-        }
-        if not released:
-            values["aborted"] = True
+    def association_ended(self, series_uids: Sequence[str], association: str, *, released: bool) -> None:
+        """One that `association_began` counted is over: in order, which is evidence of completeness, or by an abort."""
         with self._begin() as connection:
-            connection.execute(sa.update(schema.series).where(s.series_uid.in_(series_uids)).values(**values))
+            carriers.ended(connection, series_uids, association, released=released)
 
     def associations_lost(self) -> None:
-        """Whoever counted open Associations is dead: they count as aborted. Where one lives on another machine after
-        all, its series waits the full quiet time."""
-        s = schema.series.c
+        """No Association lives, whatever the rows say: the receivers before us died."""
         with self._begin() as connection:
-            connection.execute(
-                sa.update(schema.series).where(s.associations_open > 0).values(associations_open=0, aborted=True)
-            )
+            carriers.lost(connection)
 
     def series(self, series_uid: str) -> Row | None:
         return self._one(sa.select(schema.series).where(schema.series.c.series_uid == series_uid))
@@ -511,7 +493,7 @@ class Database:
                 return False
             for table in (schema.delivery, schema.result, schema.finding):
                 connection.execute(sa.delete(table).where(table.c.job_id.in_(jobs)))
-            for table in (schema.job, schema.instance, schema.series):
+            for table in (schema.job, schema.instance, schema.carrier, schema.series):
                 connection.execute(sa.delete(table).where(table.c.series_uid == series_uid))
             self._event(connection, "series purged", series_uid=series_uid)
             remove_files()

@@ -109,7 +109,7 @@ class Archive:
             self._on_stored(came)
         return StoreAnswer(status=SUCCESS)
 
-    def grew(self, caller: Caller, series_uid: str) -> None:
+    def began(self, caller: Caller, series_uid: str) -> None:
         """Nobody waits for its series to be complete."""
 
     def ended(self, caller: Caller, *, released: bool) -> None:

@@ -80,18 +80,19 @@ class Receiver:
         return reject_reason(self._config, calling=caller.ae_title, called=caller.called, address=caller.address)
 
     def store(self, request: StoreRequest) -> StoreAnswer:
-        return self._intake.store(request)
+        answer = self._intake.store(request)
+        if answer.series_uid is not None and answer.arrival != "same":
+            self._announcer.grew(answer.series_uid, request.source_ae)
+        return answer
 
-    def grew(self, caller: Caller, series_uid: str) -> None:
-        """A new Instance is durable. Called before its response: only then may the peer end the Association."""
-        if series_uid not in caller.begun_uids:
-            try:
-                self._database.association_began(series_uid)
-                caller.begun_uids.add(series_uid)
-            except (sa.exc.SQLAlchemyError, DicomNodeError) as err:
-                # Tried again with the next Instance.
-                log.error("association not counted", extra={"action": "count", "error": describe(err)})
-        self._announcer.grew(series_uid, caller.ae_title)
+    def began(self, caller: Caller, series_uid: str) -> None:
+        """The first new Instance of a series is safe. Called before its response: the peer goes on only then."""
+        try:
+            self._database.association_began(series_uid, caller.association)
+            caller.begun_uids.add(series_uid)
+        except (sa.exc.SQLAlchemyError, DicomNodeError) as err:
+            # Tried again with the next Instance.
+            log.error("association not counted", extra={"action": "count", "error": describe(err)})
 
     def ended(self, caller: Caller, *, released: bool) -> None:
         series = sorted(caller.series_uids)
@@ -101,7 +102,7 @@ class Receiver:
         log.info("association ended", extra=extra)
         try:
             if caller.begun_uids:
-                self._database.association_ended(sorted(caller.begun_uids), released=released)
+                self._database.association_ended(sorted(caller.begun_uids), caller.association, released=released)
         except (sa.exc.SQLAlchemyError, DicomNodeError) as err:
             # Only evidence of completeness is lost: the full quiet time decides instead.
             log.error("end not recorded", extra={"action": "release", "error": describe(err)})

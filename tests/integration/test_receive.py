@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from pydicom.uid import (
     UID,
     CTImageStorage,
@@ -24,6 +25,7 @@ from pydicom.uid import (
     MRImageStorage,
 )
 
+from dicom_node import schema
 from dicom_node.config import Config
 from dicom_node.db import Database
 from dicom_node.dimse import scu
@@ -424,13 +426,15 @@ def test_a_receiver_that_was_killed_leaves_no_association_open(start_receiver: S
     with association(running) as requested:
         store(requested, fake_instance(1))
     running.receiver.stop(5.0)
-    running.database.association_began(SERIES)  # as of an Association that the kill cut off
+    running.database.association_began(SERIES, "a")  # as of an Association that the kill cut off
     again, _ = restarted(running)
     again.start()
     again.stop(0.0)
     row = running.database.series(SERIES)
     assert row is not None
-    assert (row["associations_open"], row["aborted"]) == (0, True)
+    assert (row["released"], row["aborted"]) == (False, True)
+    with running.database.engine.connect() as connection:
+        assert connection.execute(sa.select(schema.carrier)).all() == []
 
 
 @pytest.mark.parametrize("reset", [True, False])

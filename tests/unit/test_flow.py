@@ -535,8 +535,8 @@ def asking(make_node: Callable[..., Node]) -> Node:
 def come_and_go(node: Node, count: int | None = None, *, released: bool = True, **series: Any) -> None:
     """An Association brings the series, or its first `count` images, and ends."""
     node.receive(count, **series)
-    node.database.association_began(SERIES)
-    node.database.association_ended([SERIES], released=released)
+    node.database.association_began(SERIES, "a")
+    node.database.association_ended([SERIES], "a", released=released)
 
 
 def rung(node: Node) -> tuple[str, bool]:
@@ -601,13 +601,13 @@ def test_of_what_cannot_be_proven_no_header_is_read_early(patient: Node, monkeyp
 
 def test_an_association_that_still_brings_images_holds_up_the_proof(patient: Node) -> None:
     patient.receive(4)
-    patient.database.association_began(SERIES)
+    patient.database.association_began(SERIES, "slow")
     patient.receive(6)
-    patient.database.association_began(SERIES)
-    patient.database.association_ended([SERIES], released=True)
+    patient.database.association_began(SERIES, "quick")
+    patient.database.association_ended([SERIES], "quick", released=True)
     assert patient.assemble(after_s=5).bounced != []
     patient.receive()
-    patient.database.association_ended([SERIES], released=True)
+    patient.database.association_ended([SERIES], "slow", released=True)
     assert patient.assemble(after_s=1).bounced == []
     assert (rung(patient), patient.job()["instance_count"]) == (("released", False), 8)
 
@@ -669,9 +669,9 @@ def test_what_the_archive_has_and_never_came_makes_the_result_partial(asking: No
 def test_an_archive_that_proves_nothing_leaves_the_next_rung_and_is_named(asking: Node, says: int | str) -> None:
     asking.archive.says = says
     asking.receive()
-    asking.database.association_began(SERIES)
+    asking.database.association_began(SERIES, "a")
     assert asking.assemble(after_s=2).bounced == [pytest.approx(18, abs=0.1)]
-    asking.database.association_ended([SERIES], released=True)
+    asking.database.association_ended([SERIES], "a", released=True)
     assert asking.assemble(after_s=2).bounced == []
     assert rung(asking) == ("released", False)
     expected = f"ARCHIVE {says}" if isinstance(says, str) else "8 instances received, ARCHIVE has 6"
