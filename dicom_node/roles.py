@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from dicom_node.analysis import Detector
     from dicom_node.completeness import ArchiveCount
     from dicom_node.delivery import SendOutcome
+    from dicom_node.dimse.announce import Announcer
     from dicom_node.flow import Flow
 
 log = logging.getLogger(__name__)
@@ -71,13 +72,9 @@ def executor_id(role: str, name: str | None) -> str:
     return f"{socket.gethostname()}/{name or role}"
 
 
-def receive(config: Config, stop: Stop) -> None:
-    """The Storage SCP. Imports neither torch nor pixel decoders."""
+def make_announcer(config: Config, client: EngineClient) -> Announcer:
+    """Tells the engine that a series grew. Its thread is not started yet."""
     from dicom_node.dimse.announce import Announcer
-    from dicom_node.dimse.scp import Receiver
-
-    storage, database = open_state(config)
-    client = EngineClient(config.database_url())
 
     def bounce(series_uid: str, quiet_time_s: float) -> None:
         client.bounce("assemble", series_uid, quiet_time_s, series_uid, longest_s=config.assemble.longest_wait_s)
@@ -86,9 +83,16 @@ def receive(config: Config, stop: Stop) -> None:
         # Not by a bounce, which the engine takes up a second later at worst. Each look is a workflow of its own.
         client.enqueue("assemble", f"{series_uid}:look:{uuid.uuid4().hex}", series_uid, priority="stat")
 
-    announcer = Announcer(
-        bounce, config.quiet_time_s, look=look, proven_quiet_time_s=config.assemble.proven_quiet_time_s
-    )
+    return Announcer(bounce, config.quiet_time_s, look=look, proven_quiet_time_s=config.assemble.proven_quiet_time_s)
+
+
+def receive(config: Config, stop: Stop) -> None:
+    """The Storage SCP. Imports neither torch nor pixel decoders."""
+    from dicom_node.dimse.scp import Receiver
+
+    storage, database = open_state(config)
+    client = EngineClient(config.database_url())
+    announcer = make_announcer(config, client)
     receiver = Receiver(config, storage, database, announcer)
     port = receiver.start()
     log.info("receiving", extra={"action": "ready", "port": port, "ae_title": config.receive.ae_title})
