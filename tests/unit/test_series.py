@@ -32,15 +32,8 @@ from pydicom.uid import (
 from dicom_node.config import GateConfig
 from dicom_node.domain import CTSeries
 from dicom_node.errors import Reason, SeriesRejected, UnreadableInstance
-from dicom_node.series import (
-    InstanceFile,
-    check_series,
-    consensus,
-    read_headers,
-    read_series,
-    to_hu,
-    to_volume,
-)
+from dicom_node.series import InstanceFile, check_series, consensus, images_of, read_headers, read_series, to_volume
+from dicom_node.series.decode import to_hu
 from tests.fakes.ct import make_ct_series
 
 SUPINE = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0))
@@ -462,7 +455,7 @@ def test_no_header_value_of_any_kind_gets_past_the_gate_by_a_crash(
             ds.pop(keyword, None)
         elif vr == "LO" or (isinstance(value, (int, float)) and not isinstance(value, bool)):
             ds[keyword] = DataElement(keyword, vr, value, validation_mode=pydicom_config.IGNORE, already_converted=True)
-    consensus(files_of(made), keyword)
+    consensus(images_of(files_of(made)), keyword)
     with contextlib.suppress(SeriesRejected):
         series = checked(made, min_length_mm=0)
         assert np.isfinite(series.affine).all()
@@ -626,12 +619,12 @@ def test_the_value_of_most_axial_images_counts() -> None:
         ds.KVP = kvp
     made[0].ImageType = ["ORIGINAL", "PRIMARY", "LOCALIZER"]
     files = files_of(made)
-    assert consensus(files, "KVP") == [120.0]
-    assert consensus(files, "ImageType") == ["ORIGINAL", "PRIMARY", "AXIAL"]
-    assert consensus(files, "BodyPartExamined") == []
+    assert consensus(images_of(files), "KVP") == [120.0]
+    assert consensus(images_of(files), "ImageType") == ["ORIGINAL", "PRIMARY", "AXIAL"]
+    assert consensus(images_of(files), "BodyPartExamined") == []
 
 
 def test_without_any_axial_image_all_files_are_asked() -> None:
-    assert consensus(files_of(_all("Modality", "SR")[:2]), "Modality") == ["SR"]
-    assert consensus(files_of(_all("SOPClassUID", SecondaryCaptureImageStorage)), "Modality") == ["CT"]
+    assert consensus(images_of(files_of(_all("Modality", "SR")[:2])), "Modality") == ["SR"]
+    assert consensus(images_of(files_of(_all("SOPClassUID", SecondaryCaptureImageStorage))), "Modality") == ["CT"]
     assert consensus([], "Modality") == []
