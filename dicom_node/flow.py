@@ -153,6 +153,8 @@ class Flow:
             values |= {"route": choice.route.name, "priority": choice.route.priority}
         if series is not None:
             values["evidence"] = {**evidence, "slices": len(series.images), "left_out": len(series.left_out)}
+            if series.lossy is not None:
+                values["evidence"]["lossy"] = series.lossy
         if rejected is not None:
             values |= {"reason": rejected.reason, "reason_text": rejected.text}
         return ("queued" if rejected is None else "rejected"), values

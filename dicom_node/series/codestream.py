@@ -17,6 +17,8 @@ _COD = 0xFF52
 _FIRST_TILE = 0xFF90
 # ISO/IEC 10918-1 table B.1: the start-of-frame markers; C4, C8 and CC are others. F7 is JPEG-LS (14495-1 C.2.2).
 _SOF = {*range(0xFFC0, 0xFFD0), 0xFFF7} - {0xFFC4, 0xFFC8, 0xFFCC}
+# Markers that no length follows, and the start of the scan, before which the frame must have been described.
+_NO_SEGMENT = {0xFF01, *range(0xFFD0, 0xFFDB)}
 _RLE_HEADER_BYTES = 64
 
 
@@ -99,6 +101,6 @@ def _jpeg_size(data: bytes) -> FrameSize | None:
         length, bits, rows, columns, samples = struct.unpack_from(">HBHHB", data, at + 2)
         if marker in _SOF:
             return FrameSize(rows=rows, columns=columns, samples=samples, bits=bits)
-        if not 0xFF00 < marker < 0xFFDA or length < 2:
+        if marker <= 0xFF00 or marker in _NO_SEGMENT or length < 2:
             return None
         at += 2 + length

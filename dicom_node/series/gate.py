@@ -181,8 +181,10 @@ def _check_units(header: Dataset) -> None:
     into legacy frames where the source said nothing; an Enhanced CT image has to say HU itself (C.8.15.3.10).
     """
     unit = text(header.get("RescaleType")).strip().upper()
-    known = ("HU",) if header.SOPClassUID == EnhancedCTImageStorage else ("", "HU", "US")
-    if unit not in known:
+    # Workstations write the name out, not always as Sir Godfrey did.
+    if unit in ("HU", "HOUNSFIELD", "HOUNSFIELD UNIT", "HOUNSFIELD UNITS", "HOUNDSFIELD UNIT", "HOUNDSFIELD UNITS"):
+        return
+    if header.SOPClassUID == EnhancedCTImageStorage or unit not in ("", "US"):
         raise SeriesRejected(Reason.NOT_HU, f"RescaleType is {_printable(unit, 16)!r}, not 'HU'")
 
 

@@ -165,6 +165,8 @@ def test_dcentvfy_finds_every_reference_and_one_patient(case: Case) -> None:
 
     predecessor = "Missing SOPInstanceUID that was referenced - 1.2.9 for file"
     errors = [line for line in said if line.startswith("Error") and predecessor not in line]
+    # A converted source names the images that it was made of, which are not here.
+    errors = [line for line in errors if "legacy.dcm>" not in line]
     # It compares bytes, and where ISO 2022 became UTF-8 they differ on purpose.
     if isinstance(case.series.header.get("SpecificCharacterSet"), MultiValue):
         errors = [line for line in errors if "PatientName" not in line]

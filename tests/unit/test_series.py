@@ -232,6 +232,16 @@ def _uneven() -> Headers:
     return made
 
 
+def _projections() -> Headers:
+    [ds] = headers(1)
+    frame = Dataset()
+    frame.FrameType, frame.VolumeBasedCalculationTechnique = ["DERIVED", "PRIMARY", "VOLUME", "MAXIMUM"], "MAX_IP"
+    groups = Dataset()
+    groups.CTImageFrameTypeSequence = [frame]
+    ds.SOPClassUID, ds.NumberOfFrames, ds.PerFrameFunctionalGroupsSequence = EnhancedCTImageStorage, 1, [groups]
+    return [ds]
+
+
 REFUSED: dict[str, tuple[Callable[[], Headers], Reason, str]] = {
     "no files": (list, Reason.TOO_FEW_SLICES, "no files"),
     "missing slice": (lambda: _without(20), Reason.SLICE_GAP, "gap of 5.00 mm after slice 20 of 49"),
@@ -306,10 +316,19 @@ REFUSED: dict[str, tuple[Callable[[], Headers], Reason, str]] = {
     "a matrix that no scanner has": (
         lambda: [_sized(ds, 65535) for ds in headers()],
         Reason.TOO_LARGE,
+        "a matrix of 65535 x 65535",
+    ),
+    "more voxels than fit": (
+        lambda: [_sized(ds, 4096) for ds in headers(200)],
+        Reason.TOO_LARGE,
         "voxels",
     ),
-    "lossy by syntax": (lambda: _transfer_syntax(JPEGBaseline8Bit), Reason.LOSSY, "50 of 50 images"),
-    "near-lossless by syntax": (lambda: _transfer_syntax(JPEGLSNearLossless), Reason.LOSSY, "lossy"),
+    "lossy by syntax": (
+        lambda: _transfer_syntax(JPEGBaseline8Bit),
+        Reason.LOSSY,
+        "50 of 50 images were compressed with loss: ISO_10918_1, ratio not told; gate.lossy is refuse",
+    ),
+    "near-lossless by syntax": (lambda: _transfer_syntax(JPEGLSNearLossless), Reason.LOSSY, "ISO_14495_1"),
     "lossy by declaration": (
         lambda: _transfer_syntax(ExplicitVRLittleEndian, LossyImageCompression="01"),
         Reason.LOSSY,
@@ -317,6 +336,11 @@ REFUSED: dict[str, tuple[Callable[[], Headers], Reason, str]] = {
     ),
     "lossy JPEG 2000": (
         lambda: _transfer_syntax(JPEG2000, LossyImageCompressionRatio=[10]),
+        Reason.LOSSY,
+        "50 of 50 images were compressed with loss: ISO_15444_1, ratio 10",
+    ),
+    "JPEG 2000 that says nothing and has no codestream": (
+        lambda: _transfer_syntax(JPEG2000),
         Reason.LOSSY,
         "50 of 50",
     ),
@@ -342,11 +366,18 @@ REFUSED: dict[str, tuple[Callable[[], Headers], Reason, str]] = {
         Reason.NOT_CT,
         "no CT Image Storage",
     ),
-    "multi-frame only": (
+    "multi-frame without frames": (
         lambda: _all("SOPClassUID", EnhancedCTImageStorage),
-        Reason.MULTIFRAME_UNSUPPORTED,
-        "send single frames",
+        Reason.FRAMES_MISSING,
+        "NumberOfFrames is absent, and 0 frames are described",
     ),
+    "multi-frame maximum intensity": (
+        _projections,
+        Reason.MULTIFRAME_UNSUPPORTED,
+        "VolumeBasedCalculationTechnique is MAX_IP: send the plain frames",
+    ),
+    "iodine map": (lambda: _all("RescaleType", "MGML"), Reason.NOT_HU, "RescaleType is 'MGML'"),
+    "one image of another unit": (lambda: _one("RescaleType", "Z_EFF"), Reason.NOT_HU, "'Z_EFF'"),
     "zero spacing": (lambda: _all("PixelSpacing", [0, 0.7]), Reason.MISSING_GEOMETRY, "values that cannot be"),
     "negative spacing": (lambda: _all("PixelSpacing", [0.7, -0.7]), Reason.MISSING_GEOMETRY, "values that cannot be"),
     "spacing NaN": (lambda: _all("PixelSpacing", ["NaN", "0.7"]), Reason.MISSING_GEOMETRY, "values that cannot be"),
@@ -521,7 +552,9 @@ def _undecodable(paths: Sequence[Path]) -> str:
 def test_truncated_pixels_are_refused(tmp_path: Path) -> None:
     paths = make_ct_series(tmp_path, shape=(3, 8, 8))
     _rewritten(paths[1:2], lambda ds: setattr(ds, "PixelData", ds.PixelData[:60]))
-    assert _undecodable(paths) == "slice 2 (Explicit VR Little Endian) can't be decoded: ValueError"
+    assert _undecodable(paths) == (
+        "slice 2 (Explicit VR Little Endian) can't be decoded: PixelData has 60 bytes, and its frames need 128"
+    )
 
 
 def test_a_file_cut_off_in_its_pixels_is_refused(tmp_path: Path) -> None:
@@ -531,8 +564,8 @@ def test_a_file_cut_off_in_its_pixels_is_refused(tmp_path: Path) -> None:
 
 
 def test_headers_that_ask_for_far_more_than_the_file_has_are_refused(tmp_path: Path) -> None:
-    paths = _rewritten(make_ct_series(tmp_path, shape=(3, 8, 8)), lambda ds: _sized(ds, 20_000) and None)
-    assert "can't be decoded" in _undecodable(paths)
+    paths = _rewritten(make_ct_series(tmp_path, shape=(3, 8, 8)), lambda ds: _sized(ds, 4_000) and None)
+    assert "PixelData has 128 bytes, and its frames need 32000000" in _undecodable(paths)
 
 
 def test_a_file_without_pixels_is_refused(tmp_path: Path) -> None:
