@@ -20,6 +20,7 @@ _UNDEFINED = 0xFFFFFFFF
 # No lossless coding makes a frame longer than this many times its pixels, and none needs that many fragments.
 _LONGEST_FRAME, _MOST_FRAGMENTS = 2, 256
 _SPARE_BYTES = 64 * 1024
+_END_OF_IMAGE = b"\xff\xd9"
 
 
 class UnusableFrames(Exception):
@@ -198,6 +199,9 @@ def _check_codestream(data: bytes, layout: Layout) -> None:
             f"its codestream is {size.samples} x {size.rows} x {size.columns}, its header 1 x {layout.rows} x "
             f"{layout.columns}"
         )
+    # Without its end marker CharLS reads on for seconds before it gives up.
+    if layout.syntax.coding is Coding.JPEG_LS and _END_OF_IMAGE not in data[-64:]:
+        raise UnusableFrames("its codestream has no end")
     if size.bits > layout.bits_allocated:
         raise UnusableFrames(f"its codestream has {size.bits} bits a pixel, its header {layout.bits_allocated}")
 
