@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -22,19 +20,17 @@ from dicom_node.transfer_syntaxes import JPEG_EXTENDED, Coding
 _LARGEST_RESCALE = 1e9
 
 
-def to_volume(series: CTSeries, *, threads: int | None = None) -> Volume:
-    """Decode the images of `series` to Hounsfield units. Raises SeriesRejected when an image can't be decoded."""
+def to_volume(series: CTSeries) -> Volume:
+    """Decode the images of `series` to Hounsfield units. Raises SeriesRejected when an image can't be decoded.
+
+    In one thread: no decoder lets go of the interpreter, so several would only wait for each other (bench/decode).
+    """
     hu = np.empty((len(series.images), series.rows, series.columns), np.int16)
-    images_of: dict[str, list[int]] = defaultdict(list)
+    indices_of: dict[str, list[int]] = defaultdict(list)
     for index, image in enumerate(series.images):
-        images_of[image.path].append(index)
-
-    def decode(indices: list[int]) -> None:
+        indices_of[image.path].append(index)
+    for indices in indices_of.values():
         _decode_file(series, indices, hu)
-
-    with ThreadPoolExecutor(threads or min(4, os.cpu_count() or 1)) as pool:
-        for _ in pool.map(decode, images_of.values()):
-            pass
     return Volume(hu=hu, affine=series.affine)
 
 
@@ -118,12 +114,20 @@ def to_hu(stored: NDArray[Any], header: Dataset) -> NDArray[np.int16]:
     if not (abs(slope) < _LARGEST_RESCALE and abs(intercept) < _LARGEST_RESCALE and slope != 0):
         raise SeriesRejected(Reason.PIXELS_UNDECODABLE, "RescaleSlope or RescaleIntercept is no usable number")
     if slope == 1.0 and intercept.is_integer():
-        # 16 bits and an intercept of less than 10**9 fit into 32; 64 are twice as slow.
-        exact = stored.astype(np.int32 if stored.dtype.itemsize <= 2 else np.int64) + int(intercept)
-    else:
-        exact = np.rint(stored.astype(np.float64) * slope + intercept)
-    hu: NDArray[np.int16] = np.clip(exact, -32768, 32767).astype(np.int16)
+        return _shifted(stored, int(intercept))
+    hu: NDArray[np.int16] = np.clip(np.rint(stored.astype(np.float64) * slope + intercept), -32768, 32767).astype(
+        np.int16
+    )
     return hu
+
+
+def _shifted(stored: NDArray[Any], intercept: int) -> NDArray[np.int16]:
+    """stored + intercept within int16. Where nothing is cut off, 16 bits that wrap give the same sum, far faster."""
+    lowest, highest = int(stored.min()) + intercept, int(stored.max()) + intercept
+    if stored.dtype.itemsize <= 2 and lowest >= -32768 and highest <= 32767:
+        wrapped = (intercept + 32768) % 65536 - 32768
+        return stored.astype(np.int16) + np.int16(wrapped)
+    return np.clip(stored.astype(np.int64) + intercept, -32768, 32767).astype(np.int16)
 
 
 def _rescale(header: Dataset, keyword: str, default: float) -> float:

@@ -72,7 +72,7 @@ def undecodable(paths: list[Path]) -> str:
     start = time.monotonic()
     try:
         with pytest.raises(SeriesRejected) as caught:
-            to_volume(series, threads=1)
+            to_volume(series)
     finally:
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
