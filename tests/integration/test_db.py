@@ -15,7 +15,9 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config as AlembicConfig
 from alembic.migration import MigrationContext
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -121,7 +123,12 @@ def test_the_migrations_make_the_very_tables_of_the_schema(database: Database) -
 
 def test_the_states_that_the_database_allows_are_those_of_the_schema(database: Database) -> None:
     make_job(database)
-    for table, states in (("job", schema.JOB_STATES), ("delivery", schema.DELIVERY_STATES)):
+    for table, states in (
+        ("job", schema.JOB_STATES),
+        ("delivery", schema.DELIVERY_STATES),
+        ("commitment", schema.COMMITMENT_STATES),
+        ("commit_request", schema.COMMIT_REQUEST_STATES),
+    ):
         [check] = sa.inspect(database.engine).get_check_constraints(table)
         assert all(f"'{name}'" in check["sqltext"] for name in states)
     with pytest.raises(sa.exc.IntegrityError), database.engine.begin() as connection:
@@ -132,7 +139,39 @@ def test_migrating_again_changes_nothing(database: Database) -> None:
     record(database, received())
     database.migrate()
     assert len(database.instances(SERIES)) == 1
-    assert database.check().endswith("schema 0001")
+    assert database.check().endswith("schema 0002")
+
+
+def test_a_ledger_of_the_first_schema_keeps_its_rows_and_can_hold_what_is_committed(url: str) -> None:
+    database = Database(url)
+    settings = AlembicConfig()
+    settings.set_main_option("script_location", str(Path(schema.__file__).parent / "migrations"))
+    with database.engine.begin() as connection:
+        settings.attributes["connection"] = connection
+        command.upgrade(settings, "0001")
+        job = dict.fromkeys(("job_id", "series_uid", "study_uid", "manifest_sha256", "source_ae"), "x")
+        filled = {"state": "complete", "priority": "routine", "evidence": "{}", "explanation": "[]", "timings_s": "{}"}
+        for table, row in (
+            ("job", job | filled | {"instance_count": 1, "progress": 1.0, "created_at": 1.0}),
+            ("result", {"sop_instance_uid": "1.2", "job_id": "x", "kind": "sr", "sop_class_uid": "1.3", "path": "p",
+                        "sha256": "s", "size_bytes": 1}),
+            ("delivery", {"sop_instance_uid": "1.2", "destination": "pacs", "job_id": "x", "state": "stored",
+                          "attempts": 1, "created_at": 1.0, "changed_at": 2.0}),
+        ):  # fmt: skip
+            names = ", ".join(row)
+            values = ", ".join(f":{name}" for name in row)
+            connection.execute(sa.text(f"INSERT INTO {table} ({names}) VALUES ({values})"), row)
+    database.migrate()
+    with database.engine.begin() as connection:
+        kept = connection.execute(sa.select(schema.delivery)).mappings().one()
+        assert (kept["state"], kept["commit_rounds"], kept["commit_due_at"], kept["changed_at"]) == (
+            "stored",
+            0,
+            None,
+            2.0,
+        )
+        connection.execute(sa.update(schema.delivery).values(state="committed"))
+    database.close()
 
 
 def test_several_processes_may_migrate_at_once(url: str) -> None:
@@ -148,7 +187,7 @@ def test_check_says_what_answers_before_and_after_the_first_start(url: str) -> N
     database = Database(url)
     assert "made at the first start" in database.check()
     database.migrate()
-    assert database.check() == f"{database.engine.dialect.name}, schema 0001"
+    assert database.check() == f"{database.engine.dialect.name}, schema 0002"
     database.close()
 
 
