@@ -170,6 +170,9 @@ class Ledger(Rows):
             connection.execute(sa.delete(schema.finding).where(schema.finding.c.job_id.in_(jobs)))
             for table in (schema.job, schema.instance, schema.series):
                 connection.execute(sa.delete(table).where(table.c.series_uid == series_uid))
+            # That it was pulled stays known; the route that a pull named counts no more.
+            pulled = sa.update(schema.pulled).where(schema.pulled.c.series_uid == series_uid)
+            connection.execute(pulled.values(route=None))
             self._event(connection, "series purged", series_uid=series_uid)
             remove_files()
         return True

@@ -162,3 +162,31 @@ event = sa.Table(
     sa.Column("job_id", sa.String(96), nullable=True, index=True),
     sa.Column("details", sa.JSON, nullable=False),
 )
+
+# A series that we fetched or tried to. there: how many Instances the peer said that it has. route: decides for the
+# series, where the pull named one. attempts: how often the peer sent less than that. done_at: all of them were here;
+# kept after a purge, so that nothing is done twice.
+pulled = sa.Table(
+    "pulled",
+    metadata,
+    sa.Column("series_uid", sa.String(64), primary_key=True),
+    sa.Column("study_uid", sa.String(64), nullable=False),
+    sa.Column("peer", sa.String(64), nullable=False),
+    sa.Column("route", sa.String(64), nullable=True),
+    sa.Column("there", sa.Integer, nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("asked_at", sa.Double, nullable=False),
+    sa.Column("done_at", sa.Double, nullable=True),
+)
+
+# The last round of each scheduled pull. ended_at null: it runs, or its process died in it.
+pull_round = sa.Table(
+    "pull_round",
+    metadata,
+    sa.Column("name", sa.String(64), primary_key=True),
+    sa.Column("started_at", sa.Double, nullable=False),
+    sa.Column("ended_at", sa.Double, nullable=True),
+    sa.Column("fetched", sa.Integer, nullable=False),
+    sa.Column("left_over", sa.Integer, nullable=False),
+    sa.Column("problem", sa.Text, nullable=True),
+)

@@ -20,7 +20,7 @@ from pynetdicom import _handlers, evt
 from pynetdicom.ae import ApplicationEntity
 from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_CANCEL, C_ECHO, C_STORE
-from pynetdicom.presentation import PresentationContext
+from pynetdicom.presentation import PresentationContext, build_role
 from pynetdicom.transport import T_CONNECT, AddressInformation, AssociationSocket
 
 from dicom_node.errors import DeliveryError
@@ -78,6 +78,13 @@ class Requested:
         self.contexts = {
             (str(cx.abstract_syntax), str(cx.transfer_syntax[0])): int(cx.context_id or 0)
             for cx in association.accepted_contexts
+            if not cx.as_scp
+        }
+        # Those on which the peer may store to us: context id -> (SOP Class UID, Transfer Syntax UID).
+        self.inbound = {
+            int(cx.context_id or 0): (str(cx.abstract_syntax), str(cx.transfer_syntax[0]))
+            for cx in association.accepted_contexts
+            if cx.as_scp
         }
 
     def echo(self) -> int:
@@ -99,17 +106,32 @@ class Requested:
         reply = self._exchange(request, context_id)
         return int(reply.Status), str(reply.ErrorComment or "")
 
-    def ask(self, request: Any, context_id: int) -> Generator[Any, None, None]:
+    def ask(
+        self,
+        request: Any,
+        context_id: int,
+        *,
+        serve: Callable[[C_STORE, int], C_STORE] | None = None,
+        goes_on: Callable[[], bool] = lambda: False,
+    ) -> Generator[Any, None, None]:
         """The replies to a request that may have several, the pending ones first. Raises NoAnswer.
 
-        Each may take the response time-out. Who stops before the last one leaves the Association broken.
+        Each may take the response time-out; then `goes_on` is asked whether the peer works on it all the same. Who
+        stops before the last one leaves the Association broken. serve: answers the C-STORE requests that the peer
+        sends meanwhile (C-GET, PS3.4 C.4.3).
         """
         request.MessageID = self._next_id()
         self._send(request, context_id)
         ended = False
         try:
             while not ended:
-                reply = self._checked(self._reply(), request)
+                came_on, message = self._message()
+                if message is None and self._association.dul.is_alive() and goes_on():
+                    continue
+                if serve is not None and isinstance(message, C_STORE) and message.is_valid_request:
+                    self._association.dimse.send_msg(serve(message, came_on), came_on)
+                    continue
+                reply = self._checked(message, request)
                 ended = reply.Status not in PENDING
                 yield reply
         finally:
@@ -147,18 +169,25 @@ class Requested:
         return reply
 
     def _reply(self) -> Any:
-        """The next message, None when the Association ends or the peer neither answers nor takes data any more."""
+        return self._message()[1]
+
+    def _message(self) -> tuple[int, Any]:
+        """The next message and its context id.
+
+        (0, None) when the Association ends or the peer neither answers nor takes data any more.
+        """
         outgoing = self._association.dul.to_provider_queue
         left, deadline = outgoing.qsize(), self._clock() + self._timeout_s
         while self._clock() < deadline:
             with contextlib.suppress(queue.Empty):
-                return self._association.dimse.msg_queue.get(timeout=_LOOK_S)[1]
+                context_id, message = self._association.dimse.msg_queue.get(timeout=_LOOK_S)
+                return context_id or 0, message
             if outgoing.qsize() < left:
                 # A large object over a slow line: the time to answer counts from its last PDU.
                 left, deadline = outgoing.qsize(), self._clock() + self._timeout_s
             if not self._association.dul.is_alive():
-                return None
-        return None
+                return 0, None
+        return 0, None
 
 
 @contextlib.contextmanager
@@ -167,14 +196,18 @@ def associate(
     calling_ae: str,
     contexts: Sequence[tuple[str, Sequence[str]]],
     *,
+    inbound: Sequence[str] = (),
     clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[Requested]:
     """An Association with `peer`, released at the end of the block, aborted when the block fails.
 
-    contexts: (SOP Class UID, Transfer Syntax UIDs in order of preference), at most 128.
+    contexts: (SOP Class UID, Transfer Syntax UIDs in order of preference), at most 128. inbound: those of their SOP
+    Classes that the peer shall store to us (PS3.7 D.3.3.4: we are their SCP).
     Raises CannotAssociate; NothingAccepted when the peer takes none of the contexts.
     """
     association = _Outbound(peer, calling_ae, contexts)
+    for uid in inbound:
+        association.requestor.add_negotiation_item(build_role(uid, scp_role=True))
     try:
         association.request()
         if not association.is_established:
