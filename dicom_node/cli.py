@@ -395,12 +395,12 @@ def send(
     config: ConfigOption = DEFAULT_CONFIG,
     as_json: JsonOption = False,
 ) -> None:
-    """Send a folder of DICOM files to a peer (C-STORE).
+    """Send a folder of DICOM files to a peer: C-STORE, or STOW-RS where its settings say deliver_by: stow_rs.
 
     Example: dicom-node send /data/ct --to NODE@10.0.0.5:11112 --as CT1
     """
-    from dicom_node.dimse.scu import send as run_send
     from dicom_node.infer import dicom_files
+    from dicom_node.sending import send as run_send
 
     settings, target = _peer(config, to)
     logs.configure("error", "text", "send")

@@ -20,6 +20,8 @@ Word = Literal["taken", "repeated", "unknown", "foreign", "strange"]
 
 # A destination that stores an object and says so often that it does not keep it needs an operator.
 MOST_ROUNDS = 3
+# PS3.3 C.14.1.1.
+_DUPLICATE_TRANSACTION = 0x0131
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +70,13 @@ class Commitments(Rows):
                 .where(c.destination == destination, c.state.in_(("asking", "asked")), c.transaction_uid.in_(about))
                 .values(state="lapsed", changed_at=now)
             )
+            # No word can come on what was refused: it would only pile up.
+            gone = sa.select(c.transaction_uid).where(
+                c.destination == destination, c.state == "refused", c.transaction_uid.in_(about)
+            )
+            refused = list(connection.execute(gone).scalars())
+            connection.execute(sa.delete(schema.commitment_object).where(o.transaction_uid.in_(refused)))
+            connection.execute(sa.delete(schema.commitment).where(c.transaction_uid.in_(refused)))
             connection.execute(
                 sa.insert(schema.commitment).values(
                     transaction_uid=transaction_uid,
@@ -85,8 +94,9 @@ class Commitments(Rows):
         """The destination took the request. Where its report was quicker, that stands."""
         self._move_commitment(transaction_uid, ("asking",), "asked", message=None)
 
-    def commitment_refused(self, transaction_uid: str, message: str, *, next_s: float) -> None:
-        """The destination did not take the request, or may not have; its objects are due again after `next_s`."""
+    def commitment_refused(self, transaction_uid: str, message: str, *, taken: bool, next_s: float) -> None:
+        """The destination did not take the request, or (`taken`) may have taken it and did not say so: then a word on
+        it counts. Its objects are due again after `next_s`."""
         c, o = schema.commitment.c, schema.commitment_object.c
         with self._begin() as connection:
             row = connection.execute(sa.select(schema.commitment).where(c.transaction_uid == transaction_uid)).one()
@@ -95,10 +105,24 @@ class Commitments(Rows):
             connection.execute(
                 sa.update(schema.commitment)
                 .where(c.transaction_uid == transaction_uid)
-                .values(state="refused", changed_at=self._now(), message=_plain(message))
+                .values(state="asked" if taken else "refused", changed_at=self._now(), message=_plain(message))
             )
             uids = connection.execute(sa.select(o.sop_instance_uid).where(o.transaction_uid == transaction_uid))
             self._set_due(connection, row.destination, list(uids.scalars()), self._now() + next_s)
+
+    def commitments_due_again(self) -> None:
+        """A process died while it asked: the objects are due now, and a word on what it asked still counts."""
+        c, o, d = schema.commitment.c, schema.commitment_object.c, schema.delivery.c
+        pairs = (
+            sa.select(o.sop_instance_uid)
+            .join(schema.commitment, c.transaction_uid == o.transaction_uid)
+            .where(c.state == "asking", c.destination == d.destination, o.sop_instance_uid == d.sop_instance_uid)
+        )
+        with self._begin() as connection:
+            connection.execute(
+                sa.update(schema.delivery).where(d.state == "stored", pairs.exists()).values(commit_due_at=self._now())
+            )
+            connection.execute(sa.update(schema.commitment).where(c.state == "asking").values(state="lapsed"))
 
     def _move_commitment(
         self, transaction_uid: str, expected: Sequence[str], state: str, *, message: str | None
@@ -179,13 +203,15 @@ class Commitments(Rows):
     def _settle_object(
         self, connection: sa.Connection, row: Row, transaction_uid: str, reason: int
     ) -> Literal["committed", "waiting", "parked"] | None:
-        """The ledger's new state; None where it is not `stored` any more, so that the word came too late."""
+        """The ledger's new state; None where it stays, or is not `stored` any more: the word came too late."""
         o, d = schema.commitment_object.c, schema.delivery.c
         connection.execute(
             sa.update(schema.commitment_object)
             .where(o.transaction_uid == transaction_uid, o.sop_instance_uid == row["sop_instance_uid"])
             .values(reason=reason)
         )
+        if reason == _DUPLICATE_TRANSACTION:
+            return None  # says nothing of the object: it is asked about again when it is due
         rounds = row["commit_rounds"] + (reason != 0)
         state: Literal["committed", "waiting", "parked"] = "committed"
         if reason:
@@ -310,7 +336,6 @@ def not_kept(reason: int, rounds: int) -> str:
         0x0112: "no such object instance",
         0x0119: "class and instance conflict",
         0x0122: "SOP Class not supported",
-        0x0131: "duplicate transaction UID",
         0x0213: "resource limitation",
     }
     what = known.get(reason, "unknown reason")

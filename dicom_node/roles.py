@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +26,7 @@ from dicom_node.storage import Storage
 if TYPE_CHECKING:
     # The receiver starts in half the time without what only the workflows need.
     from dicom_node.analysis import Detector
+    from dicom_node.commitment import Keeper
     from dicom_node.delivery import SendOutcome
     from dicom_node.flow import Flow
 
@@ -103,10 +105,18 @@ def work(config: Config, stop: Stop, name: str | None = None) -> None:
 
 
 def deliver(config: Config, stop: Stop, name: str | None = None) -> None:
-    """Sends results; imports no torch."""
+    """Sends results and has them committed; imports no torch."""
     storage, database = open_state(config)
     flow = _flow(config, database, storage, executor_id("deliver", name), _no_detector)
-    _run_engine(config, flow, database, stop, queues=("deliver",))
+    keeper = _keeper(config, database, storage)
+    _run_engine(config, flow, database, stop, queues=("deliver",), beside=keeper)
+
+
+def _keeper(config: Config, database: Database, storage: Storage) -> Keeper:
+    from dicom_node.commitment import Commitments, Keeper
+
+    client = EngineClient(config.database_url())
+    return Keeper(Commitments(config=config, database=database, storage=storage, engine=client, now=time.time))
 
 
 def _load_detectors(config: Config) -> dict[str, Detector]:
@@ -124,7 +134,7 @@ def _no_detector(model: str) -> Detector:
 
 
 def _send(files: Sequence[Path], peer: PeerConfig, calling_ae: str) -> Sequence[SendOutcome]:
-    from dicom_node.dimse.scu import send
+    from dicom_node.sending import send
 
     return list(send(files, peer, calling_ae))
 
@@ -135,11 +145,21 @@ def _flow(config: Config, database: Database, storage: Storage, me: str, detecto
     return Flow(config=config, database=database, storage=storage, executor_id=me, detector=detector, send=_send)
 
 
-def _run_engine(config: Config, flow: Flow, database: Database, stop: Stop, *, queues: Sequence[str]) -> None:
+def _run_engine(
+    config: Config,
+    flow: Flow,
+    database: Database,
+    stop: Stop,
+    *,
+    queues: Sequence[str],
+    beside: Keeper | None = None,
+) -> None:
     """Does not return: threads of handed-back workflows must not write another word, and would keep us alive."""
     engine = Engine(config.database_url(), flow.executor_id, flow.workflows(), queues)
     engine.on_poison(lambda workflow_id, name: _park(database, workflow_id, name))
     engine.start()
+    if beside is not None:
+        beside.start()
     log.info("working", extra={"action": "ready", "executor": flow.executor_id, "queues": ",".join(queues)})
 
     def watch() -> None:
@@ -156,6 +176,8 @@ def _run_engine(config: Config, flow: Flow, database: Database, stop: Stop, *, q
     try:
         stop.wait(watch)
         log.info("stopping", extra={"action": "stopping"})
+        if beside is not None:
+            beside.stop(config.work.drain_s)
         drained = engine.stop(config.work.drain_s)
         log.info("stopped", extra={"action": "stopped", "drained": drained})
         code = 0

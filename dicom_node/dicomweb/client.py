@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import requests
 from dicomweb_client.web import DICOMwebClient
 from requests.auth import AuthBase, HTTPBasicAuth
+from urllib3.exceptions import NewConnectionError
 
 from dicom_node.errors import ConfigError, DeliveryError
 from dicom_node.peers import DicomWebConfig, PeerConfig
@@ -124,9 +125,9 @@ def answered(peer: PeerConfig) -> Iterator[None]:
         raise DicomWebError(f"{url} does not answer: check url and firewall", refused=True) from None
     except requests.Timeout:
         raise DicomWebError(f"{url} did not answer within {peer.response_timeout_s:g} s") from None
-    except requests.ConnectionError:
+    except requests.ConnectionError as err:
         text = f"{url}: no connection, or it was cut: is the peer running, and is its url right?"
-        raise DicomWebError(text) from None
+        raise DicomWebError(text, refused=_never_connected(err)) from None
     except (requests.RequestException, ValueError, KeyError) as err:
         # Without its text: requests and pydicom quote the URL with its query, or what was in the answer.
         raise DicomWebError(f"{url}: its answer is none of DICOMweb ({type(err).__name__})", status=200) from None
@@ -143,12 +144,17 @@ def error_of_status(
         f"{settings(peer).url} answered {status}: {meaning}",
         status=status,
         retry_after_s=_retry_after_s(headers.get("Retry-After", "")),
-        refused=status < 500,
+        refused=status < 500 or status == 503,
     )
 
 
 def _error_of(peer: PeerConfig, response: requests.Response) -> DicomWebError:
     return error_of_status(peer, response.status_code, response.headers)
+
+
+def _never_connected(err: requests.ConnectionError) -> bool:
+    cause = err.args[0] if err.args else None
+    return isinstance(getattr(cause, "reason", cause), NewConnectionError)
 
 
 def _retry_after_s(text: str) -> float | None:

@@ -12,6 +12,7 @@ import socket
 import socketserver
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
@@ -23,6 +24,8 @@ from pynetdicom.presentation import PresentationContext
 from pynetdicom.transport import AddressInformation, AssociationServer, RequestHandler
 
 from dicom_node.dimse.admission import Rejection
+from dicom_node.dimse.commit_link import CommitmentLink, CommitmentService
+from dicom_node.dimse.contexts import without_storage
 from dicom_node.dimse.intake import OUT_OF_RESOURCES, PROCESSING_FAILURE, StoreAnswer, StoreRequest
 from dicom_node.dimse.part10 import uid_text
 from dicom_node.dimse.upper_layer import (
@@ -52,11 +55,15 @@ _NARRATORS = (
 
 @dataclass(slots=True, kw_only=True)
 class Caller:
-    """The peer of one Association, the series that it brought so far, and those of them that grew by it."""
+    """The peer of one Association, the series that it brought so far, and those of them that grew by it.
+
+    may_store: else it is offered no storage class.
+    """
 
     ae_title: str
     called: str
     address: str
+    may_store: bool = True
     series_uids: set[str] = field(default_factory=set)
     grown_uids: set[str] = field(default_factory=set)
 
@@ -85,8 +92,9 @@ class Acceptor:
         max_pdu_bytes: int,
         max_associations: int,
         idle_timeout_s: float,
+        commitment: CommitmentService | None = None,
     ) -> None:
-        self.service, self.contexts = service, contexts
+        self.service, self.contexts, self.commitment = service, contexts, commitment
         self.idle_timeout_s = idle_timeout_s or None
         self._address = (host, port)
         self._associations: set[_Inbound] = set()
@@ -176,12 +184,14 @@ class _Connection(RequestHandler):
 class _Paced(threading.Event):
     """pynetdicom's loop beside the upper layer passes this gate each round: so it looks less often."""
 
-    def __init__(self) -> None:
+    def __init__(self, each_round: Callable[[], None]) -> None:
         super().__init__()
+        self._each_round = each_round
         self.set()
 
     def wait(self, timeout: float | None = None) -> bool:
         time.sleep(IDLE_LOOK_S)
+        self._each_round()
         return super().wait(timeout)
 
 
@@ -201,7 +211,9 @@ class _Inbound(Association):
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         # A read within a PDU waits in pynetdicom's thread, which its own timers do not reach.
         connection.settimeout(acceptor.idle_timeout_s)
-        self._reactor_checkpoint = _Paced()
+        commitment = acceptor.commitment
+        self._commitments = None if commitment is None else CommitmentLink(self, commitment, self.caller)
+        self._reactor_checkpoint = _Paced(self._each_round)
         self.dul = UpperLayer(self, self._serve_store)
         self.acse_timeout, self.network_timeout = server.ae.acse_timeout, server.ae.network_timeout
         # Some peers count a PDU's or a PDV's header differently: the limit is about our memory alone.
@@ -225,6 +237,8 @@ class _Inbound(Association):
         finally:
             self._connection.close()
             try:
+                if self._commitments is not None:
+                    self._commitments.ended()
                 if self._admitted:
                     self._acceptor.service.ended(self.caller, released=self.is_released)
             finally:
@@ -247,12 +261,21 @@ class _Inbound(Association):
             log.warning(rejection.text, extra={**extra, "address": self.caller.address})
             self.acse.send_reject(_REJECTED_PERMANENT, _BY_SERVICE_USER, rejection.diagnostic)
             self.kill()
+        elif not self.caller.may_store:
+            self.acceptor.supported_contexts = without_storage(self._acceptor.contexts)
 
     def _serve_request(self, msg: Any, context_id: int) -> None:
-        if self._admitted:
-            super()._serve_request(msg, context_id)
-        else:
+        if threading.current_thread() is not self:
+            # pynetdicom starts a thread for each N-EVENT-REPORT: they take their turn here instead, however many come.
+            self.dimse.msg_queue.put((context_id, msg))
+        elif not self._admitted:
             self.abort()
+        elif self._commitments is None or not self._commitments.serve(msg, context_id):
+            super()._serve_request(msg, context_id)
+
+    def _each_round(self) -> None:
+        if self._commitments is not None and self.is_established:
+            self._commitments.each_round()
 
     def _serve_store(self, request: RawStore) -> bytes | None:
         """The response PDU, called from the upper layer's thread; None aborts."""

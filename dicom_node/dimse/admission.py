@@ -41,17 +41,35 @@ def reject_reason(
     """None when this caller is welcome.
 
     The called AE title must be ours (receive.ae_title, or the peer's own `called_as`); the calling one must be
-    a peer that may send, at one of its addresses, unless receive.unknown_peers accepts everybody.
+    a peer that may send, or that is asked for Storage Commitment, at one of its addresses, unless
+    receive.unknown_peers accepts everybody.
     """
     caller = _parsed(address)
-    peers = [p for p in config.peers.values() if p.may_send and p.ae_title == calling]
+    peers = [p for p in config.peers.values() if _may_call(p) and p.ae_title == calling]
     known = [p for p in peers if _calls_from(p, caller, resolve)]
     if called not in _our_titles(config, known):
         return Rejection(diagnostic=CALLED_UNKNOWN, text="called AE title is not ours")
     if known or config.receive.unknown_peers == "accept":
         return None
-    what = "calls from an address that is not its own" if peers else "is no peer that may send"
+    what = "calls from an address that is not its own" if peers else "is no peer that may send or commit"
     return Rejection(diagnostic=CALLING_UNKNOWN, text=f"calling AE title {what}")
+
+
+def callers(config: Config, *, calling: str, address: str, resolve: Resolve = resolve) -> list[str]:
+    """The peers of the settings that a caller with this AE title and address is."""
+    caller = _parsed(address)
+    return [n for n, p in config.peers.items() if p.ae_title == calling and _calls_from(p, caller, resolve)]
+
+
+def may_store(config: Config, names: Iterable[str]) -> bool:
+    """Whether one who is these peers may store to us; of somebody unknown the settings say so."""
+    known = [config.peers[name] for name in names if _may_call(config.peers[name])]
+    return any(peer.may_send for peer in known) or config.receive.unknown_peers == "accept"
+
+
+def _may_call(peer: PeerConfig) -> bool:
+    # Storage Commitment is reported by the destination, on an Association that it opens (PS3.4 J.3.3).
+    return peer.may_send or peer.may_commit
 
 
 def _our_titles(config: Config, known: list[PeerConfig]) -> set[str]:

@@ -37,6 +37,7 @@ TRANSFER_SYNTAXES = (
 
 CT_IMAGE = str(sop_class.CTImageStorage)
 VERIFICATION = "1.2.840.10008.1.1"
+STORAGE_COMMITMENT = "1.2.840.10008.1.20.1"  # Push Model
 
 _ENHANCED_CT = (sop_class.EnhancedCTImageStorage, sop_class.LegacyConvertedEnhancedCTImageStorage)
 
@@ -123,6 +124,18 @@ def supported_contexts(groups: Iterable[StorageClassGroup]) -> list[Presentation
     """What the acceptor offers. PS3.2: every acceptor also accepts Verification."""
     verification = _context(VERIFICATION, UNCOMPRESSED[:3])
     return [verification, *(_context(uid, TRANSFER_SYNTAXES) for uid in accepted_classes(groups))]
+
+
+def commitment_context() -> PresentationContext:
+    """Storage Commitment in both roles: peers ask us, and report on Associations of theirs (PS3.4 J.3.1)."""
+    context = _context(STORAGE_COMMITMENT, (EXPLICIT_LITTLE, IMPLICIT_LITTLE))
+    context.scu_role = context.scp_role = True
+    return context
+
+
+def without_storage(contexts: Iterable[PresentationContext]) -> list[PresentationContext]:
+    """For who may not store to us."""
+    return [context for context in contexts if context.abstract_syntax in (VERIFICATION, STORAGE_COMMITMENT)]
 
 
 def _context(abstract_syntax: str, transfer_syntaxes: tuple[str, ...]) -> PresentationContext:

@@ -12,6 +12,7 @@ import queue
 import socket
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
 
@@ -19,8 +20,9 @@ from pydicom.uid import UID
 from pynetdicom import _handlers, evt
 from pynetdicom.ae import ApplicationEntity
 from pynetdicom.association import Association
-from pynetdicom.dimse_primitives import C_CANCEL, C_ECHO, C_STORE
-from pynetdicom.presentation import PresentationContext, build_role
+from pynetdicom.dimse_primitives import C_CANCEL, C_ECHO, C_STORE, N_ACTION, N_EVENT_REPORT
+from pynetdicom.pdu_primitives import SCP_SCU_RoleSelectionNegotiation
+from pynetdicom.presentation import PresentationContext
 from pynetdicom.transport import T_CONNECT, AddressInformation, AssociationSocket
 
 from dicom_node.errors import DeliveryError
@@ -65,6 +67,18 @@ class NoAnswer(DeliveryError):
     retry_helps = True
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """An N-EVENT-REPORT request that came on an Association of ours."""
+
+    context_id: int
+    message_id: int
+    sop_class_uid: str
+    sop_instance_uid: str
+    type_id: int
+    data_set: bytes
+
+
 class Requested:
     """An established Association. `contexts`: (SOP Class UID, Transfer Syntax UID) -> context id.
 
@@ -78,7 +92,6 @@ class Requested:
         self.contexts = {
             (str(cx.abstract_syntax), str(cx.transfer_syntax[0])): int(cx.context_id or 0)
             for cx in association.accepted_contexts
-            if not cx.as_scp
         }
         # Those on which the peer may store to us: context id -> (SOP Class UID, Transfer Syntax UID).
         self.inbound = {
@@ -143,6 +156,50 @@ class Requested:
         message.MessageIDBeingRespondedTo = request.MessageID
         self._send(message, context_id)
 
+    def action(
+        self, context_id: int, sop_class_uid: str, sop_instance_uid: str, action_type: int, data_set: bytes
+    ) -> tuple[int, str]:
+        """N-ACTION; status and error comment of the reply. Raises NoAnswer."""
+        request = N_ACTION()
+        request.MessageID = self._next_id()
+        request.RequestedSOPClassUID = sop_class_uid
+        request.RequestedSOPInstanceUID = sop_instance_uid
+        request.ActionTypeID = action_type
+        request.ActionInformation = BytesIO(data_set)
+        reply = self._exchange(request, context_id)
+        return int(reply.Status), str(reply.ErrorComment or "")
+
+    def report(
+        self, context_id: int, sop_class_uid: str, sop_instance_uid: str, event_type: int, data_set: bytes
+    ) -> tuple[int, str]:
+        """N-EVENT-REPORT; status and error comment of the reply. Raises NoAnswer."""
+        request = event_report(self._next_id(), sop_class_uid, sop_instance_uid, event_type, data_set)
+        reply = self._exchange(request, context_id)
+        return int(reply.Status), str(reply.ErrorComment or "")
+
+    def event(self, timeout_s: float) -> Event | None:
+        """An N-EVENT-REPORT of the peer; None when none comes in time, or the Association ends."""
+        deadline = self._clock() + timeout_s
+        while not self.broken and (left := deadline - self._clock()) > 0:
+            with contextlib.suppress(queue.Empty):
+                context_id, message = self._association.events.get(timeout=min(_LOOK_S, left))
+                return Event(
+                    context_id=context_id,
+                    message_id=int(message.MessageID),
+                    sop_class_uid=str(message.AffectedSOPClassUID),
+                    sop_instance_uid=str(message.AffectedSOPInstanceUID),
+                    type_id=int(message.EventTypeID),
+                    data_set=message.EventInformation.getvalue() if message.EventInformation else b"",
+                )
+            if not self._association.dul.is_alive():
+                self.broken = True
+        return None
+
+    def answer_event(self, event: Event, status: int) -> None:
+        """N-EVENT-REPORT-RSP."""
+        reply = event_answer(event.message_id, event.sop_class_uid, event.sop_instance_uid, event.type_id, status)
+        self._association.dimse.send_msg(reply, event.context_id)
+
     def _next_id(self) -> int:
         self._message_id = self._message_id % 65535 + 1
         return self._message_id
@@ -196,18 +253,16 @@ def associate(
     calling_ae: str,
     contexts: Sequence[tuple[str, Sequence[str]]],
     *,
-    inbound: Sequence[str] = (),
+    as_scp: Sequence[str] = (),
     clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[Requested]:
     """An Association with `peer`, released at the end of the block, aborted when the block fails.
 
-    contexts: (SOP Class UID, Transfer Syntax UIDs in order of preference), at most 128. inbound: those of their SOP
-    Classes that the peer shall store to us (PS3.7 D.3.3.4: we are their SCP).
+    contexts: (SOP Class UID, Transfer Syntax UIDs in order of preference), at most 128.
+    as_scp: those of the classes for which we, who request the Association, are the SCP.
     Raises CannotAssociate; NothingAccepted when the peer takes none of the contexts.
     """
-    association = _Outbound(peer, calling_ae, contexts)
-    for uid in inbound:
-        association.requestor.add_negotiation_item(build_role(uid, scp_role=True))
+    association = _Outbound(peer, calling_ae, contexts, as_scp)
     try:
         association.request()
         if not association.is_established:
@@ -223,7 +278,13 @@ def associate(
 class _Outbound(Association):
     """A requested Association without a reactor of its own."""
 
-    def __init__(self, peer: PeerConfig, calling_ae: str, contexts: Sequence[tuple[str, Sequence[str]]]) -> None:
+    def __init__(
+        self,
+        peer: PeerConfig,
+        calling_ae: str,
+        contexts: Sequence[tuple[str, Sequence[str]]],
+        as_scp: Sequence[str] = (),
+    ) -> None:
         if peer.port is None:
             raise CannotAssociate(f"{peer.ae_title} has no port: set its port in config.yaml")
         try:
@@ -244,8 +305,15 @@ class _Outbound(Association):
         self.requestor.implementation_class_uid = UID(IMPLEMENTATION_CLASS_UID)
         self.requestor.implementation_version_name = IMPLEMENTATION_VERSION_NAME
         self.requestor.requested_contexts = [_context(n, *context) for n, context in enumerate(contexts)]
+        for uid in as_scp:
+            self.requestor.add_negotiation_item(_as_scp(uid))
+        self.events: queue.Queue[tuple[int, Any]] = queue.Queue()
         for event, narrator in _NARRATORS:
             self.unbind(event, narrator)  # they describe each PDU in prose, whether it is logged or not
+
+    def _serve_request(self, msg: Any, context_id: int) -> None:
+        """pynetdicom hands on each N-EVENT-REPORT at once, in a thread of its own; every other message is a reply."""
+        self.events.put((context_id, msg))
 
     def end(self) -> None:
         """Abort what was not released. Nothing is left: neither the thread of the upper layer nor the socket."""
@@ -293,6 +361,39 @@ class _Socket(AssociationSocket):
             with contextlib.suppress(OSError):
                 self._connection.shutdown(socket.SHUT_RDWR)
             self._connection.close()
+
+
+def _as_scp(sop_class_uid: str) -> SCP_SCU_RoleSelectionNegotiation:
+    role = SCP_SCU_RoleSelectionNegotiation()
+    role.sop_class_uid = UID(sop_class_uid)
+    role.scu_role, role.scp_role = False, True
+    return role
+
+
+def event_report(
+    message_id: int, sop_class_uid: str, sop_instance_uid: str, event_type: int, data_set: bytes
+) -> N_EVENT_REPORT:
+    """An N-EVENT-REPORT request (PS3.7 10.1.1)."""
+    request = N_EVENT_REPORT()
+    request.MessageID = message_id
+    request.AffectedSOPClassUID = sop_class_uid
+    request.AffectedSOPInstanceUID = sop_instance_uid
+    request.EventTypeID = event_type
+    request.EventInformation = BytesIO(data_set)
+    return request
+
+
+def event_answer(
+    message_id: int, sop_class_uid: str, sop_instance_uid: str, event_type: int, status: int
+) -> N_EVENT_REPORT:
+    """The response to an N-EVENT-REPORT."""
+    reply = N_EVENT_REPORT()
+    reply.MessageIDBeingRespondedTo = message_id
+    reply.AffectedSOPClassUID = sop_class_uid
+    reply.AffectedSOPInstanceUID = sop_instance_uid
+    reply.EventTypeID = event_type
+    reply.Status = status
+    return reply
 
 
 def _context(number: int, sop_class_uid: str, transfer_syntaxes: Sequence[str]) -> PresentationContext:

@@ -116,7 +116,7 @@ def get(
     """C-GET: the peer stores to `store` on this very Association. Raises CannotAssociate, NoAnswer."""
     contexts = _get_contexts(storage_classes)
     inbound = list(dict.fromkeys(uid for uid, _ in contexts[len(GET) * len(SYNTAXES) :]))
-    with associate(peer, calling_ae, contexts, inbound=inbound) as association:
+    with associate(peer, calling_ae, contexts, as_scp=inbound) as association:
         model, syntax, context_id = chosen_model(association.contexts, GET)
         if not association.inbound:
             raise NothingAccepted(f"{peer.ae_title} does not store to us on C-GET: set its retrieve_by to c_move")

@@ -9,9 +9,10 @@ import sqlalchemy as sa
 from dicom_node.config import Config
 from dicom_node.db import Database
 from dicom_node.dimse.acceptor import Acceptor, Caller
-from dicom_node.dimse.admission import Rejection, reject_reason
+from dicom_node.dimse.admission import Rejection, callers, may_store, reject_reason
 from dicom_node.dimse.announce import Announcer
-from dicom_node.dimse.contexts import supported_contexts
+from dicom_node.dimse.commit_intake import CommitmentIntake
+from dicom_node.dimse.contexts import commitment_context, supported_contexts
 from dicom_node.dimse.intake import Intake, StoreAnswer, StoreRequest
 from dicom_node.errors import ConfigError, DicomNodeError
 from dicom_node.locks import Lock, try_lock
@@ -32,7 +33,8 @@ class Receiver:
         self._acceptor = Acceptor(
             self,
             ae_title=receive.ae_title,
-            contexts=supported_contexts(receive.also_accept),
+            contexts=[*supported_contexts(receive.also_accept), commitment_context()],
+            commitment=CommitmentIntake(config, storage, database),
             host=receive.host,
             port=receive.port or 0,
             max_pdu_bytes=receive.max_pdu_bytes,
@@ -76,6 +78,9 @@ class Receiver:
     # -- what happens on Associations, called from their threads -----------------------------------
 
     def admit(self, caller: Caller) -> Rejection | None:
+        caller.may_store = may_store(
+            self._config, callers(self._config, calling=caller.ae_title, address=caller.address)
+        )
         return reject_reason(self._config, calling=caller.ae_title, called=caller.called, address=caller.address)
 
     def store(self, request: StoreRequest) -> StoreAnswer:

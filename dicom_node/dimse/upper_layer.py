@@ -41,6 +41,8 @@ IDLE_LOOK_S = 0.01
 _NEXT_REQUEST_S = 0.02
 # Held in memory until it is whole; PS3.5 lets a single element be 4 GB.
 MAX_DATA_SET_BYTES = 2 * 1024**3
+# Of requests that are no C-STORE, which pynetdicom gathers in memory: 10,000 references are half as long.
+_LONGEST_OTHER_BYTES = 4 * 1024**2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +97,9 @@ class StoreAssembler:
             return self._feed_command(context_id, control, fragment)
         if self._passing:
             self._passing = not control & _IS_LAST
+            self._size = self._size + len(fragment) if self._passing else 0
+            if self._size > _LONGEST_OTHER_BYTES:
+                raise InvalidPDU("a message longer than any but an image")
             self._pass_on(context_id, bytes([control]) + fragment)
             return None
         if self._fields is None or context_id != self._context_id:
