@@ -145,7 +145,7 @@ class Flow:
         elif unreadable:
             text = f"the headers of {unreadable} of {len(paths)} instances can't be parsed"
             series, rejected = None, SeriesRejected(Reason.UNREADABLE, text)
-        choice = routing.choose(self.config.routes, routing.facts_of(files, series, source_ae))
+        choice = self._choose(rows[0]["series_uid"], routing.facts_of(files, series, source_ae))
         if choice.route is None and rejected is None:
             rejected = SeriesRejected(Reason.NO_ROUTE, "no route matches: dicom-node route DIR explains")
         values: dict[str, Any] = {"explanation": choice.explain()}
@@ -156,6 +156,13 @@ class Flow:
         if rejected is not None:
             values |= {"reason": rejected.reason, "reason_text": rejected.text}
         return ("queued" if rejected is None else "rejected"), values
+
+    def _choose(self, series_uid: str, facts: routing.Facts) -> routing.Choice:
+        """The route that a pull named for this series, else the first that matches."""
+        pull = self.database.pulled_route(series_uid)
+        if pull is None:
+            return routing.choose(self.config.routes, facts)
+        return routing.named(self.config.route(pull["route"]), f"named by a pull from {pull['peer']}")
 
     def _gate(self, files: Sequence[InstanceFile]) -> tuple[CTSeries | None, SeriesRejected | None]:
         try:

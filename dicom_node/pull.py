@@ -26,10 +26,10 @@ from dicom_node.dimse.intake import Intake, StoreAnswer, StoreRequest
 from dicom_node.dimse.query import Found, Level, QueryFailed, querying, related_instances
 from dicom_node.dimse.requestor import CannotAssociate
 from dicom_node.dimse.retrieve import Said, SeriesKey
-from dicom_node.errors import ConfigError, DeliveryError
+from dicom_node.errors import ConfigError, DeliveryError, InvalidUID
 from dicom_node.locks import try_lock
 from dicom_node.peers import PeerConfig
-from dicom_node.storage import Storage
+from dicom_node.storage import Storage, checked_uid
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +74,12 @@ class Selection:
             raise ConfigError("say what to pull: --study, --patient, --accession or --since")
         if self.series_uid and not self.study_uid:
             raise ConfigError("--series needs the --study that it belongs to")
+        for name, uid in (("--study", self.study_uid), ("--series", self.series_uid)):
+            try:
+                if uid:
+                    checked_uid(uid, name)
+            except InvalidUID as err:
+                raise ConfigError(str(err)) from err
         for name, value in (("--patient", self.patient_id), ("--accession", self.accession)):
             if set(value) & set("*?\\"):
                 raise ConfigError(f"{name} is one value, without *, ? and backslash: they would match others too")
@@ -118,6 +124,13 @@ class Landing:
 
     def __init__(self, storage: Storage, database: Database, announcer: Announcer) -> None:
         self._intake, self._database, self._announcer = Intake(storage, database), database, announcer
+
+    def start(self) -> None:
+        self._announcer.start()
+
+    def stop(self) -> None:
+        """Every series that grew is announced."""
+        self._announcer.close()
 
     def store(self, request: StoreRequest) -> StoreAnswer:
         answer = self._intake.store(request)

@@ -45,17 +45,18 @@ class PullSchedule:
             for pull in config.pulls
         ]
 
-    def start(self) -> PullSchedule:
+    def start(self) -> None:
+        self._landing.start()
         for thread in self._threads:
             thread.start()
-        return self
 
-    def stop(self, drain_s: float) -> None:
-        """No further series is begun; one that is being fetched may end within `drain_s`."""
+    def stop(self, wait_s: float) -> None:
+        """No further series is begun; one that is being fetched may end within `wait_s`."""
         self._stop.set()
-        deadline = time.monotonic() + drain_s
+        deadline = time.monotonic() + wait_s
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
+        self._landing.stop()
 
     def _run(self, pull: PullConfig) -> None:
         while True:

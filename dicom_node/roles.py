@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from dicom_node import engine as job_engine
 from dicom_node.config import Config
@@ -28,12 +28,21 @@ if TYPE_CHECKING:
     from dicom_node.analysis import Detector
     from dicom_node.commitment import Keeper
     from dicom_node.delivery import SendOutcome
+    from dicom_node.dimse.announce import Announcer
     from dicom_node.flow import Flow
 
 log = logging.getLogger(__name__)
 
 SUPERVISED = "DICOM_NODE_SUPERVISOR_PID"
 _HUNG = 70
+
+
+class Beside(Protocol):
+    """What a role does beside its queues. `stop` may take so many seconds to end what it is at."""
+
+    def start(self) -> None: ...
+
+    def stop(self, wait_s: float) -> None: ...
 
 
 class Stop:
@@ -71,18 +80,23 @@ def executor_id(role: str, name: str | None) -> str:
     return f"{socket.gethostname()}/{name or role}"
 
 
-def receive(config: Config, stop: Stop) -> None:
-    """The Storage SCP. Imports neither torch nor pixel decoders."""
+def make_announcer(config: Config, client: EngineClient) -> Announcer:
+    """Tells the engine that a series grew. Its thread is not started yet."""
     from dicom_node.dimse.announce import Announcer
-    from dicom_node.dimse.scp import Receiver
-
-    storage, database = open_state(config)
-    client = EngineClient(config.database_url())
 
     def bounce(series_uid: str, quiet_time_s: float) -> None:
         client.bounce("assemble", series_uid, quiet_time_s, series_uid, longest_s=config.assemble.longest_wait_s)
 
-    announcer = Announcer(bounce, config.quiet_time_s)
+    return Announcer(bounce, config.quiet_time_s)
+
+
+def receive(config: Config, stop: Stop) -> None:
+    """The Storage SCP. Imports neither torch nor pixel decoders."""
+    from dicom_node.dimse.scp import Receiver
+
+    storage, database = open_state(config)
+    client = EngineClient(config.database_url())
+    announcer = make_announcer(config, client)
     receiver = Receiver(config, storage, database, announcer)
     port = receiver.start()
     log.info("receiving", extra={"action": "ready", "port": port, "ae_title": config.receive.ae_title})
@@ -105,11 +119,13 @@ def work(config: Config, stop: Stop, name: str | None = None) -> None:
 
 
 def deliver(config: Config, stop: Stop, name: str | None = None) -> None:
-    """Sends results and has them committed; imports no torch."""
+    """Sends results and has them committed, and pulls on schedule; imports no torch."""
     storage, database = open_state(config)
     flow = _flow(config, database, storage, executor_id("deliver", name), _no_detector)
-    keeper = _keeper(config, database, storage)
-    _run_engine(config, flow, database, stop, queues=("deliver",), beside=keeper)
+    beside: list[Beside] = [_keeper(config, database, storage)]
+    if config.pulls:
+        beside.append(_pulls(config, database, storage))
+    _run_engine(config, flow, database, stop, queues=("deliver",), beside=beside)
 
 
 def _keeper(config: Config, database: Database, storage: Storage) -> Keeper:
@@ -117,6 +133,14 @@ def _keeper(config: Config, database: Database, storage: Storage) -> Keeper:
 
     client = EngineClient(config.database_url())
     return Keeper(Commitments(config=config, database=database, storage=storage, engine=client, now=time.time))
+
+
+def _pulls(config: Config, database: Database, storage: Storage) -> Beside:
+    from dicom_node.pull import Landing
+    from dicom_node.pull_schedule import PullSchedule
+
+    announcer = make_announcer(config, EngineClient(config.database_url()))
+    return PullSchedule(config, database, Landing(storage, database, announcer))
 
 
 def _load_detectors(config: Config) -> dict[str, Detector]:
@@ -152,14 +176,14 @@ def _run_engine(
     stop: Stop,
     *,
     queues: Sequence[str],
-    beside: Keeper | None = None,
+    beside: Sequence[Beside] = (),
 ) -> None:
     """Does not return: threads of handed-back workflows must not write another word, and would keep us alive."""
     engine = Engine(config.database_url(), flow.executor_id, flow.workflows(), queues)
     engine.on_poison(lambda workflow_id, name: _park(database, workflow_id, name))
     engine.start()
-    if beside is not None:
-        beside.start()
+    for other in beside:
+        other.start()
     log.info("working", extra={"action": "ready", "executor": flow.executor_id, "queues": ",".join(queues)})
 
     def watch() -> None:
@@ -176,8 +200,8 @@ def _run_engine(
     try:
         stop.wait(watch)
         log.info("stopping", extra={"action": "stopping"})
-        if beside is not None:
-            beside.stop(config.work.drain_s)
+        for other in beside:
+            other.stop(config.work.drain_s)
         drained = engine.stop(config.work.drain_s)
         log.info("stopped", extra={"action": "stopped", "drained": drained})
         code = 0

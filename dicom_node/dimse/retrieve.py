@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import BytesIO
 from typing import Any
 
@@ -30,8 +30,6 @@ GET = ("1.2.840.10008.5.1.4.1.2.2.3", "1.2.840.10008.5.1.4.1.2.1.3")
 # PS3.7 C.5.6: refused, not authorized. Said to a peer that sends what was not asked for.
 _NOT_ASKED_FOR = 0x0124
 _MOVE_DESTINATION_UNKNOWN = 0xA801
-# A UID below our root that no series has: asking for it moves nothing.
-_NO_SERIES = "1.2.826.0.1.3680043.8.498.0"
 
 Store = Callable[[StoreRequest], StoreAnswer]
 
@@ -42,7 +40,7 @@ class SeriesKey:
 
     study_uid: str
     series_uid: str
-    patient_id: str = ""
+    patient_id: str = field(default="", repr=False)
 
     def keys(self) -> dict[str, str]:
         return {
@@ -87,21 +85,13 @@ def move(
         asked = association.ask(request, context_id, goes_on=goes_on)
         sent, failed, status = _followed(asked, on_response)
     problem = _problem(peer, status, failed)
+    where = "this machine's address" + (f" and port {our_port}" if our_port is not None else "")
     if status == _MOVE_DESTINATION_UNKNOWN:
-        where = "this machine's address" + (f" and port {our_port}" if our_port is not None else "")
         problem = f"{peer.ae_title} does not know {destination_ae}: enter that AE title there with {where}"
+    elif status >> 12 == 0xC:
+        # Orthanc answers so where it does not know the destination, and where it cannot reach it.
+        problem += f"; does it know {destination_ae} with {where}, and does our receiver run?"
     return Said(sent=sent, failed=failed, status=status, problem=problem)
-
-
-def check_move(peer: PeerConfig, calling_ae: str, destination_ae: str, our_port: int | None) -> None:
-    """Ask to move a series that does not exist: whether the peer knows us as a destination. Raises DeliveryError.
-
-    Any other failure says nothing about us: peers differ in how they answer that there is no such series.
-    """
-    nothing = SeriesKey(study_uid=_NO_SERIES, series_uid=_NO_SERIES, patient_id="-")
-    said = move(peer, calling_ae, destination_ae, nothing, our_port=our_port)
-    if said.status == _MOVE_DESTINATION_UNKNOWN:
-        raise QueryFailed(said.problem)
 
 
 def get(
