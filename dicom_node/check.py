@@ -8,12 +8,14 @@ import shutil
 import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 
-from dicom_node.config import Config
+from dicom_node.config import Config, PullConfig
 from dicom_node.db import Database
 from dicom_node.errors import BundleError, ConfigError, DeliveryError, DicomNodeError, StorageError
 from dicom_node.peers import PeerConfig
+from dicom_node.rows import Row
 from dicom_node.storage import Storage
 
 
@@ -38,6 +40,8 @@ def check(config: Config) -> Iterator[Item]:
     for name, peer in config.peers.items():
         if peer.port is not None:
             yield _try(f"peer {name}", partial(_echo, config, name))
+    for pull in config.pulls:
+        yield _try(f"pull {pull.name}", partial(_pull, config, pull))
 
 
 def _try(name: str, look: Callable[[], str]) -> Item:
@@ -131,6 +135,35 @@ def _routes(config: Config) -> str:
     if not any(peer.may_send for peer in config.peers.values()) and config.receive.unknown_peers == "refuse":
         raise ConfigError("no peer may send: set may_send: true for the PACS, or receive.unknown_peers: accept")
     return ", ".join(route.name for route in config.routes)
+
+
+def _pull(config: Config, pull: PullConfig) -> str:
+    """The archive answers a query, and the last round had no problem.
+
+    Whether it knows us for C-MOVE only a C-MOVE of what it has can tell, and that is the round's own work.
+    """
+    from dicom_node.pull import archive_answers
+
+    archive_answers(config, pull.source, config.peers[pull.source])
+    last = _last_round(config, pull.name)
+    if last is None:
+        return f"{pull.source} answers queries; no round has run yet"
+    ended = "runs, or was cut short" if last["ended_at"] is None else f"fetched {last['fetched']} series"
+    when = datetime.fromtimestamp(last["started_at"]).astimezone()
+    text = f"the round of {when:%Y-%m-%d %H:%M} {ended}, {last['left_over']} are left"
+    if last["problem"]:
+        raise DeliveryError(f"{text}: {last['problem']}")
+    return f"{pull.source} answers queries; {text}"
+
+
+def _last_round(config: Config, name: str) -> Row | None:
+    if config.database.url is None and not config.storage.root.exists():
+        return None
+    database = Database(config.database_url())
+    try:
+        return database.pull_round(name) if database.has_table("pull_round") else None
+    finally:
+        database.close()
 
 
 def _echo(config: Config, name: str) -> str:

@@ -18,6 +18,8 @@ from dicom_node.rows import Row, Rows
 
 # What a destination took. committed: it also says that it keeps it (Storage Commitment).
 ARRIVED = ("stored", "committed")
+# config.PullConfig.since_h is at most a year.
+_LONGEST_LOOK_BACK_S = 366 * 86400.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,8 +180,11 @@ class Ledger(Rows):
         return True
 
     def purge_events(self, before: float) -> None:
-        """Events older than `before` of series and jobs that are gone, and what is over of Storage Commitment."""
-        e, c, r = schema.event.c, schema.commitment.c, schema.commit_request.c
+        """Events older than `before` of series and jobs that are gone, and what is over of Storage Commitment.
+
+        That a series was pulled is kept longer than any scheduled pull looks back.
+        """
+        e, c, r, p = schema.event.c, schema.commitment.c, schema.commit_request.c, schema.pulled.c
         asked_about = sa.select(schema.commitment_object.c.transaction_uid)
         with self._begin() as connection:
             connection.execute(
@@ -193,6 +198,10 @@ class Ledger(Rows):
                 sa.delete(schema.commitment).where(c.changed_at < before, c.transaction_uid.not_in(asked_about))
             )
             connection.execute(sa.delete(schema.commit_request).where(r.created_at < before, r.state != "due"))
+            here = sa.select(schema.series.c.series_uid)
+            connection.execute(
+                sa.delete(schema.pulled).where(p.asked_at < before - _LONGEST_LOOK_BACK_S, p.series_uid.not_in(here))
+            )
 
     def forget_job(self, job_id: str) -> None:
         """Remove a job that ended without an analysis; its series is one to assemble again."""

@@ -52,6 +52,8 @@ _STUDY_KEYS = frozenset(
 # After the last word of a C-MOVE a peer may still be sending: so long nothing new may come before we count.
 _AFTERWARDS_S = 10.0
 _LOOK_S = 0.2
+# A UID below pydicom's root for tests and examples: no archive has such a study.
+_NO_STUDY = "1.2.826.0.1.3680043.8.498.0"
 _UNITS = {"h": 1.0, "d": 24.0}
 _LONGEST_H = 24 * 365.0
 
@@ -182,7 +184,7 @@ class Puller:
         """What the peer has of it. Raises DeliveryError when it cannot be asked."""
         problems: list[str] = []
         planned: list[Planned] = []
-        with self._asking() as ask:
+        with asking(self._peer, self._config.receive.ae_title) as ask:
             for study in self._found(ask, "STUDY", _study_keys(wanted), problems):
                 if not (_is_since(study, wanted.since) and _may_hold(study, wanted.match.get("Modality", ""))):
                     continue
@@ -221,14 +223,6 @@ class Puller:
         return Fetched(planned=planned, here=here, problem=problem, reached=reached)
 
     # -- asking ------------------------------------------------------------------------------------
-
-    @contextlib.contextmanager
-    def _asking(self) -> Iterator[Ask]:
-        if self._peer.retrieve_by == "wado_rs" or self._peer.port is None:
-            yield lambda level, keys: web.search(self._peer, level, keys)
-        else:
-            with querying(self._peer, self._config.receive.ae_title) as query:
-                yield query.find
 
     def _found(self, ask: Ask, level: Level, keys: Mapping[str, str], problems: list[str]) -> tuple[Dataset, ...]:
         found = ask(level, keys)
@@ -331,6 +325,23 @@ def check_allowed(config: Config, name: str, peer: PeerConfig) -> None:
         raise ConfigError(
             f"by C-MOVE {name} stores to this node: set peers.{name}.may_send: true, or its retrieve_by: c_get"
         )
+
+
+def archive_answers(config: Config, name: str, peer: PeerConfig) -> None:
+    """A query for nothing. Raises ConfigError, or DeliveryError with what to check."""
+    check_allowed(config, name, peer)
+    with asking(peer, config.receive.ae_title) as ask:
+        ask("STUDY", {"StudyInstanceUID": _NO_STUDY, "PatientID": ""})
+
+
+@contextlib.contextmanager
+def asking(peer: PeerConfig, calling_ae: str) -> Iterator[Ask]:
+    """C-FIND on one Association, or QIDO-RS."""
+    if peer.retrieve_by == "wado_rs" or peer.port is None:
+        yield lambda level, keys: web.search(peer, level, keys)
+    else:
+        with querying(peer, calling_ae) as query:
+            yield query.find
 
 
 def parse_age(text: str) -> timedelta:

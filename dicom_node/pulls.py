@@ -72,6 +72,10 @@ class Pulls(Rows):
 
     # -- scheduled pulls ---------------------------------------------------------------------------
 
+    def has_table(self, name: str) -> bool:
+        """False before the first start, and before the first start of this version."""
+        return sa.inspect(self.engine).has_table(name)
+
     def pull_round(self, name: str) -> Row | None:
         """The last round, as it began or ended."""
         return self._one(sa.select(schema.pull_round).where(schema.pull_round.c.name == name))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,14 +16,18 @@ from pydicom.dataset import Dataset
 from pydicom.uid import CTImageStorage, RLELossless
 from pynetdicom import AE, evt
 
+from dicom_node.check import check
+from dicom_node.db import Database
 from dicom_node.dimse import retrieve
 from dicom_node.dimse.announce import Announcer
 from dicom_node.dimse.query import STUDY_ROOT
 from dicom_node.dimse.retrieve import SeriesKey
 from dicom_node.dimse.scu import send
 from dicom_node.errors import ConfigError, DeliveryError
+from dicom_node.locks import try_lock
 from dicom_node.peers import PeerConfig
 from dicom_node.pull import Landing, Puller, Selection, parse_age
+from dicom_node.pull_schedule import PullSchedule
 from tests.conftest import RunningReceiver
 from tests.fakes.ct import make_ct_series
 from tests.peers import Orthanc, free_port, run_dcmqrscp
@@ -265,7 +270,7 @@ def archive(
 
 
 def finds(there: int) -> dict[str, list[Dataset]]:
-    study = answer("STUDY", StudyInstanceUID=STUDY, StudyDate="20260101")
+    study = answer("STUDY", StudyInstanceUID=STUDY, StudyDate="20270101")
     series = answer("SERIES", SeriesInstanceUID=SERIES, Modality="CT", NumberOfSeriesRelatedInstances=str(there))
     return {"STUDY": [study], "SERIES": [series]}
 
@@ -412,3 +417,163 @@ def test_a_route_that_is_not_there_is_refused_before_anything_is_asked(start_rec
     peer = PeerConfig.model_validate({"ae_title": "PACS", "host": "127.0.0.1", "port": free_port(), **PLAIN})
     with pytest.raises(ConfigError, match="no route is named"), pulling(start_receiver(), peer, route="chest"):
         pass
+
+
+# -- pulls on schedule -----------------------------------------------------------------------------
+
+
+class Clock:
+    """The time of day, which a test moves."""
+
+    def __init__(self) -> None:
+        self.now = 1_800_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@contextlib.contextmanager
+def scheduled(start_receiver: Start, peer: PeerConfig, clock: Clock, **pull: Any) -> Iterator[Scheduled]:
+    """A schedule with one pull, whose rounds the test asks for; the receiver that its node has beside it."""
+    form = peer.model_dump(mode="json", by_alias=True, exclude_none=True)
+    settings = {"name": "nightly", "from": "pacs", "every_min": 10, "since_h": 8000, **pull}
+    node = start_receiver(peers={"pacs": form}, pulls=[settings])
+    database = Database(node.config.database_url(), now=clock)
+    announcer = Announcer(lambda uid, quiet_time_s: node.bounced.append((uid, quiet_time_s)), node.config.quiet_time_s)
+    schedule = PullSchedule(node.config, database, Landing(node.storage, database, announcer), now=clock)
+    try:
+        yield Scheduled(node=node, database=database, round=lambda: schedule.round_if_due(node.config.pulls[0]))
+    finally:
+        announcer.close()
+        database.close()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scheduled:
+    node: RunningReceiver
+    database: Database
+    round: Callable[[], bool]
+
+    def last(self) -> dict[str, Any]:
+        row = self.database.pull_round("nightly")
+        assert row is not None
+        return dict(row)
+
+
+def several(there: int, count: int) -> dict[str, list[Dataset]]:
+    """One study of `count` series."""
+    study = answer("STUDY", StudyInstanceUID=STUDY, StudyDate="20270101")
+    more = {"Modality": "CT", "NumberOfSeriesRelatedInstances": str(there)}
+    return {
+        "STUDY": [study],
+        "SERIES": [answer("SERIES", SeriesInstanceUID=f"1.2.7.{n}", **more) for n in range(count)],
+    }
+
+
+def one_image(folder: Path) -> Callable[[Any], Iterator[Any]]:
+    """C-GET that sends one image of whatever series was asked for."""
+    asked: list[str] = []
+
+    def on_get(event: Any) -> Iterator[Any]:
+        uid = str(event.identifier.SeriesInstanceUID)
+        asked.append(uid)
+        [path] = make_ct_series(folder / f"{uid}-{len(asked)}", shape=(1, 16, 16), header={"SeriesInstanceUID": uid})
+        yield 1
+        yield 0xFF00, pydicom.dcmread(path)
+
+    on_get.asked = asked  # type: ignore[attr-defined]
+    return on_get
+
+
+def test_a_round_takes_so_many_series_and_the_next_one_the_rest(start_receiver: Start, tmp_path: Path) -> None:
+    clock, on_get = Clock(), one_image(tmp_path)
+    with (
+        archive(finds=several(1, 5), on_get=on_get) as peer,
+        scheduled(start_receiver, peer, clock, max_series=2) as pulls,
+    ):
+        assert pulls.round()
+        assert (pulls.last()["fetched"], pulls.last()["left_over"], pulls.last()["problem"]) == (2, 3, None)
+        assert not pulls.round(), "it is not due yet"
+        for fetched in (2, 1, 0):
+            clock.now += 601
+            assert pulls.round()
+            assert pulls.last()["fetched"] == fetched
+    assert sorted(on_get.asked) == [f"1.2.7.{n}" for n in range(5)], "each once"  # type: ignore[attr-defined]
+
+
+def test_two_machines_do_not_pull_at_once(start_receiver: Start) -> None:
+    clock = Clock()
+    with archive(finds={}) as peer, scheduled(start_receiver, peer, clock) as pulls:
+        lock = try_lock(pulls.database.url, "pull:nightly")
+        assert lock is not None
+        assert not pulls.round()
+        lock.release()
+        assert pulls.round()
+
+
+def test_a_round_whose_process_died_is_made_again_at_once(start_receiver: Start, tmp_path: Path) -> None:
+    clock = Clock()
+    with (
+        archive(finds=several(1, 1), on_get=one_image(tmp_path)) as peer,
+        scheduled(start_receiver, peer, clock) as pulls,
+    ):
+        pulls.database.pull_round_began("nightly")
+        assert pulls.round()
+        assert pulls.last()["fetched"] == 1
+
+
+def test_an_archive_that_is_down_is_told_and_asked_again(start_receiver: Start, tmp_path: Path) -> None:
+    clock = Clock()
+    with archive(finds=several(1, 1), on_get=one_image(tmp_path)) as peer:
+        pass
+    with scheduled(start_receiver, peer, clock) as pulls:
+        assert pulls.round()
+        assert "cannot connect" in pulls.last()["problem"]
+        [item] = [item for item in check(pulls.node.config) if item.name == "pull nightly"]
+        assert not item.ok
+        clock.now += 601
+        assert pulls.round(), "the schedule goes on"
+
+
+def test_check_tells_how_the_last_round_went(start_receiver: Start, tmp_path: Path) -> None:
+    clock = Clock()
+    with (
+        archive(finds=several(2, 1), on_get=one_image(tmp_path)) as peer,
+        scheduled(start_receiver, peer, clock) as pulls,
+    ):
+        assert pulls.round()
+        [item] = [item for item in check(pulls.node.config) if item.name == "pull nightly"]
+    assert not item.ok
+    assert "1 of 2 instances are here" in item.text
+
+
+def test_a_series_that_never_comes_whole_is_asked_for_ever_more_seldom(start_receiver: Start, tmp_path: Path) -> None:
+    clock, on_get = Clock(), one_image(tmp_path)
+    with archive(finds=several(2, 1), on_get=on_get) as peer, scheduled(start_receiver, peer, clock) as pulls:
+        for _ in range(8):
+            assert pulls.round()
+            clock.now += 601
+    assert len(on_get.asked) == 4, "in the rounds 1, 2, 4 and 8"  # type: ignore[attr-defined]
+
+
+def test_what_was_pulled_and_purged_is_not_pulled_again(start_receiver: Start, tmp_path: Path) -> None:
+    clock, on_get = Clock(), one_image(tmp_path)
+    with archive(finds=several(1, 1), on_get=on_get) as peer, scheduled(start_receiver, peer, clock) as pulls:
+        assert pulls.round()
+        pulls.database.series_assembled("1.2.7.0", "x", clock.now)
+        assert pulls.database.purge_series("1.2.7.0", clock.now + 1, lambda: None)
+        clock.now += 601
+        assert pulls.round()
+        assert pulls.node.database.instance_count("1.2.7.0") == 0
+    assert len(on_get.asked) == 1  # type: ignore[attr-defined]
+
+
+def test_what_is_here_and_was_never_announced_is_announced(start_receiver: Start, scan: list[Path]) -> None:
+    """A pull that was killed after its last Instance and before its announcement."""
+    clock = Clock()
+    with archive(finds=finds(7)) as peer, scheduled(start_receiver, peer, clock) as pulls:
+        assert all(sent.kind == "stored" for sent in send(scan, pulls.node.peer, "PACS"))
+        pulls.node.receiver.stop(1.0)
+        pulls.node.bounced.clear()
+        assert pulls.round()
+    assert [uid for uid, _ in pulls.node.bounced] == [SERIES]
