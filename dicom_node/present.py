@@ -57,6 +57,13 @@ def print_job(out: Console, shown: Mapping[str, Any]) -> None:
         out.print(f"{event['at']} {event['action']}{details}", markup=False, highlight=False)
 
 
+def print_held(out: Console, held: Sequence[tuple[str, Mapping[str, int]]]) -> None:
+    """Series that a purge leaves alone, with what holds each back."""
+    for series_uid, why in held:
+        reasons = ", ".join(f"{what} ({count})" for what, count in why.items())
+        out.print(f"held back: series {series_uid}: {reasons}", markup=False, highlight=False)
+
+
 def _local(at: float) -> str:
     return time.strftime("%m-%d %H:%M:%S", time.localtime(at))
 
