@@ -225,10 +225,11 @@ def jobs_list(
         raise ConfigError(f"--state {state} is none of {', '.join(JOB_STATES)}")
     with _rows(config) as (_, database, _url):
         rows = database.jobs(state=state, limit=limit)
+        objects = database.object_counts([row["job_id"] for row in rows])
     if as_json:
-        _print_json([dict(row) for row in rows])
+        _print_json([{**row, "objects": objects.get(row["job_id"], {})} for row in rows])
     else:
-        present.print_jobs(out, rows)
+        present.print_jobs(out, rows, objects)
 
 
 @jobs_app.command("show")
