@@ -412,7 +412,7 @@ def send(
     from dicom_node.infer import dicom_files
     from dicom_node.sending import send as run_send
 
-    settings, target = _peer(config, to)
+    settings, target = _peer(config, to, to_send=True)
     logs.configure("error", "text", "send")
     files = dicom_files(folder)
     with _progress("sending", quiet=as_json) as progress:
@@ -432,8 +432,8 @@ def send(
         raise typer.Exit(1)
 
 
-def _peer(config: Path, text: str) -> tuple[Config, PeerConfig]:
-    """The settings, and the peer they or `text` itself (AE@HOST:PORT) name."""
+def _peer(config: Path, text: str, *, to_send: bool = False) -> tuple[Config, PeerConfig]:
+    """The settings, and the peer they or `text` itself (AE@HOST:PORT) name; with a port, or one to send to."""
     from dicom_node.config import parse_config
     from dicom_node.peers import parse_peer
 
@@ -442,6 +442,10 @@ def _peer(config: Path, text: str) -> tuple[Config, PeerConfig]:
         return parse_config("storage: {root: .}", "defaults"), direct
     settings = load_config(config)
     peer = direct or settings.peers.get(text)
+    if to_send and peer is not None and peer.can_receive:
+        return settings, peer
+    if to_send and peer is not None and not peer.may_receive:
+        raise ConfigError(f"peer {text!r} has may_receive: false: nothing is sent to it")
     if peer is None or peer.port is None:
         known = ", ".join(name for name, p in settings.peers.items() if p.port) or "none"
         raise ConfigError(f"no peer {text!r} with a port in {config}; known: {known}; or give AE@HOST:PORT")
