@@ -40,6 +40,10 @@ def check(config: Config) -> Iterator[Item]:
     for name, peer in config.peers.items():
         if peer.port is not None:
             yield _try(f"peer {name}", partial(_echo, config, name))
+        if peer.may_commit:
+            yield _try(f"peer {name} commitment", partial(_commitment, config, name))
+        if peer.deliver_by == "stow_rs":
+            yield _try(f"peer {name} dicomweb", partial(_dicomweb, peer))
     for pull in config.pulls:
         yield _try(f"pull {pull.name}", partial(_pull, config, pull))
 
@@ -172,3 +176,20 @@ def _echo(config: Config, name: str) -> str:
     peer = config.peers[name]
     echo(peer, config.receive.ae_title)
     return f"{peer.ae_title} at {peer.host}:{peer.port} answers"
+
+
+def _commitment(config: Config, name: str) -> str:
+    from dicom_node.dimse.commitment import negotiate
+
+    peer = config.peers[name]
+    negotiate(peer, config.receive.ae_title)
+    return f"{peer.ae_title} takes requests for Storage Commitment"
+
+
+def _dicomweb(peer: PeerConfig) -> str:
+    from dicom_node.dicomweb.client import answered, client, settings
+
+    with client(peer) as web, answered(peer):
+        # Finds nothing: that it is answered is enough.
+        web.search_for_studies(limit=1, search_filters={"StudyInstanceUID": "2.25.0"})
+    return f"{settings(peer).url} answers"

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -202,10 +202,11 @@ def jobs_list(
         raise ConfigError(f"--state {state} is none of {', '.join(JOB_STATES)}")
     with _rows(config) as (_, database, _url):
         rows = database.jobs(state=state, limit=limit)
+        objects = database.object_counts([row["job_id"] for row in rows])
     if as_json:
-        print_json([dict(row) for row in rows])
+        print_json([{**row, "objects": objects.get(row["job_id"], {})} for row in rows])
     else:
-        present.print_jobs(out, rows)
+        present.print_jobs(out, rows, objects)
 
 
 @jobs_app.command("show")
@@ -255,20 +256,29 @@ def purge(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go, remove nothing.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Remove series that are done and delivered, with their files. Never what is undelivered, failed or parked.
+    """Remove series that are done and delivered, with their files. Never what is undelivered, failed or parked, and
+    not what a peer with may_commit stored and has not committed, for retention.uncommitted_after_days.
 
     Example: dicom-node purge --older-than-days 30 --dry-run
     """
+    from dicom_node.control import kept as kept_by
     from dicom_node.control import purge as run_purge
 
+    settings = load_config(config)
+    now = time.time()
+    before, kept = now - older_than_days * 86400, kept_by(settings, now)
     with _state(config) as (storage, database, client):
-        before = time.time() - older_than_days * 86400
-        gone = run_purge(database, client, storage, before=before, dry_run=dry_run)
+        gone = run_purge(database, client, storage, before=before, kept=kept, dry_run=dry_run)
+        held = database.held_series(before, kept) if dry_run else []
     if as_json:
-        print_json({"series": gone.series, "jobs": gone.jobs, "bytes": gone.bytes, "dry_run": dry_run})
-    else:
-        verb = "would remove" if dry_run else "removed"
-        out.print(f"{verb} {gone.series} series, {gone.jobs} jobs, {gone.bytes / 1e6:.1f} MB")
+        result: dict[str, Any] = {"series": gone.series, "jobs": gone.jobs, "bytes": gone.bytes, "dry_run": dry_run}
+        if dry_run:
+            result["held"] = [{"series_instance_uid": uid, "why": why} for uid, why in held]
+        print_json(result)
+        return
+    verb = "would remove" if dry_run else "removed"
+    out.print(f"{verb} {gone.series} series, {gone.jobs} jobs, {gone.bytes / 1e6:.1f} MB")
+    present.print_held(out, held)
 
 
 # -- without a node --------------------------------------------------------------------------------

@@ -100,6 +100,15 @@ class Ledger(Rows):
             )
         return int(done.rowcount)
 
+    def object_counts(self, job_ids: Sequence[str]) -> dict[str, dict[str, int]]:
+        """Of each job how many deliveries are in which state; jobs without any are left out."""
+        d, count = schema.delivery.c, sa.func.count().label("count")
+        query = sa.select(d.job_id, d.state, count).where(d.job_id.in_(job_ids)).group_by(d.job_id, d.state)
+        counts: dict[str, dict[str, int]] = {}
+        for row in self._all(query.order_by(d.job_id, d.state)):
+            counts.setdefault(row["job_id"], {})[row["state"]] = int(row["count"])
+        return counts
+
     # -- purge -------------------------------------------------------------------------------------
 
     def purgeable_series(self, before: float, kept: Kept | None = None) -> list[str]:

@@ -645,7 +645,7 @@ def test_what_arrives_while_a_purge_removes_files_waits_and_begins_anew(database
     assert (len(database.instances(SERIES)), row["assembled_at"], database.jobs()) == (1, None, [])
 
 
-@pytest.mark.parametrize("left", [s for s in schema.DELIVERY_STATES if s not in ("stored", "cancelled")])
+@pytest.mark.parametrize("left", [s for s in schema.DELIVERY_STATES if s not in (*ARRIVED, "cancelled")])
 def test_what_is_not_delivered_never_goes(database: Database, left: str) -> None:
     _delivered(database)
     _all_deliveries(database, archive=left)
