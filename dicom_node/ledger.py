@@ -179,7 +179,7 @@ class Ledger(Rows):
                 return False
             _delete_results(connection, schema.result.c.job_id.in_(jobs))
             connection.execute(sa.delete(schema.finding).where(schema.finding.c.job_id.in_(jobs)))
-            for table in (schema.job, schema.instance, schema.series):
+            for table in (schema.job, schema.instance, schema.carrier, schema.series):
                 connection.execute(sa.delete(table).where(table.c.series_uid == series_uid))
             # That it was pulled stays known; the route that a pull named counts no more.
             pulled = sa.update(schema.pulled).where(schema.pulled.c.series_uid == series_uid)

@@ -9,6 +9,7 @@ import contextlib
 import logging
 import re
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -25,7 +26,7 @@ from dicom_node.dimse.contexts import accepted_classes
 from dicom_node.dimse.intake import Intake, StoreAnswer, StoreRequest
 from dicom_node.dimse.query import Found, Level, QueryFailed, querying, related_instances
 from dicom_node.dimse.requestor import CannotAssociate
-from dicom_node.dimse.retrieve import Said, SeriesKey
+from dicom_node.dimse.retrieve import Said, SeriesKey, Store
 from dicom_node.errors import ConfigError, DeliveryError, InvalidUID
 from dicom_node.locks import try_lock
 from dicom_node.peers import PeerConfig
@@ -134,16 +135,29 @@ class Landing:
         """Every series that grew is announced."""
         self._announcer.close()
 
-    def store(self, request: StoreRequest) -> StoreAnswer:
-        answer = self._intake.store(request)
-        if answer.series_uid is not None and answer.arrival != "same":
-            self._announcer.grew(answer.series_uid, request.source_ae)
-        return answer
+    @contextlib.contextmanager
+    def landing(self, series_uid: str, source_ae: str) -> Iterator[Store]:
+        """Over one retrieval, which counts as an Association that brings the series: how it ended is evidence."""
+        association, begun = uuid.uuid4().hex, False
 
-    def ended(self, series_uid: str, source_ae: str) -> None:
-        """The retrieval ended in order."""
-        self._database.association_released([series_uid])
-        self._announcer.ended([series_uid], source_ae)
+        def store(request: StoreRequest) -> StoreAnswer:
+            nonlocal begun
+            answer = self._intake.store(request)
+            if answer.series_uid is not None and answer.arrival != "same":
+                if not begun:
+                    self._database.association_began(answer.series_uid, association)
+                    begun = True
+                self._announcer.grew(answer.series_uid, source_ae)
+            return answer
+
+        released = False
+        try:
+            yield store
+            released = True
+        finally:
+            if begun:
+                self._database.association_ended([series_uid], association, released=released)
+            self._announcer.ended([series_uid], source_ae)
 
     def remind(self, series_uid: str) -> None:
         """A series that is here and that no assembly has seen: whoever brought it died before it was announced."""
@@ -276,18 +290,17 @@ class Puller:
     def _by_get(self, series: SeriesKey, on_response: Callable[[int], None]) -> Said:
         receive = self._config.receive
         classes = accepted_classes(receive.also_accept)
-        with self._no_sweep():
-            said = retrieve.get(
-                self._peer, receive.ae_title, series, classes, self._landing.store, on_response=on_response
-            )
-        self._landing.ended(series.series_uid, self._peer.ae_title)
-        return said
+        with self._landed(series) as store:
+            return retrieve.get(self._peer, receive.ae_title, series, classes, store, on_response=on_response)
 
     def _by_web(self, series: SeriesKey, on_response: Callable[[int], None]) -> Said:
-        with self._no_sweep():
-            said = web.fetch(self._peer, series, self._landing.store, on_response=on_response)
-        self._landing.ended(series.series_uid, self._peer.ae_title)
-        return said
+        with self._landed(series) as store:
+            return web.fetch(self._peer, series, store, on_response=on_response)
+
+    @contextlib.contextmanager
+    def _landed(self, series: SeriesKey) -> Iterator[Store]:
+        with self._no_sweep(), self._landing.landing(series.series_uid, self._peer.ae_title) as store:
+            yield store
 
     @contextlib.contextmanager
     def _no_sweep(self) -> Iterator[None]:
