@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 
 import pydicom.uid as sop_class
@@ -123,6 +123,17 @@ def supported_contexts(groups: Iterable[StorageClassGroup]) -> list[Presentation
     """What the acceptor offers. PS3.2: every acceptor also accepts Verification."""
     verification = _context(VERIFICATION, UNCOMPRESSED[:3])
     return [verification, *(_context(uid, TRANSFER_SYNTAXES) for uid in accepted_classes(groups))]
+
+
+def preferring(contexts: Iterable[PresentationContext], first: Sequence[str]) -> list[PresentationContext]:
+    """The same contexts, each with those of `first` that it has before its other Transfer Syntaxes."""
+    return [
+        _context(
+            str(context.abstract_syntax),
+            tuple(dict.fromkeys(uid for uid in (*first, *context.transfer_syntax) if uid in context.transfer_syntax)),
+        )
+        for context in contexts
+    ]
 
 
 def _context(abstract_syntax: str, transfer_syntaxes: tuple[str, ...]) -> PresentationContext:
