@@ -19,6 +19,8 @@ from dicom_node.dimse.upper_layer import LONGEST_ASSOCIATE_BYTES
 
 _ASSOCIATE_RQ, _ASSOCIATE_RJ, _ABORT = 0x01, 0x03, 0x07
 _VERSION_1 = 0x0001
+_TLS_HANDSHAKE = b"\x16\x03"
+_LAST_WORD_S = 0.5
 # PS3.8 Table 9-26: by the service provider.
 _BY_PROVIDER, _UNRECOGNIZED_PDU, _UNEXPECTED_PDU, _INVALID_PARAMETER = 0x02, 0x01, 0x02, 0x06
 
@@ -96,10 +98,11 @@ def _read_request(connection: socket.socket, deadline: float | None) -> bytes:
         raise _closed(connection, "closed without a word")
     kind, length = header[0], int.from_bytes(header[2:], "big")
     if kind != _ASSOCIATE_RQ or length > LONGEST_ASSOCIATE_BYTES:
-        if header[:2] == b"\x16\x03":
-            raise _closed(connection, "the peer speaks TLS on the plain port")
         _last_word(connection, _abort(_UNEXPECTED_PDU if 0x01 < kind <= _ABORT else _UNRECOGNIZED_PDU))
-        raise _closed(connection, "what came is no A-ASSOCIATE-RQ")
+        is_tls = header[:2] == _TLS_HANDSHAKE
+        raise _closed(
+            connection, "the peer speaks TLS on the plain port" if is_tls else "what came is no A-ASSOCIATE-RQ"
+        )
     body = _read(connection, length, deadline)
     if len(body) < length:
         raise _closed(connection, "closed within the A-ASSOCIATE-RQ")
@@ -148,5 +151,14 @@ def _last_word(connection: socket.socket, pdu: bytes) -> None:
 
 
 def _closed(connection: socket.socket, why: str) -> NotOpened:
+    """Closed so that a last word, be it a TLS alert, still arrives: what lies unread would make it a reset."""
+    deadline = time.monotonic() + _LAST_WORD_S
+    with contextlib.suppress(OSError):
+        # Under TLS, not through it.
+        socket.socket.shutdown(connection, socket.SHUT_WR)
+        while (left_s := deadline - time.monotonic()) > 0:
+            connection.settimeout(left_s)
+            if not socket.socket.recv(connection, 65536):
+                break
     connection.close()
     return NotOpened(why)

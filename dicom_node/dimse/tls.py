@@ -126,18 +126,18 @@ def _validity(der: bytes) -> Validity:
 
     The ssl module tells a certificate's dates only of peers that it has just verified, so never of our own.
     """
-    _, certificate = next(_elements(der))
-    _, to_be_signed = next(_elements(certificate))
-    fields = [value for tag, value in _elements(to_be_signed) if tag != _EXPLICIT_VERSION]
-    if len(fields) < 4:
-        raise ValueError("no certificate")
-    not_before, not_after = (_instant(tag, value) for tag, value in _elements(fields[3]))
+    ((_, certificate),) = _elements(der)
+    (_, to_be_signed), *_ = _elements(certificate)
+    _serial, _algorithm, _issuer, validity, *_ = (
+        value for tag, value in _elements(to_be_signed) if tag != _EXPLICIT_VERSION
+    )
+    not_before, not_after = (_instant(tag, value) for tag, value in _elements(validity))
     return Validity(not_before=not_before, not_after=not_after)
 
 
-def _elements(data: bytes) -> Iterator[tuple[int, bytes]]:
+def _elements(data: bytes) -> list[tuple[int, bytes]]:
     """Tag and content of each element of DER (X.690 8.1). Raises ValueError."""
-    at = 0
+    found, at = [], 0
     while at < len(data):
         if at + 2 > len(data):
             raise ValueError("cut short")
@@ -149,8 +149,9 @@ def _elements(data: bytes) -> Iterator[tuple[int, bytes]]:
             at += count
         if at + length > len(data):
             raise ValueError("cut short")
-        yield tag, data[at : at + length]
+        found.append((tag, data[at : at + length]))
         at += length
+    return found
 
 
 def _instant(tag: int, value: bytes) -> datetime:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import select
 import ssl
 import time
@@ -51,15 +50,16 @@ class Connection(AssociationSocket):
             return False
         if self._unread:
             return True
-        with contextlib.suppress(OSError, ValueError):  # closed meanwhile
+        try:
             if isinstance(line, ssl.SSLSocket):
                 # What came may be a part of a record, or a message of TLS itself: reading would wait for what follows.
-                return self._takes_a_byte(line) or (
-                    bool(select.select([line], [], [], timeout_s)[0]) and self._takes_a_byte(line)
-                )
-            return bool(select.select([line], [], [], timeout_s)[0])
-        # Reading finds out how it ended.
-        return self._is_connected
+                return self._takes_a_byte(line) or (_is_readable(line, timeout_s) and self._takes_a_byte(line))
+            return _is_readable(line, timeout_s)
+        except (OSError, ValueError) as err:  # ValueError: closed meanwhile
+            if isinstance(err, OSError):
+                self.error = self.error or err
+            # Reading finds out how it ended.
+            return self._is_connected
 
     def _takes_a_byte(self, line: ssl.SSLSocket) -> bool:
         before = line.gettimeout()
@@ -107,3 +107,9 @@ class Connection(AssociationSocket):
     def unread(self, data: bytes) -> None:
         """The next `recv` begins with these bytes."""
         self._unread = data
+
+
+def _is_readable(line: socket.socket, timeout_s: float) -> bool:
+    poll = select.poll()  # select itself ends at file number 1023
+    poll.register(line, select.POLLIN)
+    return bool(poll.poll(timeout_s * 1000))
