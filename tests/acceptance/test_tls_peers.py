@@ -175,7 +175,7 @@ def test_a_plain_storescp_is_told_from_one_with_tls(authority: Authority, node: 
     with storescp(tmp_path / "got") as port:
         peer = PeerConfig(ae_title="ANY-SCP", host="localhost", port=port, response_timeout_s=5, connect_timeout_s=5)
         once_it_listens(peer)
-        with pytest.raises(CannotAssociate, match="speaks plain DICOM on that port|does it speak TLS on that port"):
+        with pytest.raises(CannotAssociate, match=r"speaks plain DICOM on that port|does it speak TLS on that port"):
             scu.echo(peer.model_copy(update={"tls": shown}), "NODE")
 
 
@@ -197,7 +197,6 @@ def test_orthanc_sends_a_study_by_tls(running: RunningReceiver, secure_orthanc: 
     secure_orthanc.clear()
     for path in files:
         secure_orthanc.upload(path.read_bytes())
-    # Each Association's certificate must name its host, as DCMTK checks it.
     modality = {"AET": "DICOMNODE", "Host": "localhost", "Port": running.receiver.tls_port, "UseDicomTls": True}
     secure_orthanc.put("/modalities/node", {**modality, "Timeout": 30})
     job = secure_orthanc.store("node", secure_orthanc.get("/studies"))

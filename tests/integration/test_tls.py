@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import socket
 import ssl
-import struct
 import threading
 import time
 from collections.abc import Callable
@@ -26,6 +25,7 @@ from tests.certificates import Authority, Issued
 from tests.conftest import RunningReceiver
 from tests.fakes.instances import SERIES, fake_instance
 from tests.peers import free_port
+from tests.raw import associate_rq, echo_command, p_data
 
 pytestmark = pytest.mark.usefixtures("no_leaked_threads")
 
@@ -222,12 +222,11 @@ def test_stop_ends_a_handshake(secure: Start) -> None:
 def test_a_half_record_does_not_keep_the_association_from_its_answer(secure: Start, shown: dict[str, Any]) -> None:
     """What can be read from the line need not be readable as data: the C-ECHO's answer must not wait for the rest."""
     running = secure()
-    echo = associate_rq(b"1.2.840.10008.1.1")
     with PartialTLS(running, shown) as peer:
-        peer.send(echo)
+        peer.send(associate_rq())
         assert peer.recv_pdu()[0] == 0x02
-        records = peer.encrypt(c_echo_rq())
-        next_records = peer.encrypt(c_echo_rq())
+        records = peer.encrypt(p_data(0x03, echo_command(), 3))
+        next_records = peer.encrypt(p_data(0x03, echo_command(), 3))
         peer.line.sendall(records + next_records[:20])
         assert peer.recv_pdu()[0] == 0x04
         peer.line.sendall(next_records[20:])
@@ -421,32 +420,6 @@ class PartialTLS:
             else:
                 self.line.sendall(self._out.read())
                 return result
-
-
-def associate_rq(abstract_syntax: bytes = CTImageStorage.encode()) -> bytes:
-    def item(kind: int, body: bytes) -> bytes:
-        return struct.pack(">BBH", kind, 0, len(body)) + body
-
-    context = item(0x20, bytes([1, 0, 0, 0]) + item(0x30, abstract_syntax) + item(0x40, b"1.2.840.10008.1.2"))
-    user = item(0x50, item(0x51, struct.pack(">I", 16384)) + item(0x52, b"1.2.3"))
-    head = struct.pack(">HH16s16s32x", 1, 0, b"DICOMNODE".ljust(16), b"SCANNER".ljust(16))
-    body = head + item(0x10, b"1.2.840.10008.3.1.1.1") + context + user
-    return struct.pack(">BBI", 0x01, 0, len(body)) + body
-
-
-def c_echo_rq() -> bytes:
-    def element(number: int, value: bytes) -> bytes:
-        return struct.pack("<HHI", 0, number, len(value)) + value
-
-    fields = (
-        element(0x0002, b"1.2.840.10008.1.1\0")
-        + element(0x0100, b"\x30\0")
-        + element(0x0110, b"\x01\0")
-        + element(0x0800, b"\x01\x01")
-    )
-    command = element(0x0000, struct.pack("<I", len(fields))) + fields
-    pdv = struct.pack(">IBB", len(command) + 2, 1, 0x03) + command
-    return struct.pack(">BBI", 0x04, 0, len(pdv)) + pdv
 
 
 def answered(line: ssl.SSLSocket) -> bool:
