@@ -15,6 +15,7 @@ from functools import partial
 
 from dicom_node.config import Config, ReceiveTLS
 from dicom_node.db import Database
+from dicom_node.dimse.contexts import check_preferences
 from dicom_node.dimse.tls import DAY_S, WARN_DAYS, CertificateFile, certificate_files, days_left, server_context
 from dicom_node.errors import BundleError, ConfigError, DeliveryError, DicomNodeError, StorageError
 from dicom_node.peers import PeerConfig
@@ -37,6 +38,8 @@ def check(config: Config) -> Iterator[Item]:
     yield _try("port", lambda: _plain_port(config))
     if config.receive.tls is not None:
         yield _try("tls port", lambda: _tls_port(config))
+    if any(peer.accept_first for peer in config.peers.values()):
+        yield _try("transfer syntaxes", lambda: _preferences(config))
     for file in certificate_files(config):
         yield _try(file.setting, partial(_certificate, file))
     yield _try("device", lambda: _device(config))
@@ -109,6 +112,11 @@ def _port(host: str, port: int, setting: str, ours: Callable[[], bool]) -> str:
                 return f"a DICOM application answers on {host}:{port}: this node, if it runs already"
             raise ConfigError(f"{host}:{port} is in use by another program") from err
     return f"{host}:{port} is free"
+
+
+def _preferences(config: Config) -> str:
+    check_preferences(config)
+    return "each peer's accept_first can be received"
 
 
 def _certificate(file: CertificateFile) -> str:

@@ -8,7 +8,8 @@ from types import MappingProxyType
 import pydicom.uid as sop_class
 from pynetdicom.presentation import AllStoragePresentationContexts, PresentationContext
 
-from dicom_node.config import StorageClassGroup
+from dicom_node.config import Config, StorageClassGroup
+from dicom_node.errors import ConfigError
 
 EXPLICIT_LITTLE = "1.2.840.10008.1.2.1"
 IMPLICIT_LITTLE = "1.2.840.10008.1.2"
@@ -123,6 +124,16 @@ def supported_contexts(groups: Iterable[StorageClassGroup]) -> list[Presentation
     """What the acceptor offers. PS3.2: every acceptor also accepts Verification."""
     verification = _context(VERIFICATION, UNCOMPRESSED[:3])
     return [verification, *(_context(uid, TRANSFER_SYNTAXES) for uid in accepted_classes(groups))]
+
+
+def check_preferences(config: Config) -> None:
+    """Raises ConfigError where a peer's accept_first names what this node never accepts."""
+    for name, peer in config.peers.items():
+        unknown = [uid for uid in peer.accept_first if uid not in TRANSFER_SYNTAXES]
+        if unknown:
+            raise ConfigError(
+                f"peers.{name}.accept_first: {', '.join(unknown)} is no Transfer Syntax that this node receives"
+            )
 
 
 def preferring(contexts: Iterable[PresentationContext], first: Sequence[str]) -> list[PresentationContext]:

@@ -11,7 +11,7 @@ from dicom_node.db import Database
 from dicom_node.dimse.acceptor import Acceptor, Caller, SecurePort
 from dicom_node.dimse.admission import Rejection, Welcome, admission
 from dicom_node.dimse.announce import Announcer
-from dicom_node.dimse.contexts import supported_contexts
+from dicom_node.dimse.contexts import check_preferences, supported_contexts
 from dicom_node.dimse.intake import Intake, StoreAnswer, StoreRequest
 from dicom_node.dimse.tls import server_context
 from dicom_node.errors import DicomNodeError
@@ -29,6 +29,7 @@ class Receiver:
         self._config, self._storage, self._database, self._announcer = config, storage, database, announcer
         self._intake = Intake(storage, database)
         self._housekeeper: Lock | None = None
+        check_preferences(config)
         receive = config.receive
         self._acceptor = Acceptor(
             self,

@@ -19,7 +19,7 @@ from dicom_node.peers import PeerConfig, PeerTLS
 from tests.certificates import Authority, Issued
 from tests.conftest import RunningReceiver
 from tests.fakes.ct import make_ct_series
-from tests.node import environment
+from tests.node import Node, environment
 from tests.peers import Orthanc, free_port, run_orthanc, tool
 
 pytestmark = pytest.mark.peers
@@ -221,3 +221,17 @@ def test_orthanc_takes_what_we_send_by_tls_and_nobody_else(
         with pytest.raises(DeliveryError):
             scu.echo(peer.model_copy(update={"tls": tls}), "NODE")
     scu.echo(peer, "NODE")
+
+
+def test_the_receive_role_warns_at_start_of_a_certificate_that_expires_soon(
+    make_node: Callable[..., Node], authority: Authority, node: Issued, pacs: Issued
+) -> None:
+    soon = authority.issue("soon", days=20)
+    tls = {"port": free_port(), "certificate": str(soon.certificate), "key": str(soon.key), "ca": str(authority.ca)}
+    receive = {"host": "127.0.0.1", "port": None, "unknown_peers": "accept", "tls": tls}
+    running = make_node(peers={}, receive=receive)
+    running.start("receive")
+    running.wait(lambda: "certificate expires soon" in running.log("receive"), "the warning")
+    shown = PeerTLS(ca=authority.ca, certificate=pacs.certificate, key=pacs.key)
+    scu.echo(PeerConfig(ae_title="DICOMNODE", host="localhost", port=tls["port"], tls=shown), "PACS")
+    running.stop()

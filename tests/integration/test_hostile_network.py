@@ -27,10 +27,13 @@ from pydicom.uid import (
     JPEGLosslessSV1,
 )
 
+from dicom_node.check import check
+from dicom_node.config import Config
 from dicom_node.dimse import scu
 from dicom_node.dimse.acceptor import MOST_WAITING
 from dicom_node.dimse.part10 import read_file_head, read_identifiers
 from dicom_node.dimse.requestor import CannotAssociate, associate
+from dicom_node.errors import ConfigError
 from tests.conftest import RunningReceiver
 from tests.fakes.instances import SERIES, STUDY, FakeInstance, fake_instance
 from tests.raw import (
@@ -630,3 +633,16 @@ def test_a_peer_s_own_order_decides_what_is_accepted(start_receiver: Start) -> N
     for (calling, offered), accepted in offers.items():
         with associate(running.peer, calling, [(str(CTImageStorage), [str(s) for s in offered])]) as requested:
             assert list(requested.contexts) == [(CTImageStorage, accepted)]
+
+
+def test_a_preference_for_what_is_never_received_is_told(
+    start_receiver: Start, node_config: Callable[..., Config]
+) -> None:
+    mpeg = "1.2.840.10008.1.2.4.100"
+    peers = {"a": {"ae_title": "A", "host": "127.0.0.1", "accept_first": [JPEG, mpeg]}}
+    with pytest.raises(ConfigError, match=rf"peers\.a\.accept_first: {mpeg} is no Transfer Syntax"):
+        start_receiver(peers=peers)
+    items = {item.name: item for item in check(node_config(peers=peers))}
+    assert not items["transfer syntaxes"].ok
+    peers["a"]["accept_first"] = [JPEG]
+    assert {item.name: item for item in check(node_config(peers=peers))}["transfer syntaxes"].ok
