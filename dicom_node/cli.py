@@ -150,6 +150,20 @@ def _without_password(url: str) -> str:
     return make_url(url).render_as_string(hide_password=True)
 
 
+@app.command()
+def conformance(as_json: JsonOption = False) -> None:
+    """Print the DICOM conformance statement of this version, or with --json its tables alone.
+
+    Example: dicom-node conformance > conformance.md
+    """
+    from dicom_node import conformance as statement
+
+    if as_json:
+        print_json(statement.tables())
+    else:
+        print(statement.statement(), end="")
+
+
 # -- jobs ------------------------------------------------------------------------------------------
 
 

@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 # Objects in one transaction: a peer that fails on one large request would fail all of it.
 BATCH = 100
 # Peers that report on the Association of the request do so within this, mostly at once.
-_SAME_ASSOCIATION_S = 3.0
+SAME_ASSOCIATION_WAIT_S = 3.0
 _EVERY_S = 2.0
 
 
@@ -119,7 +119,7 @@ class Commitments:
                 [(row["sop_class_uid"], row["sop_instance_uid"]) for row in rows],
                 on_taken=lambda: self.database.commitment_asked(transaction_uid),
                 on_report=lambda message: settle(self.database, [name], message, calling_ae=peer.ae_title),
-                wait_s=_SAME_ASSOCIATION_S,
+                wait_s=SAME_ASSOCIATION_WAIT_S,
             )
         except DeliveryError as err:
             pause.failures += 1

@@ -199,11 +199,11 @@ class Puller:
         problems: list[str] = []
         planned: list[Planned] = []
         with asking(self._peer, self._config.receive.ae_title) as ask:
-            for study in self._found(ask, "STUDY", _study_keys(wanted), problems):
+            for study in self._found(ask, "STUDY", study_keys(wanted), problems):
                 if not (_is_since(study, wanted.since) and _may_hold(study, wanted.match.get("Modality", ""))):
                     continue
                 patient_id = str(study.get("PatientID") or wanted.patient_id)
-                keys = _series_keys(wanted, str(study.StudyInstanceUID), patient_id)
+                keys = series_keys(wanted, str(study.StudyInstanceUID), patient_id)
                 for series in self._found(ask, "SERIES", keys, problems):
                     if _is_one_of(str(series.get("Modality", "")), wanted.match.get("Modality", "")):
                         planned += self._planned(ask, study, series, patient_id, problems)
@@ -366,7 +366,8 @@ def parse_age(text: str) -> timedelta:
     return timedelta(hours=hours)
 
 
-def _study_keys(wanted: Selection) -> dict[str, str]:
+def study_keys(wanted: Selection) -> dict[str, str]:
+    """Keys of the query for studies; an empty one is only asked for."""
     keys = {"StudyInstanceUID": "", "StudyDate": "", "StudyTime": "", "PatientID": "", "ModalitiesInStudy": ""}
     keys |= {name: value for name, value in wanted.match.items() if name in _STUDY_KEYS}
     given = {
@@ -379,7 +380,8 @@ def _study_keys(wanted: Selection) -> dict[str, str]:
     return keys | {name: value for name, value in given.items() if value}
 
 
-def _series_keys(wanted: Selection, study_uid: str, patient_id: str) -> dict[str, str]:
+def series_keys(wanted: Selection, study_uid: str, patient_id: str) -> dict[str, str]:
+    """The same for the series of one study."""
     keys = {"Modality": "", "NumberOfSeriesRelatedInstances": ""}
     keys |= {name: value for name, value in wanted.match.items() if name not in _STUDY_KEYS}
     return keys | {"PatientID": patient_id, "StudyInstanceUID": study_uid, "SeriesInstanceUID": wanted.series_uid}

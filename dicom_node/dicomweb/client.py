@@ -21,8 +21,8 @@ from dicom_node.errors import ConfigError, DeliveryError
 from dicom_node.peers import DicomWebConfig, PeerConfig
 
 # PS3.18 8.5: a service that is busy, or behind a proxy whose backend is down, may take the same request later.
-_PASSING = frozenset((408, 425, 429, 500, 502, 503, 504))
-_MEANINGS = {
+PASSING = frozenset((408, 425, 429, 500, 502, 503, 504))
+MEANINGS = {
     400: "it calls the request wrong",
     401: "it does not know us: check dicomweb.username and password_file, or token_file",
     403: "it does not allow us this: check what our account may do there",
@@ -49,7 +49,7 @@ class DicomWebError(DeliveryError):
     ) -> None:
         super().__init__(text)
         self.status, self.retry_after_s, self.refused = status, retry_after_s, refused
-        self.retry_helps = status is None or status in _PASSING
+        self.retry_helps = status is None or status in PASSING
 
 
 class _Bearer(AuthBase):
@@ -137,7 +137,7 @@ def error_of_status(
     peer: PeerConfig, status: int, headers: requests.structures.CaseInsensitiveDict[str]
 ) -> DicomWebError:
     """A refusal by HTTP status."""
-    meaning = _MEANINGS.get(status)
+    meaning = MEANINGS.get(status)
     if meaning is None:
         meaning = "it redirects us: check dicomweb.url" if 300 <= status < 400 else "it failed"
     return DicomWebError(

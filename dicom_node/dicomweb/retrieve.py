@@ -14,9 +14,10 @@ from pydicom.dataset import Dataset
 
 from dicom_node.dicomweb.client import DicomWebError, answered, client, settings
 from dicom_node.dimse import part10
-from dicom_node.dimse.intake import SUCCESS, StoreRequest
+from dicom_node.dimse.intake import StoreRequest
 from dicom_node.dimse.query import DEFAULT_LIMIT, Found, Level, Unusable, check_answer
 from dicom_node.dimse.retrieve import Said, SeriesKey, Store, belongs
+from dicom_node.dimse.statuses import SUCCESS
 from dicom_node.errors import ConfigError, InvalidUID, UnreadableInstance
 from dicom_node.peers import PeerConfig
 

@@ -201,12 +201,16 @@ def _stored(item: SendObject, warning: int = 0x0000) -> Outcome:
     return replace(known, kind="stored", message=message)
 
 
-def _failed(path: Path, err: DicomWebError) -> Outcome:
-    # Where nothing tells that it was not acted on, it may have been.
-    kind: Kind = "retry" if err.refused else "unknown"
+def kind_of(err: DicomWebError) -> Kind:
+    """What an error of the whole request means for each of its objects."""
     if err.status in (*_FOR_OPERATORS, *_ABOUT_OBJECTS):
-        kind = "refused"
-    return Outcome(path=path, kind=kind, status=None, message=str(err), retry_after_s=err.retry_after_s)
+        return "refused"
+    # Where nothing tells that it was not acted on, it may have been.
+    return "retry" if err.refused else "unknown"
+
+
+def _failed(path: Path, err: DicomWebError) -> Outcome:
+    return Outcome(path=path, kind=kind_of(err), status=None, message=str(err), retry_after_s=err.retry_after_s)
 
 
 def _ended(item: SendObject | Outcome, err: DicomWebError) -> Outcome:

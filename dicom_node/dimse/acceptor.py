@@ -28,9 +28,10 @@ from pynetdicom.transport import AddressInformation, AssociationServer, RequestH
 from dicom_node.dimse.admission import Rejection, Welcome, over_limit
 from dicom_node.dimse.commit_link import CommitmentLink, CommitmentService
 from dicom_node.dimse.contexts import preferring, without_storage
-from dicom_node.dimse.intake import OUT_OF_RESOURCES, PROCESSING_FAILURE, StoreAnswer, StoreRequest
+from dicom_node.dimse.intake import StoreAnswer, StoreRequest
 from dicom_node.dimse.opening import NotOpened, open_connection, secured
 from dicom_node.dimse.part10 import uid_text
+from dicom_node.dimse.statuses import OUT_OF_RESOURCES, PROCESSING_FAILURE
 from dicom_node.dimse.upper_layer import (
     IDLE_LOOK_S,
     LONGEST_ASSOCIATE_BYTES,

@@ -9,6 +9,7 @@ import ipaddress
 import socket
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from dicom_node.config import Config
 from dicom_node.peers import PeerConfig
@@ -19,12 +20,16 @@ Resolve = Callable[[str], Iterable[str]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rejection:
-    """Why an Association is refused: result, source and diagnostic as in PS3.8 Table 9-21."""
+    """Why an Association is refused: result, source and diagnostic as in PS3.8 Table 9-21, of REJECTIONS' rows."""
 
     result: int = 0x01
     source: int = 0x01
     diagnostic: int
     text: str
+
+    def __post_init__(self) -> None:
+        if (self.result, self.source, self.diagnostic) not in REJECTIONS:
+            raise ValueError(f"no row of REJECTIONS: {self.result}, {self.source}, {self.diagnostic}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +49,20 @@ class Welcome:
 # By the service user, for good.
 CALLING_UNKNOWN = 0x03
 CALLED_UNKNOWN = 0x07
+
+# (result, source, diagnostic) -> meaning, and when it is given; also for the conformance statement.
+REJECTIONS: Mapping[tuple[int, int, int], tuple[str, str]] = MappingProxyType(
+    {
+        (0x01, 0x01, CALLED_UNKNOWN): ("called AE title not recognized", "the called AE title is not ours"),
+        (0x01, 0x01, CALLING_UNKNOWN): (
+            "calling AE title not recognized",
+            "the caller is no peer that may send or commit, calls from an address that is not its own, or shows no "
+            "certificate with one of its names",
+        ),
+        (0x01, 0x02, 0x02): ("protocol version not supported", "another version than 1"),
+        (0x02, 0x03, 0x02): ("local limit exceeded", "all Associations, or all of this peer, are in use"),
+    }
+)
 
 
 def over_limit(text: str) -> Rejection:

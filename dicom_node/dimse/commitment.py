@@ -28,9 +28,43 @@ CLASS_INSTANCE_CONFLICT, NO_SUCH_ACTION, NOT_AUTHORIZED = 0x0119, 0x0123, 0x0124
 RESOURCE_LIMITATION = 0x0213
 MAX_REFERENCES = 10_000
 
+# What we answer, and when; also for the conformance statement.
+_INVALID: Mapping[int, tuple[str, str]] = {
+    PROCESSING_FAILURE: ("Processing failure", "an unexpected failure of the node"),
+    NO_SUCH_INSTANCE: ("No such SOP Instance", "it is not about the well-known Instance of the Push Model"),
+    INVALID_ARGUMENT: ("Invalid argument value", "the data set can't be read, or lacks a valid UID or all references"),
+    NO_SUCH_CLASS: ("No such SOP Class", "it is about another SOP Class"),
+    RESOURCE_LIMITATION: (
+        "Resource limitation",
+        f"more than {MAX_REFERENCES} references, or the database can't be written",
+    ),
+}
+ACTION_ANSWERS: Mapping[int, tuple[str, str]] = {
+    SUCCESS: ("Success", "the request is recorded; its report follows, also after a restart"),
+    **_INVALID,
+    NO_SUCH_ACTION: ("No such action", "an Action Type other than 1"),
+    NOT_AUTHORIZED: ("Refused: Not authorized", "the caller is no peer with `may_send`"),
+}
+EVENT_ANSWERS: Mapping[int, tuple[str, str]] = {
+    SUCCESS: ("Success", "the ledger has what is reported; also for a report that comes again"),
+    **_INVALID,
+    INVALID_ARGUMENT: (
+        "Invalid argument value",
+        "the data set can't be read, or the Transaction UID or all references are none of ours",
+    ),
+    NO_SUCH_EVENT_TYPE: ("No such event type", "an Event Type other than 1 and 2"),
+    NOT_AUTHORIZED: ("Refused: Not authorized", "another destination was asked in that transaction"),
+}
+FAILURE_REASONS: Mapping[int, tuple[str, str]] = {
+    NO_SUCH_INSTANCE: ("No such object instance", "not received, or not kept any more"),
+    CLASS_INSTANCE_CONFLICT: ("Class / Instance conflict", "received under another SOP Class"),
+}
+
 Reference = tuple[str, str]  # SOP Class UID, SOP Instance UID
 
-_CONTEXTS = [(STORAGE_COMMITMENT, (EXPLICIT_LITTLE, IMPLICIT_LITTLE))]
+SYNTAXES = (EXPLICIT_LITTLE, IMPLICIT_LITTLE)
+
+_CONTEXTS = [(STORAGE_COMMITMENT, SYNTAXES)]
 
 
 class InvalidMessage(DicomNodeError):

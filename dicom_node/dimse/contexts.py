@@ -17,6 +17,7 @@ TRANSFER_SYNTAXES = tuple(syntax.uid for syntax in ACCEPTED)
 
 CT_IMAGE = str(sop_class.CTImageStorage)
 VERIFICATION = "1.2.840.10008.1.1"
+VERIFICATION_SYNTAXES = UNCOMPRESSED[:3]
 STORAGE_COMMITMENT = "1.2.840.10008.1.20.1"  # Push Model
 
 _ENHANCED_CT = (sop_class.EnhancedCTImageStorage, sop_class.LegacyConvertedEnhancedCTImageStorage)
@@ -102,7 +103,7 @@ def accepted_classes(groups: Iterable[StorageClassGroup]) -> tuple[str, ...]:
 
 def supported_contexts(groups: Iterable[StorageClassGroup]) -> list[PresentationContext]:
     """What the acceptor offers. PS3.2: every acceptor also accepts Verification."""
-    verification = _context(VERIFICATION, UNCOMPRESSED[:3])
+    verification = _context(VERIFICATION, VERIFICATION_SYNTAXES)
     return [verification, *(_context(uid, TRANSFER_SYNTAXES) for uid in accepted_classes(groups))]
 
 

@@ -18,6 +18,7 @@ from pynetdicom.dimse_primitives import C_FIND
 from pynetdicom.dsutils import decode, encode
 
 from dicom_node.dimse.requestor import PENDING, NothingAccepted, Requested, associate
+from dicom_node.dimse.statuses import FIND_REPLIES, reply_of
 from dicom_node.errors import DeliveryError, InvalidUID
 from dicom_node.peers import PeerConfig
 from dicom_node.storage import checked_uid
@@ -141,9 +142,10 @@ class Query:
         """The last status of a query (PS3.4 Table C.4-1)."""
         if status == 0x0000:
             return
-        what, retry_helps = _meaning(status)
+        reply = reply_of(FIND_REPLIES, status)
         raise QueryFailed(
-            f"{self._peer.ae_title} does not answer the query: {what} ({status:#06x})", retry_helps=retry_helps
+            f"{self._peer.ae_title} does not answer the query: {reply.text} ({status:#06x})",
+            retry_helps=reply.ending == "retry",
         )
 
     def _log(self, gathered: _Gathered) -> None:
@@ -256,15 +258,3 @@ def chosen_model(contexts: Mapping[tuple[str, str], int], models: tuple[str, str
         if pair in contexts:
             return *pair, contexts[pair]
     raise NothingAccepted("the peer accepts no such request: C-FIND, C-MOVE or C-GET must be allowed to us there")
-
-
-def _meaning(status: int) -> tuple[str, bool]:
-    """What a failure means, and whether asking again can help."""
-    if status >> 8 == 0xA7:
-        return "it is out of resources", True
-    if status >> 8 == 0xA9:
-        return "it says that the keys do not fit the query model", False
-    if status >> 12 == 0xC:
-        return "it is unable to process it", True
-    known = {0x0122: "SOP Class not supported", 0x0124: "not authorized: it must let us query", _CANCELLED: "cancelled"}
-    return known.get(status, "unknown status"), False

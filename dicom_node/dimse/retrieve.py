@@ -19,6 +19,7 @@ from dicom_node.dimse.contexts import TRANSFER_SYNTAXES, UNCOMPRESSED
 from dicom_node.dimse.intake import StoreAnswer, StoreRequest
 from dicom_node.dimse.query import SYNTAXES, QueryFailed, chosen_model, identifier
 from dicom_node.dimse.requestor import MAX_CONTEXTS, PENDING, NothingAccepted, Requested, associate
+from dicom_node.dimse.statuses import RETRIEVE_REPLIES, SUCCESS, reply_of
 from dicom_node.errors import UnreadableInstance
 from dicom_node.peers import PeerConfig
 from dicom_node.transfer_syntaxes import EXPLICIT_BIG, IMPLICIT_LITTLE
@@ -198,21 +199,7 @@ def _followed(replies: Any, on_response: Callable[[int], None]) -> tuple[int, in
 
 def _problem(peer: PeerConfig, status: int, failed: int) -> str:
     """The last status of a retrieval (PS3.4 Tables C.4-2 and C.4-3) in words that say what to check."""
-    if status == 0x0000 and not failed:
+    if status == SUCCESS and not failed:
         return ""
-    known = {
-        0x0000: f"{failed} sub-operations failed",
-        0xB000: f"{failed} sub-operations failed",
-        0xA701: "it is out of resources and cannot count what matches",
-        0xA702: "it could not send: does our receiver run, is our address right there, and may it store to us",
-        0x0122: "SOP Class not supported",
-        0x0124: "not authorized: it must let us retrieve",
-        0xFE00: "cancelled",
-    }
-    if status >> 8 == 0xA9:
-        what = "it says that the keys do not fit the query model"
-    elif status >> 12 == 0xC:
-        what = "it is unable to process it"
-    else:
-        what = known.get(status, "unknown status")
+    what = reply_of(RETRIEVE_REPLIES, status).text.format(failed=failed)
     return f"{peer.ae_title}: {what} ({status:#06x})"

@@ -21,6 +21,7 @@ from dicom_node.dimse.requestor import (
     Requested,
     associate,
 )
+from dicom_node.dimse.statuses import SUCCESS, store_meaning
 from dicom_node.errors import DeliveryError, UnreadableInstance
 from dicom_node.peers import PeerConfig
 from dicom_node.transfer_syntaxes import EXPLICIT_BIG, EXPLICIT_LITTLE, IMPLICIT_LITTLE
@@ -28,22 +29,8 @@ from dicom_node.transfer_syntaxes import EXPLICIT_BIG, EXPLICIT_LITTLE, IMPLICIT
 Kind = Literal["stored", "retry", "unknown", "refused"]
 
 # Every peer must understand Implicit VR Little Endian (PS3.5 10.1).
-_FALLBACK = (EXPLICIT_LITTLE, IMPLICIT_LITTLE)
-_WARNINGS = {
-    0xB000: "stored, some elements coerced",
-    0xB006: "stored, some elements discarded",
-    0xB007: "stored, though the data set does not match its SOP Class",
-    0x0111: "was there already",
-}
-_FAILURES = {
-    0x0110: "processing failure",
-    0x0117: "invalid SOP Instance",
-    0x0122: "SOP Class not supported",
-    0x0124: "not authorized",
-    0x0210: "duplicate invocation",
-    0x0211: "unrecognized operation",
-    0x0212: "mistyped argument",
-}
+FALLBACK = (EXPLICIT_LITTLE, IMPLICIT_LITTLE)
+ECHO_SYNTAXES = (IMPLICIT_LITTLE,)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,9 +67,9 @@ class CannotConvert(DeliveryError):
 
 def echo(peer: PeerConfig, calling_ae: str) -> None:
     """C-ECHO. Raises DeliveryError with what to check."""
-    with associate(peer, calling_ae, [(VERIFICATION, [IMPLICIT_LITTLE])]) as association:
+    with associate(peer, calling_ae, [(VERIFICATION, ECHO_SYNTAXES)]) as association:
         status = association.echo()
-    if status != 0x0000:
+    if status != SUCCESS:
         raise DeliveryError(f"{peer.ae_title} answered the C-ECHO with status {status:#06x}")
 
 
@@ -111,20 +98,14 @@ def send(files: Iterable[Path], peer: PeerConfig, calling_ae: str) -> Iterator[O
 def outcome_of(path: Path, status: int, comment: str = "") -> Outcome:
     """The meaning of a C-STORE status (PS3.4 B.2.3, PS3.7 C.5)."""
     said = f": {comment}" if comment else ""
-    if status == 0x0000:
-        return Outcome(path=path, kind="stored", status=status, message="")
-    if status in _WARNINGS:
-        # 0x0111 too: our UIDs follow content, so what is there under this UID is this object.
-        return Outcome(path=path, kind="stored", status=status, message=_WARNINGS[status] + said)
-    if status >> 8 == 0xA7:
-        return Outcome(path=path, kind="retry", status=status, message=f"the peer is out of resources{said}")
-    if status >> 8 == 0xA9:
-        what = "the data set does not match its SOP Class"
-    elif status >> 12 == 0xC:
-        what = "the peer cannot understand the data set"
+    meaning = store_meaning(status)
+    if status == SUCCESS:
+        message = ""
+    elif meaning.kind == "refused":
+        message = f"{meaning.text} ({status:#06x}){said}"
     else:
-        what = _FAILURES.get(status, "unknown status")
-    return Outcome(path=path, kind="refused", status=status, message=f"{what} ({status:#06x}){said}")
+        message = meaning.text + said
+    return Outcome(path=path, kind=meaning.kind, status=status, message=message)
 
 
 def examined(path: Path) -> SendObject | Outcome:
@@ -168,7 +149,7 @@ def _contexts(objects: Iterable[SendObject | Outcome]) -> list[tuple[str, Sequen
     """Each file's own Transfer Syntax in a context of its own, and for each class one that every peer can read."""
     pairs = {(o.sop_class_uid, o.transfer_syntax_uid): None for o in objects if isinstance(o, SendObject)}
     classes = dict.fromkeys(sop_class for sop_class, _ in pairs)
-    return [(sop_class, [syntax]) for sop_class, syntax in pairs] + [(uid, _FALLBACK) for uid in classes]
+    return [(sop_class, [syntax]) for sop_class, syntax in pairs] + [(uid, FALLBACK) for uid in classes]
 
 
 def _send_batch(batch: Sequence[SendObject | Outcome], peer: PeerConfig, calling_ae: str) -> Iterator[Outcome]:
@@ -210,7 +191,7 @@ def _encoded(association: Requested, item: SendObject) -> tuple[int, bytes]:
     context_id = association.contexts.get((item.sop_class_uid, item.transfer_syntax_uid))
     if context_id is not None:
         return context_id, item.path.read_bytes()[item.data_set_at :]
-    for syntax in _FALLBACK:
+    for syntax in FALLBACK:
         context_id = association.contexts.get((item.sop_class_uid, syntax))
         if context_id is not None:
             return context_id, converted(item, implicit=syntax == IMPLICIT_LITTLE)

@@ -45,7 +45,7 @@ def test_each_file_s_own_syntax_is_proposed_and_one_that_all_can_read(tmp_path: 
     plain, packed = ExplicitVRLittleEndian, JPEGLSLossless
     files = [fake_instance(n, transfer_syntax=uid).write(tmp_path) for n, uid in enumerate((plain, packed, plain))]
     contexts = scu._contexts([scu._examined(path) for path in files])
-    assert contexts == [(CTImageStorage, [plain]), (CTImageStorage, [packed]), (CTImageStorage, scu._FALLBACK)]
+    assert contexts == [(CTImageStorage, [plain]), (CTImageStorage, [packed]), (CTImageStorage, scu.FALLBACK)]
 
 
 def test_a_folder_of_many_classes_is_split_into_associations() -> None:
