@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from dicom_node.config import Config
-from dicom_node.dimse.admission import CALLED_UNKNOWN, CALLING_UNKNOWN, Rejection, Welcome, admission
+from dicom_node.dimse.admission import CALLED_UNKNOWN, CALLING_UNKNOWN, Rejection, Welcome, admission, callers
 
 PEERS = {
     "pacs": {"ae_title": "PACS", "host": "192.0.2.10", "may_send": True},
@@ -128,3 +128,32 @@ def test_the_terms_are_those_of_the_peer() -> None:
         peer="ct", max_associations=2, accept_first=(first,)
     )
     assert terms({"ct": peer}, "OTHER", unknown_peers="accept") == Welcome()
+
+
+KEEPER = {"ae_title": "KEEPER", "host": "192.0.2.10", "port": 104, "may_commit": True}
+
+
+def test_a_destination_that_commits_may_call_and_store_nothing() -> None:
+    assert terms({"keeper": KEEPER}, "KEEPER") == Welcome(peer="keeper", may_store=False)
+    assert terms({"keeper": {**KEEPER, "may_send": True}}, "KEEPER") == Welcome(peer="keeper")
+    assert terms({"keeper": KEEPER}, "KEEPER", unknown_peers="accept") == Welcome(peer="keeper")
+    elsewhere = terms({"keeper": {**KEEPER, "host": "192.0.2.11"}}, "KEEPER")
+    assert isinstance(elsewhere, Rejection)
+
+
+def test_a_caller_is_each_peer_whose_title_address_and_certificate_it_has() -> None:
+    peers = {
+        "keeper": KEEPER,
+        "same": {**KEEPER, "may_send": True},
+        "elsewhere": {**KEEPER, "host": "192.0.2.11"},
+        "certified": {**KEEPER, "certificate_names": ["keeper.example"]},
+        "other": {**KEEPER, "ae_title": "OTHER"},
+    }
+    config = Config.model_validate({"storage": {"root": "/nowhere"}, "peers": peers})
+    assert callers(config, calling="KEEPER", address="192.0.2.10") == ["keeper", "same"]
+    shown = frozenset({"keeper.example"})
+    assert callers(config, calling="KEEPER", address="192.0.2.10", certificate_names=shown) == [
+        "keeper",
+        "same",
+        "certified",
+    ]
