@@ -34,7 +34,7 @@ from pydicom.uid import (
 from dicom_node.config import GateConfig
 from dicom_node.demo import SHIPPED_SCAN
 from dicom_node.errors import Reason, SeriesRejected, UnreadableInstance
-from dicom_node.series import read_headers, read_series, to_volume
+from dicom_node.series import read_headers, read_series, stream, to_volume
 from dicom_node.series.codestream import wavelet
 from dicom_node.series.stream import LONGEST_HEADER_BYTES
 from dicom_node.transfer_syntaxes import ACCEPTED, BY_UID, Coding
@@ -153,6 +153,12 @@ def test_a_codestream_cut_off_is_refused_or_decoded_without_a_crash(tmp_path: Pa
     assert time.monotonic() - start < 4, "a decoder read on"
 
 
+def test_a_jpeg_ls_codestream_without_its_end_marker_never_reaches_its_decoder(tmp_path: Path) -> None:
+    # CharLS read on for 4 s a slice.
+    paths = with_frames(compressed_series(tmp_path, JPEGLSLossless), JPEGLSLossless, lambda f: f[: len(f) // 4 * 2])
+    assert "its codestream has no end" in undecodable(paths)
+
+
 # -- fragments ---------------------------------------------------------------------------------------------
 
 
@@ -221,6 +227,13 @@ def test_a_deflated_series_has_the_hu_of_the_plain_one(tmp_path: Path) -> None:
 def test_a_deflated_multi_frame_file_has_the_hu_of_the_plain_one(tmp_path: Path) -> None:
     [file] = make_enhanced_ct(make_ct_series(tmp_path / "single", shape=(9, 64, 64)), tmp_path / "multi")
     plain = to_volume(read_series([file], LIMITS))
+    assert np.array_equal(to_volume(read_series([deflated(file)], LIMITS)).hu, plain.hu)
+
+
+def test_deflated_pixels_may_be_larger_than_any_header(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    [file] = make_enhanced_ct(make_ct_series(tmp_path / "single", shape=(9, 64, 64)), tmp_path / "multi")
+    plain = to_volume(read_series([file], LIMITS))
+    monkeypatch.setattr(stream, "LONGEST_HEADER_BYTES", 16_000)
     assert np.array_equal(to_volume(read_series([deflated(file)], LIMITS)).hu, plain.hu)
 
 
