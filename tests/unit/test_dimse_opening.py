@@ -79,6 +79,16 @@ def test_the_last_word_arrives_though_the_peer_had_more_to_say() -> None:
     assert said(p_data(0x02, b"x") + bytes(100_000)) == ("what came is no A-ASSOCIATE-RQ", abort(2))
 
 
+def test_a_look_whether_the_port_is_open_is_harmless() -> None:
+    for data, harmless in ((b"", True), (b"\x01", False)):
+        with line() as (ours, theirs):
+            theirs.sendall(data)
+            theirs.shutdown(socket.SHUT_WR)
+            with pytest.raises(NotOpened) as caught:
+                open_connection(ours, 5.0)
+        assert caught.value.harmless is harmless
+
+
 def test_a_silent_peer_is_given_up() -> None:
     with line() as (ours, _), pytest.raises(NotOpened, match="in time"):
         open_connection(ours, 0.1)
