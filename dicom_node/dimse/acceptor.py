@@ -343,7 +343,10 @@ class _Inbound(Association):
                 return False
             opened = open_connection(self._connection, self._acceptor.associate_timeout_s)
         except NotOpened as err:
-            log.warning("no association", extra={"action": "reject", "address": self.caller.address, "why": str(err)})
+            level = logging.INFO if err.harmless else logging.WARNING
+            log.log(
+                level, "no association", extra={"action": "reject", "address": self.caller.address, "why": str(err)}
+            )
             return False
         self.caller.certificate_names = opened.certificate_names
         self._inbound.unread(opened.request)

@@ -26,7 +26,14 @@ _BY_PROVIDER, _UNRECOGNIZED_PDU, _UNEXPECTED_PDU, _INVALID_PARAMETER = 0x02, 0x0
 
 
 class NotOpened(Exception):
-    """The connection carries no Association. The text is for the log, and repeats nothing of what came."""
+    """The connection carries no Association. The text is for the log, and repeats nothing of what came.
+
+    harmless: nothing was tried; whoever watches whether a port is open does so every few seconds.
+    """
+
+    def __init__(self, text: str, *, harmless: bool = False) -> None:
+        super().__init__(text)
+        self.harmless = harmless
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +80,8 @@ def _shake_hands(connection: ssl.SSLSocket, timeout_s: float | None) -> None:
     except TimeoutError as err:
         raise _closed(connection, "no TLS handshake in time (receive.associate_timeout_s)") from err
     except OSError as err:
-        raise _closed(connection, f"no TLS: {_tls_reason(err)}") from err
+        harmless = isinstance(err, ssl.SSLEOFError)
+        raise _closed(connection, f"no TLS: {_tls_reason(err)}", harmless=harmless) from err
 
 
 def _tls_reason(err: OSError) -> str:
@@ -82,6 +90,7 @@ def _tls_reason(err: OSError) -> str:
     known = {
         "PEER_DID_NOT_RETURN_A_CERTIFICATE": "the peer shows no client certificate",
         "WRONG_VERSION_NUMBER": "the peer does not speak it",
+        "UNEXPECTED_EOF_WHILE_READING": "closed within the handshake",
         "HTTP_REQUEST": "the peer does not speak it",
         "UNSUPPORTED_PROTOCOL": "the peer speaks only an older version",
         "NO_SHARED_CIPHER": "the peer offers no cipher suite of BCP 195",
@@ -95,7 +104,7 @@ def _read_request(connection: socket.socket, deadline: float | None) -> bytes:
     """One PDU. Raises OSError, NotOpened when it is no A-ASSOCIATE-RQ."""
     header = _read(connection, 6, deadline)
     if not header:
-        raise _closed(connection, "closed without a word")
+        raise _closed(connection, "closed without a word", harmless=True)
     kind, length = header[0], int.from_bytes(header[2:], "big")
     if kind != _ASSOCIATE_RQ or length > LONGEST_ASSOCIATE_BYTES:
         _last_word(connection, _abort(_UNEXPECTED_PDU if 0x01 < kind <= _ABORT else _UNRECOGNIZED_PDU))
@@ -150,7 +159,7 @@ def _last_word(connection: socket.socket, pdu: bytes) -> None:
         connection.sendall(pdu)
 
 
-def _closed(connection: socket.socket, why: str) -> NotOpened:
+def _closed(connection: socket.socket, why: str, *, harmless: bool = False) -> NotOpened:
     """Closed so that a last word, be it a TLS alert, still arrives: what lies unread would make it a reset."""
     deadline = time.monotonic() + _LAST_WORD_S
     with contextlib.suppress(OSError):
@@ -161,4 +170,4 @@ def _closed(connection: socket.socket, why: str) -> NotOpened:
             if not socket.socket.recv(connection, 65536):
                 break
     connection.close()
-    return NotOpened(why)
+    return NotOpened(why, harmless=harmless)
