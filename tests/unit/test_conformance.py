@@ -17,6 +17,7 @@ from dicom_node.conformance import settings
 from dicom_node.conformance.document import Table, fill
 from dicom_node.conformance.sample import make
 from dicom_node.dimse import commitment, statuses
+from dicom_node.dimse.admission import REJECTIONS, Rejection, over_limit
 from dicom_node.dimse.contexts import STORAGE_CLASSES, supported_contexts
 from dicom_node.dimse.requestor import PENDING
 from dicom_node.errors import OutOfSpace, Reason, UnreadableInstance
@@ -173,6 +174,18 @@ def test_every_reason_has_a_meaning_here_and_in_the_operator_s_guide(tables: dic
     assert all(reason.meaning for reason in Reason)
     guide = (ROOT / "docs" / "operations.md").read_text().partition("## Reason codes")[2]
     assert re.findall(r"^\| `([A-Z_]+)` \| (.+) \|$", guide, re.MULTILINE) == [(r.value, r.meaning) for r in Reason]
+
+
+def test_every_rejection_stands_in_it_and_no_other_can_be_given(tables: dict[str, Any]) -> None:
+    told = {
+        tuple(int(row[name].split()[0]) for name in ("Result", "Source", "Reason/Diagnostic"))
+        for row in tables["rejections"]
+    }
+    assert told == set(REJECTIONS)
+    limit = over_limit("all in use")
+    assert (limit.result, limit.source, limit.diagnostic) in told
+    with pytest.raises(ValueError, match="REJECTIONS"):
+        Rejection(diagnostic=0x01, text="no reason")
 
 
 def test_identity_is_the_one_on_the_wire(tables: dict[str, Any]) -> None:
