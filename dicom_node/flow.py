@@ -70,7 +70,7 @@ class Stopwatch:
 class _Judged:
     """What gate and routes say of the instances that are there.
 
-    slices, left_out, dense: as in completeness.Facts. lossy: as in CTSeries. values: columns of the job row.
+    slices, left_out, dense: as in completeness.Facts. values: columns of the job row. lossy: as in CTSeries.
     """
 
     state: Literal["queued", "rejected", "failed"]
@@ -78,8 +78,8 @@ class _Judged:
     slices: int | None = None
     left_out: int = 0
     dense: bool = False
-    lossy: str | None = None
     count_from: str | None = None
+    lossy: str | None = None
 
 
 _UNSEEN = _Judged(state="failed", values={})
@@ -258,8 +258,8 @@ class Flow:
             slices=None if series is None else len(series.images),
             left_out=0 if series is None else len(series.left_out),
             dense=series is not None and _dense(files, series.left_out),
-            lossy=None if series is None else series.lossy,
             count_from=None if choice.route is None else choice.route.count_from,
+            lossy=None if series is None else series.lossy,
         )
 
     def _choose(self, series_uid: str, facts: routing.Facts) -> routing.Choice:
