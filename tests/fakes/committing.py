@@ -139,11 +139,15 @@ def archive(**settings: Any) -> Iterator[CommittingArchive]:
 
 @dataclass
 class CommitmentUser:
-    """A modality that asks a node for Storage Commitment and takes its reports, on either Association."""
+    """A modality that asks a node for Storage Commitment and takes its reports, on either Association.
+
+    roles: SCU and SCP as the node proposed them on Associations of its own.
+    """
 
     ae_title: str = "MODALITY"
     port: int = 0
     answer: int = 0x0000
+    roles: list[tuple[bool | None, bool | None]] = field(default_factory=list)
     reports: list[tuple[int, Dataset]] = field(default_factory=list)
     changed: threading.Condition = field(default_factory=threading.Condition)
 
@@ -152,6 +156,10 @@ class CommitmentUser:
             self.reports.append((event.event_type, event.event_information))
             self.changed.notify_all()
         return self.answer, None
+
+    def _on_accepted(self, event: evt.Event) -> None:
+        proposed = event.assoc.requestor.role_selection[StorageCommitmentPushModel]
+        self.roles.append((proposed.scu_role, proposed.scp_role))
 
     def wait_for_reports(self, count: int, timeout_s: float = 30.0) -> bool:
         with self.changed:
@@ -193,7 +201,7 @@ class CommitmentUser:
     def listening(self) -> Iterator[CommitmentUser]:
         ae = AE(self.ae_title)
         ae.add_supported_context(StorageCommitmentPushModel, scu_role=True, scp_role=True)
-        handlers = [(evt.EVT_N_EVENT_REPORT, self._on_report)]
+        handlers = [(evt.EVT_N_EVENT_REPORT, self._on_report), (evt.EVT_ACCEPTED, self._on_accepted)]
         server = ae.start_server(("127.0.0.1", self.port), block=False, evt_handlers=handlers)
         self.port = server.socket.getsockname()[1]
         try:

@@ -429,6 +429,7 @@ def test_a_peer_that_leaves_hears_it_on_an_association_of_ours(
     assert _verdicts(information) == {first: 0, second: 0x0119, "1.2.3.77": 0x0112}
     look()
     assert len(modality.reports) == 1
+    assert modality.roles == [(False, True)], "PS3.7 D.3.3.4: who requests the Association is the SCP here"
 
 
 def _until_due(provider: RunningReceiver) -> None:
