@@ -52,7 +52,8 @@ class Inflated(io.RawIOBase):
 
     def read(self, size: int = -1) -> bytes:
         end = self.limit + 1 if size < 0 else self._at + size
-        while len(self._done) < end and self._more(min(end, self.limit + 1)):
+        # Some way ahead, since the parser reads a few bytes at a time; the byte beyond the limit tells of a bomb.
+        while len(self._done) < end and self._more(min(max(end, len(self._done) + _CHUNK), self.limit + 1)):
             pass
         if min(end, len(self._done)) > self.limit:
             raise UnreadableInstance(f"the deflated data set holds more than {self.limit} bytes: send it uncompressed")
