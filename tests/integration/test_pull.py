@@ -18,6 +18,7 @@ from pynetdicom import AE, evt
 
 from dicom_node.check import check
 from dicom_node.db import Database
+from dicom_node.dicomweb import retrieve as web
 from dicom_node.dimse import retrieve
 from dicom_node.dimse.announce import Announcer
 from dicom_node.dimse.query import STUDY_ROOT
@@ -577,3 +578,23 @@ def test_what_is_here_and_was_never_announced_is_announced(start_receiver: Start
         pulls.node.bounced.clear()
         assert pulls.round()
     assert [uid for uid, _ in pulls.node.bounced] == [SERIES]
+
+
+# -- QIDO-RS services that page in their own way ---------------------------------------------------
+
+
+@pytest.mark.parametrize("pages", [[3, 3, 1], [7], [3, 3, 3, 3, 3], []])
+def test_all_pages_of_a_service_are_read_once(monkeypatch: pytest.MonkeyPatch, pages: list[int]) -> None:
+    """Pages shorter than was asked for; and a service that ignores the offset and begins anew for ever."""
+    known = [{"0020000D": {"vr": "UI", "Value": [f"1.2.3.{n}"]}} for n in range(sum(pages) if len(pages) < 5 else 3)]
+    calls = iter(pages)
+
+    def page(_asked: object, _level: str, _keys: object, offset: int) -> list[Any]:
+        count = next(calls, 0)
+        start = 0 if len(pages) == 5 else offset
+        return known[start : start + count]
+
+    monkeypatch.setattr(web, "_page", page)
+    peer = {"ae_title": "PACS", "host": "h", "dicomweb": {"url": "http://pacs.example/web"}}
+    found = web.search(PeerConfig.model_validate(peer), "STUDY", {})
+    assert [str(one.StudyInstanceUID) for one in found.data_sets] == [f"1.2.3.{n}" for n in range(len(known))]
