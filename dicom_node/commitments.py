@@ -228,7 +228,7 @@ class Commitments(Rows):
                 changed_at=self._now(),
                 commit_due_at=None,
                 commit_rounds=rounds,
-                **({"message": not_kept(reason, rounds)} if reason else {}),
+                **self._not_kept(reason, rounds),
             )
         )
         if not done.rowcount:
@@ -239,6 +239,12 @@ class Commitments(Rows):
             connection, action, job_id=row["job_id"], destination=row["destination"], kind=row["kind"], **details
         )
         return state
+
+    def _not_kept(self, reason: int, rounds: int) -> dict[str, Any]:
+        """What changes with an object that is not kept: the clock of its delivery starts anew, too."""
+        if not reason:
+            return {}
+        return {"message": not_kept(reason, rounds), "created_at": self._now(), "attempts": 0}
 
     def to_send_again(self) -> list[Row]:
         """Job, destination and round of what a destination did not keep and nobody has begun to send again."""

@@ -99,6 +99,7 @@ def make_announcer(config: Config, client: EngineClient) -> Announcer:
 def receive(config: Config, stop: Stop) -> None:
     """The Storage SCP. Imports neither torch nor pixel decoders."""
     from dicom_node.dimse.scp import Receiver
+    from dicom_node.dimse.tls import ExpiryWatch, certificate_files
 
     storage, database = open_state(config)
     client = EngineClient(config.database_url())
@@ -107,7 +108,7 @@ def receive(config: Config, stop: Stop) -> None:
     port = receiver.start()
     log.info("receiving", extra={"action": "ready", "port": port, "ae_title": config.receive.ae_title})
     try:
-        stop.wait()
+        stop.wait(ExpiryWatch(certificate_files(config)).look)
     finally:
         log.info("stopping", extra={"action": "stopping"})
         receiver.stop(drain_s=config.work.drain_s)

@@ -90,7 +90,12 @@ class CommitmentIntake:
         return settle(self._database, self._names(caller), message, calling_ae=caller.ae_title)
 
     def _names(self, caller: Caller) -> list[str]:
-        return callers(self._config, calling=caller.ae_title, address=caller.address)
+        return callers(
+            self._config,
+            calling=caller.ae_title,
+            address=caller.address,
+            certificate_names=caller.certificate_names,
+        )
 
     def _refused(self, caller: Caller, why: str, status: int) -> int:
         log.warning(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 
 import pydicom.uid as sop_class
 from pynetdicom.presentation import AllStoragePresentationContexts, PresentationContext
 
-from dicom_node.config import StorageClassGroup
+from dicom_node.config import Config, StorageClassGroup
+from dicom_node.errors import ConfigError
 
 EXPLICIT_LITTLE = "1.2.840.10008.1.2.1"
 IMPLICIT_LITTLE = "1.2.840.10008.1.2"
@@ -136,6 +137,28 @@ def commitment_context() -> PresentationContext:
 def without_storage(contexts: Iterable[PresentationContext]) -> list[PresentationContext]:
     """For who may not store to us."""
     return [context for context in contexts if context.abstract_syntax in (VERIFICATION, STORAGE_COMMITMENT)]
+
+
+def check_preferences(config: Config) -> None:
+    """Raises ConfigError where a peer's accept_first names what this node never accepts."""
+    for name, peer in config.peers.items():
+        unknown = [uid for uid in peer.accept_first if uid not in TRANSFER_SYNTAXES]
+        if unknown:
+            raise ConfigError(
+                f"peers.{name}.accept_first: {', '.join(unknown)} is no Transfer Syntax that this node receives"
+            )
+
+
+def preferring(contexts: Iterable[PresentationContext], first: Sequence[str]) -> list[PresentationContext]:
+    """The same contexts, each with those of `first` that it has before its other Transfer Syntaxes."""
+    return [_preferring(context, first) for context in contexts]
+
+
+def _preferring(context: PresentationContext, first: Sequence[str]) -> PresentationContext:
+    syntaxes = dict.fromkeys(uid for uid in (*first, *context.transfer_syntax) if uid in context.transfer_syntax)
+    made = _context(str(context.abstract_syntax), tuple(syntaxes))
+    made.scu_role, made.scp_role = context.scu_role, context.scp_role
+    return made
 
 
 def _context(abstract_syntax: str, transfer_syntaxes: tuple[str, ...]) -> PresentationContext:

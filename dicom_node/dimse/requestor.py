@@ -10,6 +10,7 @@ import contextlib
 import logging
 import queue
 import socket
+import ssl
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
@@ -23,9 +24,11 @@ from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_CANCEL, C_ECHO, C_STORE, N_ACTION, N_EVENT_REPORT
 from pynetdicom.pdu_primitives import SCP_SCU_RoleSelectionNegotiation
 from pynetdicom.presentation import PresentationContext
-from pynetdicom.transport import T_CONNECT, AddressInformation, AssociationSocket
+from pynetdicom.transport import T_CONNECT, AddressInformation
 
-from dicom_node.errors import DeliveryError
+from dicom_node.dimse.tls import client_context
+from dicom_node.dimse.transport import Connection
+from dicom_node.errors import ConfigError, DeliveryError
 from dicom_node.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicom_node.peers import PeerConfig
 
@@ -294,10 +297,11 @@ class _Outbound(Association):
         ae = ApplicationEntity(calling_ae)
         ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = peer.response_timeout_s
         ae.connection_timeout = peer.connect_timeout_s
+        tls = _tls_of(peer)
         super().__init__(ae, "requestor")
         self._is_paused = True  # `release` waits until the reactor, which never runs here, stands still
         local = AddressInformation("0.0.0.0" if remote.is_ipv4 else "::", 0)  # noqa: S104  any local address
-        self.socket = _Socket(self, address=local)
+        self.socket = _Socket(self, address=local, tls=tls, host=peer.host)
         self.set_socket(self.socket)
         self.acceptor.ae_title, self.acceptor.address_info = peer.ae_title, remote
         self.requestor.ae_title, self.requestor.address_info = calling_ae, local
@@ -325,14 +329,30 @@ class _Outbound(Association):
         self.dul.join()
 
 
-class _Socket(AssociationSocket):
-    """A connection that keeps why it could not be made, and sends small messages at once."""
+def _tls_of(peer: PeerConfig) -> ssl.SSLContext | None:
+    """Read anew for each Association, so that a renewed certificate is used without a restart."""
+    if peer.tls is None:
+        return None
+    try:
+        return client_context(peer.tls, f"tls of {peer.ae_title}")
+    except ConfigError as err:
+        # Not for ever: what waits for this peer goes on once the files are mended.
+        raise CannotAssociate(str(err)) from err
 
-    error: OSError | None = None
 
-    def __init__(self, association: _Outbound, *, address: AddressInformation) -> None:
+class _Socket(Connection):
+    """A connection that keeps why it could not be made, and sends small messages at once.
+
+    `secured`: True once the TLS handshake, where there is one, is done.
+    """
+
+    def __init__(
+        self, association: _Outbound, *, address: AddressInformation, tls: ssl.SSLContext | None, host: str
+    ) -> None:
         super().__init__(association, address=address)
         self._connection = self.socket
+        self._tls, self._host = tls, host
+        self.connected, self.secured = False, False
 
     def connect(self, primitive: T_CONNECT) -> None:
         association, connection = self.assoc, self._connection
@@ -340,8 +360,10 @@ class _Socket(AssociationSocket):
         try:
             connection.settimeout(association.connection_timeout)
             connection.connect(primitive.address_info.as_tuple)
+            self.connected = True
             # Nagle's algorithm would hold back the end of each message for 40 ms.
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            connection = self._secure(connection)
             # pynetdicom reads and writes a PDU in one go: a peer that stops within one must not hold us for ever.
             connection.settimeout(association.network_timeout)
             association.requestor.address_info = AddressInformation.from_tuple(connection.getsockname())
@@ -354,6 +376,16 @@ class _Socket(AssociationSocket):
             primitive.result = "Evt2"  # transport connection confirmed
         self.provider_queue.put(primitive)
         self._ready.set()
+
+    def _secure(self, connection: socket.socket) -> socket.socket:
+        if self._tls is None:
+            return connection
+        secured = self._tls.wrap_socket(connection, server_hostname=self._host, do_handshake_on_connect=False)
+        # From here on the plain socket is an empty shell.
+        self._connection = self.socket = secured
+        secured.do_handshake()
+        self.secured = True
+        return secured
 
     def shut(self) -> None:
         # pynetdicom does not close a socket whose shutdown fails because the peer was quicker.
@@ -406,16 +438,10 @@ def _context(number: int, sop_class_uid: str, transfer_syntaxes: Sequence[str]) 
 
 def _reason(association: _Outbound, peer: PeerConfig, calling_ae: str) -> CannotAssociate:
     """Why there is no Association, in words that say what to check."""
-    place = f"{peer.host} port {peer.port}"
-    error = association.socket.error
-    if isinstance(error, TimeoutError):
-        return CannotAssociate(f"{place} does not answer: check host, port and firewall")
-    if error is not None:
-        why = error.strerror or type(error).__name__
-        return CannotAssociate(f"cannot connect to {place} ({why}): is the peer running, and is its port right?")
+    place, line = f"{peer.host} port {peer.port}", association.socket
     answer: Any = association.acceptor.primitive
     if answer is None:
-        return CannotAssociate(f"{place} took the connection but not the Association: does a DICOM node listen there?")
+        return CannotAssociate(_line_reason(line, peer, place))
     if answer.result == 0x00:
         return NothingAccepted(f"{peer.ae_title} accepts none of these SOP Classes and Transfer Syntaxes")
     # PS3.8 Table 9-21.
@@ -427,3 +453,50 @@ def _reason(association: _Outbound, peer: PeerConfig, calling_ae: str) -> Cannot
     }
     why = known.get((answer.result_source, answer.diagnostic), f"it gives no reason ({answer.reason_str})")
     return Rejected(f"{peer.ae_title} at {place} rejected the Association: {why}")
+
+
+def _line_reason(line: _Socket, peer: PeerConfig, place: str) -> str:
+    """Why nothing that is DICOM came back."""
+    error = line.error
+    if not line.connected:
+        if isinstance(error, TimeoutError):
+            return f"{place} does not answer: check host, port and firewall"
+        why = "no answer" if error is None else error.strerror or type(error).__name__
+        return f"cannot connect to {place} ({why}): is the peer running, and is its port right?"
+    if line.speaks_tls:
+        return f"{place} speaks TLS: give the peer a tls section in config.yaml"
+    if isinstance(error, ssl.SSLError):
+        return f"no TLS with {place}: {_tls_reason(error, peer)}"
+    if peer.tls is not None and not line.secured:
+        return f"{place} took the connection but no TLS: does it speak TLS on that port?"
+    hint = "?" if peer.tls is None else ", and does it accept our certificate?"
+    return f"{place} took the connection but not the Association: does a DICOM node listen there{hint}"
+
+
+# X509_V_ERR_... of OpenSSL.
+_NOT_YET_VALID, _EXPIRED, _HOST_MISMATCH, _ADDRESS_MISMATCH = 9, 10, 62, 64
+
+
+def _tls_reason(error: ssl.SSLError, peer: PeerConfig) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return {
+            _NOT_YET_VALID: "its certificate is not valid yet: are both clocks right?",
+            _EXPIRED: "its certificate is expired: it must be renewed there",
+            _HOST_MISMATCH: f"its certificate does not name {peer.host}: check host, or set check_host: false",
+            _ADDRESS_MISMATCH: f"its certificate does not name {peer.host}: check host, or set check_host: false",
+        }.get(
+            error.verify_code, f"its certificate is not trusted ({error.verify_message}): check ca of its tls section"
+        )
+    shown = "a certificate" if peer.tls is not None and peer.tls.certificate is None else "another certificate"
+    wants = f"it wants {shown} from us: check certificate and key of its tls section"
+    return {
+        "WRONG_VERSION_NUMBER": "it speaks plain DICOM on that port: check port, or take its tls section out",
+        "UNSUPPORTED_PROTOCOL": "it speaks only an older version of TLS",
+        "TLSV1_ALERT_PROTOCOL_VERSION": "it speaks no version of TLS that we do",
+        "SSLV3_ALERT_HANDSHAKE_FAILURE": f"it breaks off the handshake; maybe {wants}",
+        "TLSV13_ALERT_CERTIFICATE_REQUIRED": wants,
+        "TLSV1_ALERT_UNKNOWN_CA": f"it does not trust our certificate's CA; {wants}",
+        "SSLV3_ALERT_BAD_CERTIFICATE": f"it refuses our certificate; {wants}",
+        "SSLV3_ALERT_CERTIFICATE_EXPIRED": "it says that our certificate is expired",
+        "SSLV3_ALERT_CERTIFICATE_UNKNOWN": f"it refuses our certificate; {wants}",
+    }.get(error.reason or "", f"the handshake failed ({error.reason or type(error).__name__})")

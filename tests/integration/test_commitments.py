@@ -146,11 +146,13 @@ def test_unknown_transactions_and_objects_change_nothing(database: Database) -> 
     assert word(database, seg=0, sr=0).committed == 2, "and the right report counts after all"
 
 
-def test_what_is_not_kept_is_sent_again_and_parked_after_some_rounds(database: Database) -> None:
+def test_what_is_not_kept_is_sent_again_and_parked_after_some_rounds(database: Database, clock: Clock) -> None:
     for number in range(1, MOST_ROUNDS):
+        clock.now += HOUR
         ask(database, f"2.25.{number}")
         assert word(database, f"2.25.{number}", sr=0x0112, **({"seg": 0} if number == 1 else {})).again == 1
         [again] = database.to_send_again()
+        assert database.deliveries(JOB, "pacs")[1]["created_at"] == clock.now, "it is not given up for its age"
         assert (again["job_id"], again["destination"], again["round"]) == (JOB, "pacs", number)
         database.move_delivery(SR.sop_instance_uid, "pacs", ["waiting"], "stored", status=0)
         assert database.to_send_again() == []
