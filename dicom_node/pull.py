@@ -282,7 +282,7 @@ class Puller:
             receive.ae_title,
             self._peer.called_as or receive.ae_title,
             series,
-            our_port=receive.port,
+            our_port=receive.port or (receive.tls.port if receive.tls is not None else None),
             goes_on=goes_on,
             on_response=on_response,
         )
