@@ -258,7 +258,7 @@ def archive(
     ae.add_supported_context(CTImageStorage, scu_role=True, scp_role=True)
 
     def on_find(event: Any) -> Iterator[tuple[int, Dataset | None]]:
-        for found in (finds or {}).get(str(event.identifier.QueryRetrieveLevel), []):
+        for found in ({} if finds is None else finds).get(str(event.identifier.QueryRetrieveLevel), []):
             yield 0xFF00, found
 
     handlers = [(evt.EVT_C_FIND, on_find)] + ([(evt.EVT_C_GET, on_get)] if on_get else [])
@@ -500,6 +500,26 @@ def test_a_round_takes_so_many_series_and_the_next_one_the_rest(start_receiver: 
             assert pulls.round()
             assert pulls.last()["fetched"] == fetched
     assert sorted(on_get.asked) == [f"1.2.7.{n}" for n in range(5)], "each once"  # type: ignore[attr-defined]
+
+
+class Growing(dict[str, list[Dataset]]):
+    """An archive to which a scanner is storing: each time it is asked it has one Instance more."""
+
+    there = 0
+
+    def get(self, level: str, default: Any = None) -> Any:
+        self.there += level == "SERIES"
+        return several(self.there, 1).get(level, default)
+
+
+def test_a_series_that_is_just_being_stored_in_the_archive_waits_for_a_later_round(
+    start_receiver: Start, tmp_path: Path
+) -> None:
+    clock, on_get = Clock(), one_image(tmp_path)
+    with archive(finds=Growing(), on_get=on_get) as peer, scheduled(start_receiver, peer, clock) as pulls:
+        assert pulls.round()
+        assert (pulls.last()["fetched"], pulls.last()["left_over"], pulls.last()["problem"]) == (0, 1, None)
+    assert on_get.asked == []  # type: ignore[attr-defined]
 
 
 def test_two_machines_do_not_pull_at_once(start_receiver: Start) -> None:
