@@ -197,7 +197,7 @@ class Puller:
     def plan(self, wanted: Selection) -> Plan:
         """What the peer has of it. Raises DeliveryError when it cannot be asked."""
         problems: list[str] = []
-        planned: list[Planned] = []
+        planned: dict[str, Planned] = {}
         with asking(self._peer, self._config.receive.ae_title) as ask:
             for study in self._found(ask, "STUDY", study_keys(wanted), problems):
                 if not (_is_since(study, wanted.since) and _may_hold(study, wanted.match.get("Modality", ""))):
@@ -206,8 +206,10 @@ class Puller:
                 keys = series_keys(wanted, str(study.StudyInstanceUID), patient_id)
                 for series in self._found(ask, "SERIES", keys, problems):
                     if _is_one_of(str(series.get("Modality", "")), wanted.match.get("Modality", "")):
-                        planned += self._planned(ask, study, series, patient_id, problems)
-        return Plan(series=tuple(sorted(planned, key=lambda one: one.study_date)), problems=tuple(problems))
+                        one = self._planned(ask, study, series, patient_id, problems)
+                        planned[one.key.series_uid] = one
+        by_date = sorted(planned.values(), key=lambda one: one.study_date)
+        return Plan(series=tuple(by_date), problems=tuple(problems))
 
     def remind(self, planned: Planned) -> None:
         """See to it that a series that is here already is assembled."""
@@ -225,7 +227,7 @@ class Puller:
         except DeliveryError as err:
             reached = not isinstance(err, CannotAssociate)
             said = Said(sent=0, failed=0, status=0, problem=str(err))
-        here = self._arrived(uid, expected=planned.there if not said.problem else 0)
+        here = self._arrived(uid, expected=min(planned.there, said.sent) if said.problem else planned.there)
         problem = "" if here >= planned.there else _shortage(planned, here, said, self._name)
         extra = {"action": "pull", "peer": self._name, "series": uid, "here": here, "there": planned.there}
         if problem:
@@ -245,9 +247,7 @@ class Puller:
             problems.append(f"{self._name} has more than {len(found.data_sets)} answers: ask for less at once")
         return found.data_sets
 
-    def _planned(
-        self, ask: Ask, study: Dataset, series: Dataset, patient_id: str, problems: list[str]
-    ) -> Iterator[Planned]:
+    def _planned(self, ask: Ask, study: Dataset, series: Dataset, patient_id: str, problems: list[str]) -> Planned:
         key = SeriesKey(
             study_uid=str(study.StudyInstanceUID), series_uid=str(series.SeriesInstanceUID), patient_id=patient_id
         )
@@ -255,7 +255,7 @@ class Puller:
         if there is None:
             images = self._found(ask, "IMAGE", key.keys(), problems)
             there = len({str(image.SOPInstanceUID) for image in images})
-        yield Planned(
+        return Planned(
             key=key,
             study_date=_digits(study.get("StudyDate")),
             modality=str(series.get("Modality", ""))[:16],
@@ -282,7 +282,7 @@ class Puller:
             receive.ae_title,
             self._peer.called_as or receive.ae_title,
             series,
-            our_port=receive.port,
+            our_port=receive.port or (receive.tls.port if receive.tls is not None else None),
             goes_on=goes_on,
             on_response=on_response,
         )

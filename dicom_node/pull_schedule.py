@@ -93,7 +93,7 @@ class PullSchedule:
             problems += plan.problems
             todo = self._todo(pull, plan, puller)
             left_over = len(todo)
-            for planned in todo[: pull.max_series]:
+            for planned in self._settled(pull, puller, todo)[: pull.max_series]:
                 if self._stop.is_set():
                     break
                 outcome = puller.fetch(planned)
@@ -129,6 +129,17 @@ class PullSchedule:
             elif not self._waits(pull, planned, known.get(planned.key.series_uid)):
                 todo.append(planned)
         return due_first(todo, {uid: row["asked_at"] for uid, row in known.items()})
+
+    def _settled(self, pull: PullConfig, puller: Puller, todo: list[Planned]) -> list[Planned]:
+        """Those whose number of Instances stands still over a quiet time.
+
+        What is just being stored in the archive is for a later round: its part would be taken for the whole.
+        """
+        quiet_time_s = self._config.quiet_time_s(self._config.peers[pull.source].ae_title)
+        if not todo or self._stop.wait(quiet_time_s):
+            return []
+        now = {planned.key.series_uid: planned.there for planned in puller.plan(self._selection(pull)).series}
+        return [planned for planned in todo if now.get(planned.key.series_uid) == planned.there]
 
     def _waits(self, pull: PullConfig, planned: Planned, row: Row | None) -> bool:
         """True for a series that was here in full and is purged since, or that failed a short time ago."""

@@ -5,6 +5,7 @@ Used for a peer with `retrieve_by: wado_rs`.
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from io import BytesIO
@@ -25,23 +26,23 @@ log = logging.getLogger(__name__)
 
 # PS3.18 8.7.3.5.2: any Transfer Syntax, as the archive holds it; nothing is converted for us.
 _AS_STORED = (("application/dicom", "*"),)
-# A page of answers: some services give no more than so many at once, whatever is asked.
 _PAGE = 500
 
 
 def search(peer: PeerConfig, level: Level, keys: Mapping[str, str], *, limit: int = DEFAULT_LIMIT) -> Found:
     """QIDO-RS at STUDY, SERIES or IMAGE level. Empty keys are asked for, others match. Raises DicomWebError."""
-    answers: list[dict[str, dict[str, object]]] = []
+    answers: dict[str, dict[str, dict[str, object]]] = {}
     with client(peer) as asked:
         while len(answers) <= limit:
+            before = len(answers)
             with answered(peer):
-                more = _page(asked, level, keys, len(answers))
-            answers += more
-            if len(more) < _PAGE:
+                # Some services give less at once than they are asked for, and some the same again and again.
+                answers |= {json.dumps(one, sort_keys=True): one for one in _page(asked, level, keys, before)}
+            if len(answers) == before:
                 break
     data_sets: list[Dataset] = []
     unusable: list[str] = []
-    for answer in answers[:limit]:
+    for answer in list(answers.values())[:limit]:
         try:
             data_set = Dataset.from_json(answer)
             check_answer(data_set, level, keys)

@@ -18,6 +18,7 @@ from pynetdicom import AE, evt
 
 from dicom_node.check import check
 from dicom_node.db import Database
+from dicom_node.dicomweb import retrieve as web
 from dicom_node.dimse import retrieve
 from dicom_node.dimse.announce import Announcer
 from dicom_node.dimse.query import STUDY_ROOT
@@ -257,7 +258,7 @@ def archive(
     ae.add_supported_context(CTImageStorage, scu_role=True, scp_role=True)
 
     def on_find(event: Any) -> Iterator[tuple[int, Dataset | None]]:
-        for found in (finds or {}).get(str(event.identifier.QueryRetrieveLevel), []):
+        for found in ({} if finds is None else finds).get(str(event.identifier.QueryRetrieveLevel), []):
             yield 0xFF00, found
 
     handlers = [(evt.EVT_C_FIND, on_find)] + ([(evt.EVT_C_GET, on_get)] if on_get else [])
@@ -501,6 +502,26 @@ def test_a_round_takes_so_many_series_and_the_next_one_the_rest(start_receiver: 
     assert sorted(on_get.asked) == [f"1.2.7.{n}" for n in range(5)], "each once"  # type: ignore[attr-defined]
 
 
+class Growing(dict[str, list[Dataset]]):
+    """An archive to which a scanner is storing: each time it is asked it has one Instance more."""
+
+    there = 0
+
+    def get(self, level: str, default: Any = None) -> Any:
+        self.there += level == "SERIES"
+        return several(self.there, 1).get(level, default)
+
+
+def test_a_series_that_is_just_being_stored_in_the_archive_waits_for_a_later_round(
+    start_receiver: Start, tmp_path: Path
+) -> None:
+    clock, on_get = Clock(), one_image(tmp_path)
+    with archive(finds=Growing(), on_get=on_get) as peer, scheduled(start_receiver, peer, clock) as pulls:
+        assert pulls.round()
+        assert (pulls.last()["fetched"], pulls.last()["left_over"], pulls.last()["problem"]) == (0, 1, None)
+    assert on_get.asked == []  # type: ignore[attr-defined]
+
+
 def test_two_machines_do_not_pull_at_once(start_receiver: Start) -> None:
     clock = Clock()
     with archive(finds={}) as peer, scheduled(start_receiver, peer, clock) as pulls:
@@ -577,3 +598,23 @@ def test_what_is_here_and_was_never_announced_is_announced(start_receiver: Start
         pulls.node.bounced.clear()
         assert pulls.round()
     assert [uid for uid, _ in pulls.node.bounced] == [SERIES]
+
+
+# -- QIDO-RS services that page in their own way ---------------------------------------------------
+
+
+@pytest.mark.parametrize("pages", [[3, 3, 1], [7], [3, 3, 3, 3, 3], []])
+def test_all_pages_of_a_service_are_read_once(monkeypatch: pytest.MonkeyPatch, pages: list[int]) -> None:
+    """Pages shorter than was asked for; and a service that ignores the offset and begins anew for ever."""
+    known = [{"0020000D": {"vr": "UI", "Value": [f"1.2.3.{n}"]}} for n in range(sum(pages) if len(pages) < 5 else 3)]
+    calls = iter(pages)
+
+    def page(_asked: object, _level: str, _keys: object, offset: int) -> list[Any]:
+        count = next(calls, 0)
+        start = 0 if len(pages) == 5 else offset
+        return known[start : start + count]
+
+    monkeypatch.setattr(web, "_page", page)
+    peer = {"ae_title": "PACS", "host": "h", "dicomweb": {"url": "http://pacs.example/web"}}
+    found = web.search(PeerConfig.model_validate(peer), "STUDY", {})
+    assert [str(one.StudyInstanceUID) for one in found.data_sets] == [f"1.2.3.{n}" for n in range(len(known))]
