@@ -6,14 +6,20 @@ import errno
 import os
 import shutil
 import socket
+import ssl
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 
-from dicom_node.config import Config
+from dicom_node.config import Config, PullConfig, ReceiveTLS
 from dicom_node.db import Database
+from dicom_node.dimse.contexts import check_preferences
+from dicom_node.dimse.tls import DAY_S, WARN_DAYS, CertificateFile, certificate_files, days_left, server_context
 from dicom_node.errors import BundleError, ConfigError, DeliveryError, DicomNodeError, StorageError
 from dicom_node.peers import PeerConfig
+from dicom_node.rows import Row
 from dicom_node.storage import Storage
 
 
@@ -30,7 +36,13 @@ def check(config: Config) -> Iterator[Item]:
     """Tries everything; one failure hides no other."""
     yield _try("storage", lambda: _storage(config))
     yield _try("database", lambda: _database(config))
-    yield _try("port", lambda: _port(config))
+    yield _try("port", lambda: _plain_port(config))
+    if config.receive.tls is not None:
+        yield _try("tls port", lambda: _tls_port(config))
+    if any(peer.accept_first for peer in config.peers.values()):
+        yield _try("transfer syntaxes", lambda: _preferences(config))
+    for file in certificate_files(config):
+        yield _try(file.setting, partial(_certificate, file))
     yield _try("device", lambda: _device(config))
     for name in config.models:
         yield _try(f"model {name}", partial(_model, config, name))
@@ -38,6 +50,12 @@ def check(config: Config) -> Iterator[Item]:
     for name, peer in config.peers.items():
         if peer.port is not None:
             yield _try(f"peer {name}", partial(_echo, config, name))
+        if peer.may_commit:
+            yield _try(f"peer {name} commitment", partial(_commitment, config, name))
+        if peer.deliver_by == "stow_rs":
+            yield _try(f"peer {name} dicomweb", partial(_dicomweb, peer))
+    for pull in config.pulls:
+        yield _try(f"pull {pull.name}", partial(_pull, config, pull))
 
 
 def _try(name: str, look: Callable[[], str]) -> Item:
@@ -73,32 +91,71 @@ def _database(config: Config) -> str:
         database.close()
 
 
-def _port(config: Config) -> str:
-    host, port = config.receive.host, config.receive.port
+def _plain_port(config: Config) -> str:
+    if config.receive.port is None:
+        return "off: receive.port is null"
+    return _port(config.receive.host, config.receive.port, "receive.port", lambda: _dicom_answers(config))
+
+
+def _tls_port(config: Config) -> str:
+    tls = config.receive.tls
+    assert tls is not None  # noqa: S101  the caller looked
+    server_context(tls)
+    return _port(config.receive.host, tls.port, "receive.tls.port", lambda: _shows(config.receive.host, tls))
+
+
+def _port(host: str, port: int, setting: str, ours: Callable[[], bool]) -> str:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
         except PermissionError as err:
-            raise ConfigError(f"receive.port {port} needs root; take one above 1023, like 11112") from err
+            raise ConfigError(f"{setting} {port} needs root; take one above 1023, like 11112") from err
         except OSError as err:
             if err.errno != errno.EADDRINUSE:
                 raise ConfigError(f"receive.host {host} is no address of this machine ({err.strerror})") from err
-            if _dicom_answers(config):
+            if ours():
                 return f"a DICOM application answers on {host}:{port}: this node, if it runs already"
             raise ConfigError(f"{host}:{port} is in use by another program") from err
     return f"{host}:{port} is free"
+
+
+def _preferences(config: Config) -> str:
+    check_preferences(config)
+    return "each peer's accept_first can be received"
+
+
+def _certificate(file: CertificateFile) -> str:
+    days = days_left(file, time.time())
+    if days < WARN_DAYS:
+        return f"{file.path} expires in {days} days: renew it, then restart"
+    until = datetime.fromtimestamp(time.time() + days * DAY_S, UTC)
+    return f"{file.path} is valid until {until:%Y-%m-%d} ({days} days)"
+
+
+def _shows(host: str, tls: ReceiveTLS) -> bool:
+    """Whether whoever listens there shows our own certificate."""
+    try:
+        shown = ssl.get_server_certificate((_reachable(host), tls.port), timeout=5)
+        ours = tls.certificate.read_text()
+    except (OSError, ValueError):
+        return False
+    return "".join(shown.split()) in "".join(ours.split())
+
+
+def _reachable(host: str) -> str:
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
 
 
 def _dicom_answers(config: Config) -> bool:
     from dicom_node.dimse.requestor import Rejected
     from dicom_node.dimse.scu import echo
 
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(config.receive.host, config.receive.host)  # noqa: S104
-    own = PeerConfig(ae_title=config.receive.ae_title, host=host, port=config.receive.port, response_timeout_s=5)
+    receive = config.receive
+    own = PeerConfig(ae_title=receive.ae_title, host=_reachable(receive.host), port=receive.port, response_timeout_s=5)
     try:
-        echo(own, config.receive.ae_title)
+        echo(own, receive.ae_title)
     except Rejected:  # we are hardly our own peer, but only a DICOM application says so
         return True
     except DeliveryError:
@@ -133,9 +190,55 @@ def _routes(config: Config) -> str:
     return ", ".join(route.name for route in config.routes)
 
 
+def _pull(config: Config, pull: PullConfig) -> str:
+    """The archive answers a query, and the last round had no problem.
+
+    Whether it knows us for C-MOVE only a C-MOVE of what it has can tell, and that is the round's own work.
+    """
+    from dicom_node.pull import archive_answers
+
+    archive_answers(config, pull.source, config.peers[pull.source])
+    last = _last_round(config, pull.name)
+    if last is None:
+        return f"{pull.source} answers queries; no round has run yet"
+    ended = "runs, or was cut short" if last["ended_at"] is None else f"fetched {last['fetched']} series"
+    when = datetime.fromtimestamp(last["started_at"]).astimezone()
+    text = f"the round of {when:%Y-%m-%d %H:%M} {ended}, {last['left_over']} are left"
+    if last["problem"]:
+        raise DeliveryError(f"{text}: {last['problem']}")
+    return f"{pull.source} answers queries; {text}"
+
+
+def _last_round(config: Config, name: str) -> Row | None:
+    if config.database.url is None and not config.storage.root.exists():
+        return None
+    database = Database(config.database_url())
+    try:
+        return database.pull_round(name) if database.has_table("pull_round") else None
+    finally:
+        database.close()
+
+
 def _echo(config: Config, name: str) -> str:
     from dicom_node.dimse.scu import echo
 
     peer = config.peers[name]
     echo(peer, config.receive.ae_title)
     return f"{peer.ae_title} at {peer.host}:{peer.port} answers"
+
+
+def _commitment(config: Config, name: str) -> str:
+    from dicom_node.dimse.commitment import negotiate
+
+    peer = config.peers[name]
+    negotiate(peer, config.receive.ae_title)
+    return f"{peer.ae_title} takes requests for Storage Commitment"
+
+
+def _dicomweb(peer: PeerConfig) -> str:
+    from dicom_node.dicomweb.client import answered, client, settings
+
+    with client(peer) as web, answered(peer):
+        # Finds nothing: that it is answered is enough.
+        web.search_for_studies(limit=1, search_filters={"StudyInstanceUID": "2.25.0"})
+    return f"{settings(peer).url} answers"

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from dicom_node import __version__, logs, present
+from dicom_node import __version__, cli_network, logs, present
+from dicom_node.cli_common import DEFAULT_CONFIG, ConfigOption, JsonOption, err, out, print_json, progress_bar
 from dicom_node.config import Config, GateConfig, load_config
 from dicom_node.domain import RESEARCH_USE
-from dicom_node.errors import ConfigError, DeliveryError, DicomNodeError
-from dicom_node.peers import PeerConfig
+from dicom_node.errors import ConfigError, DicomNodeError
 
 if TYPE_CHECKING:
     from dicom_node.db import Database
@@ -34,16 +31,10 @@ app = typer.Typer(
 )
 jobs_app = typer.Typer(help="List, show, retry and cancel jobs.", no_args_is_help=True)
 app.add_typer(jobs_app, name="jobs")
+cli_network.add_to(app)
 
-out = Console(soft_wrap=True)
-err = Console(stderr=True, soft_wrap=True)
-
-ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="The node's settings.", envvar="DICOM_NODE_CONFIG")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
-AsOption = Annotated[str | None, typer.Option("--as", help="Call as this AE title; default: receive.ae_title.")]
 JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="A job's id, or a part of it that no other has.")]
 NameOption = Annotated[str | None, typer.Option("--name", help="This process's name; one living process a name.")]
-DEFAULT_CONFIG = Path("config.yaml")
 
 
 def main() -> NoReturn:
@@ -60,20 +51,6 @@ def main() -> NoReturn:
         sys.stderr.close()
         sys.exit(1)
     sys.exit(0)
-
-
-def _print_json(value: Any) -> None:
-    print(json.dumps(value, indent=2, default=str))
-
-
-@contextmanager
-def _progress(label: str, *, quiet: bool) -> Iterator[Callable[[float], None]]:
-    """A bar on a terminal, nothing in a pipe. Called with the part of 1 that is done."""
-    bar = Progress(TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"),
-                   TimeRemainingColumn(), console=err, disable=quiet or not err.is_terminal)  # fmt: skip
-    with bar:
-        task = bar.add_task(label, total=1.0)
-        yield lambda part: bar.update(task, completed=part)
 
 
 # -- the node --------------------------------------------------------------------------------------
@@ -148,7 +125,7 @@ def check(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) ->
     if as_json:
         resolved = settings.model_dump(mode="json", by_alias=True)
         resolved["database"]["url"] = _without_password(settings.database_url())
-        _print_json({"config": resolved, "items": [{"name": i.name, "ok": i.ok, "text": i.text} for i in items]})
+        print_json({"config": resolved, "items": [{"name": i.name, "ok": i.ok, "text": i.text} for i in items]})
     else:
         _print_resolved(settings)
         for item in items:
@@ -171,6 +148,20 @@ def _without_password(url: str) -> str:
     from sqlalchemy import make_url
 
     return make_url(url).render_as_string(hide_password=True)
+
+
+@app.command()
+def conformance(as_json: JsonOption = False) -> None:
+    """Print the DICOM conformance statement of this version, or with --json its tables alone.
+
+    Example: dicom-node conformance > conformance.md
+    """
+    from dicom_node import conformance as statement
+
+    if as_json:
+        print_json(statement.tables())
+    else:
+        print(statement.statement(), end="")
 
 
 # -- jobs ------------------------------------------------------------------------------------------
@@ -225,10 +216,11 @@ def jobs_list(
         raise ConfigError(f"--state {state} is none of {', '.join(JOB_STATES)}")
     with _rows(config) as (_, database, _url):
         rows = database.jobs(state=state, limit=limit)
+        objects = database.object_counts([row["job_id"] for row in rows])
     if as_json:
-        _print_json([dict(row) for row in rows])
+        print_json([{**row, "objects": objects.get(row["job_id"], {})} for row in rows])
     else:
-        present.print_jobs(out, rows)
+        present.print_jobs(out, rows, objects)
 
 
 @jobs_app.command("show")
@@ -242,7 +234,7 @@ def jobs_show(job: JobArgument, config: ConfigOption = DEFAULT_CONFIG, as_json: 
     with _rows(config) as (storage, database, _url):
         shown = job_summary(database, storage, database.find_job(job))
     if as_json:
-        _print_json(shown)
+        print_json(shown)
     else:
         present.print_job(out, shown)
 
@@ -278,20 +270,29 @@ def purge(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go, remove nothing.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Remove series that are done and delivered, with their files. Never what is undelivered, failed or parked.
+    """Remove series that are done and delivered, with their files. Never what is undelivered, failed or parked, and
+    not what a peer with may_commit stored and has not committed, for retention.uncommitted_after_days.
 
     Example: dicom-node purge --older-than-days 30 --dry-run
     """
+    from dicom_node.control import kept as kept_by
     from dicom_node.control import purge as run_purge
 
+    settings = load_config(config)
+    now = time.time()
+    before, kept = now - older_than_days * 86400, kept_by(settings, now)
     with _state(config) as (storage, database, client):
-        before = time.time() - older_than_days * 86400
-        gone = run_purge(database, client, storage, before=before, dry_run=dry_run)
+        gone = run_purge(database, client, storage, before=before, kept=kept, dry_run=dry_run)
+        held = database.held_series(before, kept) if dry_run else []
     if as_json:
-        _print_json({"series": gone.series, "jobs": gone.jobs, "bytes": gone.bytes, "dry_run": dry_run})
-    else:
-        verb = "would remove" if dry_run else "removed"
-        out.print(f"{verb} {gone.series} series, {gone.jobs} jobs, {gone.bytes / 1e6:.1f} MB")
+        result: dict[str, Any] = {"series": gone.series, "jobs": gone.jobs, "bytes": gone.bytes, "dry_run": dry_run}
+        if dry_run:
+            result["held"] = [{"series_instance_uid": uid, "why": why} for uid, why in held]
+        print_json(result)
+        return
+    verb = "would remove" if dry_run else "removed"
+    out.print(f"{verb} {gone.series} series, {gone.jobs} jobs, {gone.bytes / 1e6:.1f} MB")
+    present.print_held(out, held)
 
 
 # -- without a node --------------------------------------------------------------------------------
@@ -320,10 +321,10 @@ def infer(
         max_slice_spacing_mm=max_slice_spacing_mm,
         max_slice_thickness_mm=max(max_slice_spacing_mm, GateConfig().max_slice_thickness_mm),
     )
-    with _progress("analysing", quiet=as_json) as progress:
+    with progress_bar("analysing", quiet=as_json) as progress:
         result = run_infer(folder, out_dir, series, model=model, device=device, limits=limits, progress=progress)
     if as_json:
-        _print_json(result)
+        print_json(result)
     else:
         present.print_summary(out, result)
     if result["status"] != "complete":
@@ -347,7 +348,7 @@ def route(
     logs.configure("error", "text", "route")
     explained = explain_routes(folder, settings, source_ae)
     if as_json:
-        _print_json(explained)
+        print_json(explained)
         return
     for one in explained:
         out.print(f"series {one['series_instance_uid']}: {one['files']} files", markup=False)
@@ -356,86 +357,6 @@ def route(
         for line in one["explanation"]:
             out.print(f"  route {line}", markup=False, highlight=False)
         out.print(f"  -> {one['decision']}", markup=False, highlight=False)
-
-
-@app.command()
-def echo(
-    peer: Annotated[str, typer.Argument(help="A peer's name, or AE@HOST:PORT.")],
-    calling_ae: AsOption = None,
-    config: ConfigOption = DEFAULT_CONFIG,
-    as_json: JsonOption = False,
-) -> None:
-    """Verify that a peer answers (C-ECHO).
-
-    Example: dicom-node echo pacs
-    """
-    from dicom_node.dimse.scu import echo as run_echo
-
-    settings, target = _peer(config, peer)
-    logs.configure("error", "text", "echo")
-    try:
-        run_echo(target, calling_ae or settings.receive.ae_title)
-    except DeliveryError as error:
-        if not as_json:
-            raise
-        _print_json({"peer": peer, "ok": False, "message": str(error)})
-        raise typer.Exit(1) from error
-    message = f"{target.ae_title} at {target.host}:{target.port} answers"
-    if as_json:
-        _print_json({"peer": peer, "ok": True, "message": message})
-    else:
-        out.print(message, markup=False, highlight=False)
-
-
-@app.command()
-def send(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="DICOM files.")],
-    to: Annotated[str, typer.Option("--to", help="A peer's name, or AE@HOST:PORT.")],
-    calling_ae: AsOption = None,
-    config: ConfigOption = DEFAULT_CONFIG,
-    as_json: JsonOption = False,
-) -> None:
-    """Send a folder of DICOM files to a peer (C-STORE).
-
-    Example: dicom-node send /data/ct --to NODE@10.0.0.5:11112 --as CT1
-    """
-    from dicom_node.dimse.scu import send as run_send
-    from dicom_node.infer import dicom_files
-
-    settings, target = _peer(config, to)
-    logs.configure("error", "text", "send")
-    files = dicom_files(folder)
-    with _progress("sending", quiet=as_json) as progress:
-        outcomes = []
-        for outcome in run_send(files, target, calling_ae or settings.receive.ae_title):
-            outcomes.append(outcome)
-            progress(len(outcomes) / len(files))
-    stored = sum(outcome.kind == "stored" for outcome in outcomes)
-    problems = sorted({outcome.message for outcome in outcomes if outcome.kind != "stored"})
-    if as_json:
-        _print_json({"files": len(files), "stored": stored, "problems": problems})
-    else:
-        out.print(f"{stored} of {len(files)} files stored", highlight=False)
-        for problem in problems:
-            err.print(problem, markup=False, style="red")
-    if stored < len(files):
-        raise typer.Exit(1)
-
-
-def _peer(config: Path, text: str) -> tuple[Config, PeerConfig]:
-    """The settings, and the peer they or `text` itself (AE@HOST:PORT) name."""
-    from dicom_node.config import parse_config
-    from dicom_node.peers import parse_peer
-
-    direct = parse_peer(text)
-    if direct is not None and not config.exists():
-        return parse_config("storage: {root: .}", "defaults"), direct
-    settings = load_config(config)
-    peer = direct or settings.peers.get(text)
-    if peer is None or peer.port is None:
-        known = ", ".join(name for name, p in settings.peers.items() if p.port) or "none"
-        raise ConfigError(f"no peer {text!r} with a port in {config}; known: {known}; or give AE@HOST:PORT")
-    return settings, peer
 
 
 @app.command()
@@ -452,10 +373,10 @@ def demo(
 
     logs.configure("error", "text", "demo")
     say = (lambda _text: None) if as_json else (lambda text: err.print(text, markup=False, highlight=False))
-    with _progress("analysing", quiet=as_json) as progress:
+    with progress_bar("analysing", quiet=as_json) as progress:
         result = run_demo(out_dir, data, say=say, progress=progress)
     if as_json:
-        _print_json(result)
+        print_json(result)
     else:
         present.print_summary(out, result)
     if result["status"] != "complete" or not result["delivered"]:

@@ -273,7 +273,7 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _names_exist(self) -> Config:
-        problems = list(self._wrong_names())
+        problems = [*self._wrong_names(), *self._confused_peers()]
         if problems:
             raise ValidationError.from_exception_data(
                 "Config",
@@ -313,6 +313,15 @@ class Config(Section):
                 names = [route.name for route in self.routes]
                 text = f"pull {pull.name!r} names route {pull.route!r}, which routes: does not define"
                 yield ("pulls", number, "route"), text + did_you_mean(pull.route, names)
+
+    def _confused_peers(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
+        """Two peers that may send, with one AE title and a common address: which of them calls, nobody could tell."""
+        senders = [(name, peer) for name, peer in self.peers.items() if peer.may_send]
+        for number, (name, peer) in enumerate(senders):
+            for other_name, other in senders[:number]:
+                if peer.ae_title == other.ae_title and peer.shares_address(other):
+                    text = f"peers {other_name!r} and {name!r} call with one AE title from a common address: "
+                    yield ("peers", name), text + "make one peer of them, or give them different `from`"
 
     def _not_queried(self, name: str, at: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], str]]:
         """Why a peer cannot be looked in."""

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import PurePosixPath
 
+from dicom_node.config import Config
 from dicom_node.db import Database
 from dicom_node.delivery import delivery_id
 from dicom_node.engine import EngineClient
 from dicom_node.errors import DicomNodeError, StaleState
+from dicom_node.ledger import Kept
 from dicom_node.storage import Storage
 
 _ENDED = ("SUCCESS", "ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED")
@@ -95,22 +97,37 @@ class Purged:
     bytes: int
 
 
+def kept(config: Config, now: float) -> Kept:
+    """What `stored` is worth at each destination, as the settings stand."""
+    return Kept(
+        committing=tuple(name for name, peer in config.peers.items() if peer.may_commit),
+        uncommitted_before=now - config.retention.uncommitted_after_days * 86400,
+    )
+
+
 def purge(
-    database: Database, engine: EngineClient, storage: Storage, *, before: float, dry_run: bool = False
+    database: Database,
+    engine: EngineClient,
+    storage: Storage,
+    *,
+    before: float,
+    kept: Kept | None = None,
+    dry_run: bool = False,
 ) -> Purged:
-    """Remove series whose jobs all ended before `before` and whose objects are all stored. Never what is undelivered.
+    """Remove series whose jobs all ended before `before` and whose objects are all stored, and committed where a
+    destination is asked for that. Never what is undelivered.
 
     A series that brings something new meanwhile stays. Workflows and events of that age go, too.
     """
     removed = Purged(series=0, jobs=0, bytes=0)
-    for series_uid in database.purgeable_series(before):
+    for series_uid in database.purgeable_series(before, kept):
         rows = database.instances(series_uid)
         jobs = [job["job_id"] for job in database.jobs(series_uid=series_uid)]
         size = sum(row["size_bytes"] for row in rows)
         size += sum(made["size_bytes"] for job_id in jobs for made in database.results(job_id))
         folders = {str(PurePosixPath(row["path"]).parent) for row in rows} | {f"results/{job_id}" for job_id in jobs}
         if not dry_run:
-            if not database.purge_series(series_uid, before, partial(_discard, storage, folders)):
+            if not database.purge_series(series_uid, before, partial(_discard, storage, folders), kept):
                 continue
             # The same series may come again: its workflow ids must be free then.
             for job_id in jobs:

@@ -6,24 +6,24 @@ No row changed means that somebody else owns the row: StaleState. Everything her
 from __future__ import annotations
 
 import contextlib
-import logging
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
 from dicom_node import carriers, schema
-from dicom_node.connection import answered, no_answer, open_engine
+from dicom_node.commitments import Commitments
+from dicom_node.connection import no_answer
 from dicom_node.errors import ConfigError, DicomNodeError, StaleState
+from dicom_node.ledger import Ledger
 from dicom_node.locks import exclusive
+from dicom_node.pulls import Pulls
+from dicom_node.rows import Row
 
-log = logging.getLogger(__name__)
+__all__ = ["FINISHED", "Arrival", "Database", "ReceivedInstance", "ResultObject", "Row"]
 
-Row = sa.RowMapping
 Arrival = Literal["new", "same", "replaced"]
 
 FINISHED = ("complete", "rejected", "failed", "parked", "cancelled")
@@ -55,25 +55,8 @@ class ResultObject:
     size_bytes: int
 
 
-class Database:
+class Database(Ledger, Commitments, Pulls):
     """One database, SQLite or PostgreSQL, by its SQLAlchemy URL. Safe to share between threads."""
-
-    def __init__(self, url: str, *, now: Callable[[], float] = time.time) -> None:
-        self.url = url
-        self._now = now
-        self.engine = open_engine(url)
-
-    def close(self) -> None:
-        self.engine.dispose()
-
-    @contextlib.contextmanager
-    def _begin(self) -> Iterator[sa.Connection]:
-        with answered(), self.engine.begin() as connection:
-            yield connection
-
-    def _insert(self, table: sa.Table) -> Any:
-        module = sqlite if self.engine.dialect.name == "sqlite" else postgresql
-        return module.insert(table)
 
     def migrate(self) -> None:
         """Bring the schema to this version's. Several processes may call it at once.
@@ -388,182 +371,6 @@ class Database:
         return self._all(
             sa.select(schema.result).where(schema.result.c.job_id == job_id).order_by(schema.result.c.kind)
         )
-
-    # -- the ledger --------------------------------------------------------------------------------
-
-    def deliveries(self, job_id: str, destination: str | None = None) -> list[Row]:
-        """Ledger rows with what is needed to send them, in the order of sending: SEG before the SR that cites it."""
-        query = (
-            sa.select(schema.delivery, schema.result.c.path, schema.result.c.kind, schema.result.c.sop_class_uid)
-            .join(schema.result, schema.result.c.sop_instance_uid == schema.delivery.c.sop_instance_uid)
-            .where(schema.delivery.c.job_id == job_id)
-            .order_by(schema.delivery.c.destination, schema.result.c.kind)
-        )
-        if destination is not None:
-            query = query.where(schema.delivery.c.destination == destination)
-        return self._all(query)
-
-    def move_delivery(
-        self,
-        sop_instance_uid: str,
-        destination: str,
-        expected: Sequence[str],
-        state: str,
-        *,
-        status: int | None = None,
-        message: str | None = None,
-        attempt: bool = False,
-    ) -> None:
-        d = schema.delivery.c
-        values: dict[str, Any] = {"state": state, "changed_at": self._now()}
-        values |= {"attempts": d.attempts + 1} if attempt else {"status": status, "message": message}
-        with self._begin() as connection:
-            done = connection.execute(
-                sa.update(schema.delivery)
-                .where(
-                    d.sop_instance_uid == sop_instance_uid,
-                    d.destination == destination,
-                    d.state.in_(expected),
-                )
-                .values(**values)
-            )
-            if not done.rowcount:
-                raise StaleState(f"object {sop_instance_uid} for {destination} is not {' or '.join(expected)}")
-
-    def retry_deliveries(self, job_id: str) -> list[str]:
-        """parked or cancelled -> waiting. All destinations that have not stored everything yet."""
-        d = schema.delivery.c
-        now = self._now()
-        with self._begin() as connection:
-            connection.execute(
-                sa.update(schema.delivery)
-                .where(d.job_id == job_id, d.state.in_(("parked", "cancelled")))
-                # A fresh start: of the clock that parks what waited too long, and of the growing waits.
-                .values(state="waiting", changed_at=now, created_at=now, attempts=0)
-            )
-            left = sa.select(d.destination).where(d.job_id == job_id, d.state != "stored").distinct()
-            return sorted(connection.execute(left).scalars())
-
-    def cancel_deliveries(self, job_id: str) -> int:
-        """waiting, unknown or parked -> cancelled. What is on the wire just now is not touched."""
-        d = schema.delivery.c
-        with self._begin() as connection:
-            done = connection.execute(
-                sa.update(schema.delivery)
-                .where(d.job_id == job_id, d.state.in_(("waiting", "unknown", "parked")))
-                .values(state="cancelled", changed_at=self._now())
-            )
-        return int(done.rowcount)
-
-    # -- purge -------------------------------------------------------------------------------------
-
-    def purgeable_series(self, before: float) -> list[str]:
-        """Series that brought nothing new and whose jobs all ended before `before`, with nothing left to deliver."""
-        return [row["series_uid"] for row in self._all(self._purgeable(before).order_by(schema.series.c.first_at))]
-
-    def _purgeable(self, before: float) -> sa.Select[Any]:
-        j, d, s = schema.job.c, schema.delivery.c, schema.series.c
-        unfinished = sa.select(j.job_id).where(
-            j.series_uid == s.series_uid, sa.or_(j.finished_at.is_(None), j.finished_at >= before)
-        )
-        unsent = (
-            sa.select(d.job_id)
-            .join(schema.job, j.job_id == d.job_id)
-            .where(j.series_uid == s.series_uid, d.state.not_in(("stored", "cancelled")))
-        )
-        broken = sa.select(j.job_id).where(j.series_uid == s.series_uid, j.state.in_(("failed", "parked")))
-        return sa.select(s.series_uid).where(
-            s.assembled_at.is_not(None),
-            s.last_at < before,
-            s.last_at <= s.assembled_at,
-            ~unfinished.exists(),
-            ~unsent.exists(),
-            ~broken.exists(),
-        )
-
-    def purge_series(self, series_uid: str, before: float, remove_files: Callable[[], None]) -> bool:
-        """All rows of one series, if it still is purgeable; False when it brought something new meanwhile.
-
-        remove_files is called while nobody else can write the series' row, before the commit.
-        """
-        jobs = sa.select(schema.job.c.job_id).where(schema.job.c.series_uid == series_uid)
-        still = self._purgeable(before).where(schema.series.c.series_uid == series_uid).with_for_update()
-        with self._begin() as connection:
-            if connection.execute(still).first() is None:
-                return False
-            for table in (schema.delivery, schema.result, schema.finding):
-                connection.execute(sa.delete(table).where(table.c.job_id.in_(jobs)))
-            for table in (schema.job, schema.instance, schema.carrier, schema.series):
-                connection.execute(sa.delete(table).where(table.c.series_uid == series_uid))
-            self._event(connection, "series purged", series_uid=series_uid)
-            remove_files()
-        return True
-
-    def purge_events(self, before: float) -> None:
-        """Events older than `before` of series and jobs that are gone."""
-        e = schema.event.c
-        with self._begin() as connection:
-            connection.execute(
-                sa.delete(schema.event).where(
-                    e.at < before,
-                    sa.or_(e.job_id.is_(None), e.job_id.not_in(sa.select(schema.job.c.job_id))),
-                    sa.or_(e.series_uid.is_(None), e.series_uid.not_in(sa.select(schema.series.c.series_uid))),
-                )
-            )
-
-    def forget_job(self, job_id: str) -> None:
-        """Remove a job that ended without an analysis; its series is one to assemble again."""
-        with self._begin() as connection:
-            self._event(connection, "job forgotten", job_id=job_id)
-            series_uid = sa.select(schema.job.c.series_uid).where(schema.job.c.job_id == job_id).scalar_subquery()
-            connection.execute(
-                sa.update(schema.series).where(schema.series.c.series_uid == series_uid).values(assembled_at=None)
-            )
-            for table in (schema.delivery, schema.result, schema.finding):
-                connection.execute(sa.delete(table).where(table.c.job_id == job_id))
-            done = connection.execute(
-                sa.delete(schema.job).where(
-                    schema.job.c.job_id == job_id, schema.job.c.state.in_(("rejected", "failed", "cancelled"))
-                )
-            )
-            if not done.rowcount:
-                raise StaleState(f"job {job_id} is not rejected, failed or cancelled")
-
-    # -- events ------------------------------------------------------------------------------------
-
-    def add_event(self, action: str, *, job_id: str, **details: Any) -> None:
-        with self._begin() as connection:
-            self._event(connection, action, job_id=job_id, **details)
-
-    def events(self, job_id: str) -> list[Row]:
-        return self._all(
-            sa.select(schema.event).where(schema.event.c.job_id == job_id).order_by(schema.event.c.event_id)
-        )
-
-    def _event(
-        self,
-        connection: sa.Connection,
-        action: str,
-        *,
-        job_id: str | None = None,
-        series_uid: str | None = None,
-        **details: Any,
-    ) -> None:
-        if job_id is not None and action.startswith("job "):
-            log.info(action, extra={"action": action, "job": job_id, **details})
-        connection.execute(
-            sa.insert(schema.event).values(
-                at=self._now(), action=action, job_id=job_id, series_uid=series_uid, details=details
-            )
-        )
-
-    def _one(self, query: sa.Select[Any]) -> Row | None:
-        rows = self._all(query)
-        return rows[0] if rows else None
-
-    def _all(self, query: sa.Select[Any]) -> list[Row]:
-        with answered(), self.engine.connect().execution_options(read_only=True) as connection:
-            return list(connection.execute(query).mappings())
 
 
 def _holds(column: sa.ColumnElement[str], text: str) -> sa.ColumnElement[bool]:

@@ -38,6 +38,9 @@ class SendOutcome(Protocol):
     def status(self) -> int | None: ...
     @property
     def message(self) -> str: ...
+    @property
+    def retry_after_s(self) -> float | None:
+        """How long the peer asks us to wait."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +50,7 @@ class _Unknown:
     message: str
     kind: str = "unknown"
     status: int | None = None
+    retry_after_s: float | None = None
 
 
 def delivery_id(job_id: str, destination: str) -> str:
@@ -94,8 +98,9 @@ class Delivery:
         wait_s: until the next attempt, null when nothing is left to do. answers: the peer gave some object a status.
         """
         peer = self.config.peers.get(destination)
-        if peer is None or peer.port is None:
-            self._park_all(job_id, destination, f"destination {destination} is not in config.yaml; add it and retry")
+        if peer is None or not peer.can_receive:
+            what = "is not in config.yaml; add it" if peer is None else "can't be sent to by its settings; mend them"
+            self._park_all(job_id, destination, f"destination {destination} {what} and retry")
             return {"wait_s": None}
         claimed = self._claimed(job_id, destination)
         if not claimed:
@@ -106,8 +111,9 @@ class Delivery:
             again |= self._settle(row, outcome)
         if not again:
             return {"wait_s": None}
+        asked_s = max((outcome.retry_after_s or 0.0 for outcome in outcomes), default=0.0)
         return {
-            "wait_s": self._wait_s(max(row["attempts"] for row in claimed)),
+            "wait_s": max(asked_s, self._wait_s(max(row["attempts"] for row in claimed))),
             "answers": any(outcome.status is not None for outcome in outcomes),
             "priority": self._priority(job_id),
         }

@@ -60,32 +60,49 @@ class ResultError(DicomNodeError):
 class Reason(StrEnum):
     """Why a series is not analysed. The codes are stored, shown, and sent in the SR: never rename one."""
 
-    NOT_CT = "NOT_CT"
-    MISSING_UID = "MISSING_UID"
-    MIXED_SERIES = "MIXED_SERIES"
-    NO_AXIAL_IMAGES = "NO_AXIAL_IMAGES"
-    MISSING_GEOMETRY = "MISSING_GEOMETRY"
-    ORIENTATION_MIXED = "ORIENTATION_MIXED"
-    NOT_AXIAL = "NOT_AXIAL"
-    GANTRY_TILT = "GANTRY_TILT"
-    DUPLICATE_POSITION = "DUPLICATE_POSITION"
-    SLICE_GAP = "SLICE_GAP"
-    UNEVEN_SPACING = "UNEVEN_SPACING"
-    TOO_FEW_SLICES = "TOO_FEW_SLICES"
-    TOO_SHORT = "TOO_SHORT"
-    TOO_THICK = "TOO_THICK"
-    TOO_LARGE = "TOO_LARGE"
-    MIXED_FRAME_OF_REFERENCE = "MIXED_FRAME_OF_REFERENCE"
-    MIXED_MATRIX = "MIXED_MATRIX"
-    MIXED_KERNEL = "MIXED_KERNEL"
-    MULTIFRAME_UNSUPPORTED = "MULTIFRAME_UNSUPPORTED"
-    FRAMES_MISSING = "FRAMES_MISSING"
-    NOT_HU = "NOT_HU"
-    UNREADABLE = "UNREADABLE"
-    PIXELS_UNDECODABLE = "PIXELS_UNDECODABLE"
-    LOSSY = "LOSSY"
-    NO_LUNG = "NO_LUNG"
-    NO_ROUTE = "NO_ROUTE"
+    meaning: str
+
+    def __new__(cls, code: str, meaning: str = "") -> Reason:
+        reason = str.__new__(cls, code)
+        reason._value_ = code
+        reason.meaning = meaning
+        return reason
+
+    NOT_CT = "NOT_CT", "no CT image, or Modality is not CT"
+    MISSING_UID = "MISSING_UID", "a Study, Series or SOP UID is absent"
+    MIXED_SERIES = "MIXED_SERIES", "more than one study or series in one"
+    NO_AXIAL_IMAGES = "NO_AXIAL_IMAGES", "only localizers, screens and the like"
+    MISSING_GEOMETRY = "MISSING_GEOMETRY", "position, orientation or spacing is absent or no number"
+    ORIENTATION_MIXED = "ORIENTATION_MIXED", "images of more than one orientation"
+    NOT_AXIAL = "NOT_AXIAL", "coronal, sagittal, oblique, or turned in the plane"
+    GANTRY_TILT = "GANTRY_TILT", "the gantry was tilted, or slices shift in their plane"
+    DUPLICATE_POSITION = "DUPLICATE_POSITION", "two slices at one place"
+    SLICE_GAP = "SLICE_GAP", "slices are missing"
+    UNEVEN_SPACING = "UNEVEN_SPACING", "the distance between slices varies"
+    TOO_FEW_SLICES = "TOO_FEW_SLICES", "fewer than `gate.min_slices`"
+    TOO_SHORT = "TOO_SHORT", "less of the body than `gate.min_length_mm`"
+    TOO_THICK = "TOO_THICK", "slices thicker or further apart than the gate allows"
+    TOO_LARGE = "TOO_LARGE", "more images than `gate.max_instances`, a matrix over 4096, or more than 2^31 voxels"
+    MIXED_FRAME_OF_REFERENCE = "MIXED_FRAME_OF_REFERENCE", "more than one frame of reference"
+    MIXED_MATRIX = "MIXED_MATRIX", "more than one matrix size or pixel spacing"
+    MIXED_KERNEL = "MIXED_KERNEL", "more than one reconstruction kernel"
+    MULTIFRAME_UNSUPPORTED = (
+        "MULTIFRAME_UNSUPPORTED",
+        "multi-frame CT whose frames are projections, colour maps or resampled along a curve",
+    )
+    FRAMES_MISSING = (
+        "FRAMES_MISSING",
+        "multi-frame CT without the frames it claims, or without a part of its concatenation",
+    )
+    NOT_HU = "NOT_HU", "pixel values of another unit than Hounsfield (RescaleType): iodine, electron density ..."
+    UNREADABLE = "UNREADABLE", "the header of an instance can't be parsed"
+    PIXELS_UNDECODABLE = (
+        "PIXELS_UNDECODABLE",
+        "an image can't be decoded; the text names the slice, its transfer syntax and the cause",
+    )
+    LOSSY = "LOSSY", "compressed with loss, and `gate.lossy` is refuse"
+    NO_LUNG = "NO_LUNG", "no lung was found in the volume"
+    NO_ROUTE = "NO_ROUTE", "no route matches"
 
 
 class SeriesRejected(DicomNodeError):

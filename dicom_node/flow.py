@@ -244,7 +244,7 @@ class Flow:
         elif unreadable:
             text = f"the headers of {unreadable} of {len(paths)} instances can't be parsed"
             series, rejected = None, SeriesRejected(Reason.UNREADABLE, text)
-        choice = routing.choose(self.config.routes, routing.facts_of(files, series, source_ae))
+        choice = self._choose(rows[0]["series_uid"], routing.facts_of(files, series, source_ae))
         if choice.route is None and rejected is None:
             rejected = SeriesRejected(Reason.NO_ROUTE, "no route matches: dicom-node route DIR explains")
         values: dict[str, Any] = {"explanation": choice.explain()}
@@ -261,6 +261,13 @@ class Flow:
             count_from=None if choice.route is None else choice.route.count_from,
             lossy=None if series is None else series.lossy,
         )
+
+    def _choose(self, series_uid: str, facts: routing.Facts) -> routing.Choice:
+        """The route that a pull named for this series, else the first that matches."""
+        pull = self.database.pulled_route(series_uid)
+        if pull is None:
+            return routing.choose(self.config.routes, facts)
+        return routing.named(self.config.route(pull["route"]), f"named by a pull from {pull['peer']}")
 
     def _gate(self, files: Sequence[InstanceFile]) -> tuple[CTSeries | None, SeriesRejected | None]:
         try:

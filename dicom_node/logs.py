@@ -9,6 +9,7 @@ import time
 from typing import Any
 
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName", "color_message"}
+_OF_HTTP = ("dicomweb_client", "requests", "urllib3")
 
 
 def configure(level: str, form: str, role: str) -> None:
@@ -21,7 +22,8 @@ def configure(level: str, form: str, role: str) -> None:
     logging.captureWarnings(True)
     # These narrate every PDU and plugin at INFO and below, and quote elements of data sets in their warnings.
     logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)  # what matters of it we say ourselves, with the peer
-    for name in ("pydicom", "highdicom", "alembic", "sqlalchemy", "PIL", "matplotlib", "py.warnings"):
+    # Those of HTTP quote URLs, whose query may hold a patient's id.
+    for name in ("pydicom", "highdicom", "alembic", "sqlalchemy", "PIL", "matplotlib", "py.warnings", *_OF_HTTP):
         logging.getLogger(name).setLevel(logging.ERROR)
     quiet_pydicom()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from pathlib import Path
 from typing import Annotated, Literal
@@ -107,6 +108,27 @@ class PeerConfig(Section):
         """Whether something can be sent to it, as the settings stand."""
         reachable = self.port is not None if self.deliver_by == "c_store" else self.dicomweb is not None
         return self.may_receive and reachable
+
+    def shares_address(self, other: PeerConfig) -> bool:
+        """Whether both may call from one address. Host names are compared as text: nothing is looked up here."""
+        for mine in self._networks():
+            for theirs in other._networks():
+                if mine == theirs:
+                    return True
+                if isinstance(mine, str) or isinstance(theirs, str) or mine.version != theirs.version:
+                    continue
+                if mine.overlaps(theirs):
+                    return True
+        return False
+
+    def _networks(self) -> list[ipaddress.IPv4Network | ipaddress.IPv6Network | str]:
+        """Where it may call from: its `from`, else its host, a name as it is."""
+        if self.calls_from:
+            return [ipaddress.ip_network(text, strict=False) for text in self.calls_from]
+        try:
+            return [ipaddress.ip_network(self.host)]
+        except ValueError:
+            return [self.host.lower()]
 
 
 def parse_peer(text: str) -> PeerConfig | None:

@@ -13,9 +13,12 @@ if TYPE_CHECKING:
     from sqlalchemy import RowMapping
 
 
-def print_jobs(out: Console, rows: Sequence[RowMapping]) -> None:
-    """One line a job. Its short id, the hash of its set of instances, is enough for `show`, `retry`, `cancel`."""
-    table = Table("job", "received", "images", "state", "route", "reason", box=None, pad_edge=False)
+def print_jobs(out: Console, rows: Sequence[RowMapping], objects: Mapping[str, Mapping[str, int]]) -> None:
+    """One line a job. Its short id, the hash of its set of instances, is enough for `show`, `retry`, `cancel`.
+
+    objects: of each job how many deliveries are in which state.
+    """
+    table = Table("job", "received", "images", "state", "objects", "route", "reason", box=None, pad_edge=False)
     for column in table.columns:
         column.no_wrap = True
     for row in rows:
@@ -25,10 +28,20 @@ def print_jobs(out: Console, rows: Sequence[RowMapping]) -> None:
             _local(row["created_at"]),
             str(row["instance_count"]),
             row["state"] + done,
+            _objects(objects.get(row["job_id"], {})),
             row["route"] or "-",
             row["reason"] or "",
         )
     out.print(table)
+
+
+def _objects(counts: Mapping[str, int]) -> str:
+    """How far all of a job's deliveries are, or how many of them arrived."""
+    total = sum(counts.values())
+    if len(counts) == 1:
+        return f"{total} {next(iter(counts))}"
+    arrived = counts.get("stored", 0) + counts.get("committed", 0)
+    return f"{arrived}/{total} stored" if total else "-"
 
 
 def print_job(out: Console, shown: Mapping[str, Any]) -> None:
@@ -52,9 +65,19 @@ def print_job(out: Console, shown: Mapping[str, Any]) -> None:
         attempts = f"{delivery['attempts']} attempt{'' if delivery['attempts'] == 1 else 's'}"
         text = f"{delivery['kind']} to {delivery['destination']}: {delivery['state']}, {attempts}"
         out.print(text + (f" ({delivery['message']})" if delivery["message"] else ""), markup=False, highlight=False)
+    for asked in shown["commitments"]:
+        text = f"Storage Commitment asked of {asked['destination']} at {asked['asked_at']}: {asked['state']}"
+        out.print(text + (f" ({asked['message']})" if asked["message"] else ""), markup=False, highlight=False)
     for event in shown["events"]:
         details = "".join(f" {k}={v}" for k, v in event.items() if k not in ("at", "action"))
         out.print(f"{event['at']} {event['action']}{details}", markup=False, highlight=False)
+
+
+def print_held(out: Console, held: Sequence[tuple[str, Mapping[str, int]]]) -> None:
+    """Series that a purge leaves alone, with what holds each back."""
+    for series_uid, why in held:
+        reasons = ", ".join(f"{what} ({count})" for what, count in why.items())
+        out.print(f"held back: series {series_uid}: {reasons}", markup=False, highlight=False)
 
 
 def _local(at: float) -> str:

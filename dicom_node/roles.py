@@ -10,10 +10,11 @@ import os
 import signal
 import socket
 import threading
+import time
 import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from dicom_node import engine as job_engine
 from dicom_node.config import Config
@@ -26,6 +27,7 @@ from dicom_node.storage import Storage
 if TYPE_CHECKING:
     # The receiver starts in half the time without what only the workflows need.
     from dicom_node.analysis import Detector
+    from dicom_node.commitment import Keeper
     from dicom_node.completeness import ArchiveCount
     from dicom_node.delivery import SendOutcome
     from dicom_node.dimse.announce import Announcer
@@ -35,6 +37,14 @@ log = logging.getLogger(__name__)
 
 SUPERVISED = "DICOM_NODE_SUPERVISOR_PID"
 _HUNG = 70
+
+
+class Beside(Protocol):
+    """What a role does beside its queues. `stop` may take so many seconds to end what it is at."""
+
+    def start(self) -> None: ...
+
+    def stop(self, wait_s: float) -> None: ...
 
 
 class Stop:
@@ -89,6 +99,7 @@ def make_announcer(config: Config, client: EngineClient) -> Announcer:
 def receive(config: Config, stop: Stop) -> None:
     """The Storage SCP. Imports neither torch nor pixel decoders."""
     from dicom_node.dimse.scp import Receiver
+    from dicom_node.dimse.tls import ExpiryWatch, certificate_files
 
     storage, database = open_state(config)
     client = EngineClient(config.database_url())
@@ -97,7 +108,7 @@ def receive(config: Config, stop: Stop) -> None:
     port = receiver.start()
     log.info("receiving", extra={"action": "ready", "port": port, "ae_title": config.receive.ae_title})
     try:
-        stop.wait()
+        stop.wait(ExpiryWatch(certificate_files(config)).look)
     finally:
         log.info("stopping", extra={"action": "stopping"})
         receiver.stop(drain_s=config.work.drain_s)
@@ -115,10 +126,28 @@ def work(config: Config, stop: Stop, name: str | None = None) -> None:
 
 
 def deliver(config: Config, stop: Stop, name: str | None = None) -> None:
-    """Sends results; imports no torch."""
+    """Sends results and has them committed, and pulls on schedule; imports no torch."""
     storage, database = open_state(config)
     flow = _flow(config, database, storage, executor_id("deliver", name), _no_detector)
-    _run_engine(config, flow, database, stop, queues=("deliver",))
+    beside: list[Beside] = [_keeper(config, database, storage)]
+    if config.pulls:
+        beside.append(_pulls(config, database, storage))
+    _run_engine(config, flow, database, stop, queues=("deliver",), beside=beside)
+
+
+def _keeper(config: Config, database: Database, storage: Storage) -> Keeper:
+    from dicom_node.commitment import Commitments, Keeper
+
+    client = EngineClient(config.database_url())
+    return Keeper(Commitments(config=config, database=database, storage=storage, engine=client, now=time.time))
+
+
+def _pulls(config: Config, database: Database, storage: Storage) -> Beside:
+    from dicom_node.pull import Landing
+    from dicom_node.pull_schedule import PullSchedule
+
+    announcer = make_announcer(config, EngineClient(config.database_url()))
+    return PullSchedule(config, database, Landing(storage, database, announcer))
 
 
 def _load_detectors(config: Config) -> dict[str, Detector]:
@@ -136,7 +165,7 @@ def _no_detector(model: str) -> Detector:
 
 
 def _send(files: Sequence[Path], peer: PeerConfig, calling_ae: str) -> Sequence[SendOutcome]:
-    from dicom_node.dimse.scu import send
+    from dicom_node.sending import send
 
     return list(send(files, peer, calling_ae))
 
@@ -161,11 +190,21 @@ def _flow(config: Config, database: Database, storage: Storage, me: str, detecto
     )
 
 
-def _run_engine(config: Config, flow: Flow, database: Database, stop: Stop, *, queues: Sequence[str]) -> None:
+def _run_engine(
+    config: Config,
+    flow: Flow,
+    database: Database,
+    stop: Stop,
+    *,
+    queues: Sequence[str],
+    beside: Sequence[Beside] = (),
+) -> None:
     """Does not return: threads of handed-back workflows must not write another word, and would keep us alive."""
     engine = Engine(config.database_url(), flow.executor_id, flow.workflows(), queues)
     engine.on_poison(lambda workflow_id, name: _park(database, workflow_id, name))
     engine.start()
+    for other in beside:
+        other.start()
     log.info("working", extra={"action": "ready", "executor": flow.executor_id, "queues": ",".join(queues)})
 
     def watch() -> None:
@@ -182,6 +221,8 @@ def _run_engine(config: Config, flow: Flow, database: Database, stop: Stop, *, q
     try:
         stop.wait(watch)
         log.info("stopping", extra={"action": "stopping"})
+        for other in beside:
+            other.stop(config.work.drain_s)
         drained = engine.stop(config.work.drain_s)
         log.info("stopped", extra={"action": "stopped", "drained": drained})
         code = 0

@@ -24,6 +24,7 @@ class Verdict:
 
     route: str
     failed: tuple[str, ...]
+    why: str = "matches"
 
     @property
     def matches(self) -> bool:
@@ -38,7 +39,7 @@ class Choice:
     verdicts: tuple[Verdict, ...]
 
     def explain(self) -> list[str]:
-        return [f"{v.route}: " + ("matches" if v.matches else "; ".join(v.failed)) for v in self.verdicts]
+        return [f"{v.route}: " + (v.why if v.matches else "; ".join(v.failed)) for v in self.verdicts]
 
 
 def facts_of(files: Sequence[InstanceFile], series: CTSeries | None, source_ae: str) -> Facts:
@@ -54,6 +55,11 @@ def facts_of(files: Sequence[InstanceFile], series: CTSeries | None, source_ae: 
         return known[keyword] if keyword in NODE_ATTRIBUTES else consensus(images, keyword)
 
     return look_up
+
+
+def named(route: RouteConfig, why: str) -> Choice:
+    """A route that was named for the series: no condition is asked."""
+    return Choice(route=route, verdicts=(Verdict(route=route.name, failed=(), why=why),))
 
 
 def choose(routes: Sequence[RouteConfig], facts: Facts) -> Choice:

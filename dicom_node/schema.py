@@ -10,7 +10,9 @@ import sqlalchemy as sa
 metadata = sa.MetaData()
 
 JOB_STATES = ("queued", "running", "complete", "rejected", "failed", "parked", "cancelled")
-DELIVERY_STATES = ("waiting", "sending", "unknown", "stored", "parked", "cancelled")
+DELIVERY_STATES = ("waiting", "sending", "unknown", "stored", "committed", "parked", "cancelled")
+COMMITMENT_STATES = ("asking", "asked", "answered", "refused", "lapsed")
+COMMIT_REQUEST_STATES = ("due", "reported", "given up")
 
 
 def _one_of(column: str, values: tuple[str, ...]) -> sa.CheckConstraint:
@@ -104,7 +106,8 @@ result = sa.Table(
     sa.Column("size_bytes", sa.BigInteger, nullable=False),
 )
 
-# The ledger: one row an object and destination.
+# The ledger: one row an object and destination. commit_due_at: when a stored object's destination is asked (again)
+# whether it keeps it, null for at once. commit_rounds: how often the destination said that it does not.
 delivery = sa.Table(
     "delivery",
     metadata,
@@ -117,7 +120,47 @@ delivery = sa.Table(
     sa.Column("message", sa.Text, nullable=True),
     sa.Column("created_at", sa.Double, nullable=False),
     sa.Column("changed_at", sa.Double, nullable=False),
+    sa.Column("commit_due_at", sa.Double, nullable=True),
+    sa.Column("commit_rounds", sa.Integer, nullable=False, server_default="0"),
     _one_of("state", DELIVERY_STATES),
+)
+
+# Storage Commitment that we asked for (PS3.4 J): one row a transaction. lapsed: no word came in time, so it was asked
+# again; a late word on it still counts.
+commitment = sa.Table(
+    "commitment",
+    metadata,
+    sa.Column("transaction_uid", sa.String(64), primary_key=True),
+    sa.Column("destination", sa.String(64), nullable=False),
+    sa.Column("state", sa.String(16), nullable=False, index=True),
+    sa.Column("created_at", sa.Double, nullable=False),
+    sa.Column("changed_at", sa.Double, nullable=False),
+    sa.Column("message", sa.Text, nullable=True),
+    _one_of("state", COMMITMENT_STATES),
+)
+
+# What a transaction asked about. reason: the Failure Reason that came for the object, 0 where it is kept.
+commitment_object = sa.Table(
+    "commitment_object",
+    metadata,
+    sa.Column("transaction_uid", sa.ForeignKey("commitment.transaction_uid"), primary_key=True),
+    sa.Column("sop_instance_uid", sa.ForeignKey("result.sop_instance_uid"), primary_key=True, index=True),
+    sa.Column("reason", sa.Integer, nullable=True),
+)
+
+# Storage Commitment that a peer asked us for. objects: [SOP Class UID, SOP Instance UID] of each reference.
+commit_request = sa.Table(
+    "commit_request",
+    metadata,
+    sa.Column("peer", sa.String(64), primary_key=True),
+    sa.Column("transaction_uid", sa.String(64), primary_key=True),
+    sa.Column("objects", sa.JSON, nullable=False),
+    sa.Column("state", sa.String(16), nullable=False, index=True),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("created_at", sa.Double, nullable=False),
+    sa.Column("due_at", sa.Double, nullable=False),
+    sa.Column("message", sa.Text, nullable=True),
+    _one_of("state", COMMIT_REQUEST_STATES),
 )
 
 event = sa.Table(
@@ -129,4 +172,32 @@ event = sa.Table(
     sa.Column("series_uid", sa.String(64), nullable=True, index=True),
     sa.Column("job_id", sa.String(96), nullable=True, index=True),
     sa.Column("details", sa.JSON, nullable=False),
+)
+
+# A series that we fetched or tried to. there: how many Instances the peer said that it has. route: decides for the
+# series, where the pull named one. attempts: how often the peer sent less than that. done_at: all of them were here;
+# kept after a purge, so that nothing is done twice.
+pulled = sa.Table(
+    "pulled",
+    metadata,
+    sa.Column("series_uid", sa.String(64), primary_key=True),
+    sa.Column("study_uid", sa.String(64), nullable=False),
+    sa.Column("peer", sa.String(64), nullable=False),
+    sa.Column("route", sa.String(64), nullable=True),
+    sa.Column("there", sa.Integer, nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("asked_at", sa.Double, nullable=False),
+    sa.Column("done_at", sa.Double, nullable=True),
+)
+
+# The last round of each scheduled pull. ended_at null: it runs, or its process died in it.
+pull_round = sa.Table(
+    "pull_round",
+    metadata,
+    sa.Column("name", sa.String(64), primary_key=True),
+    sa.Column("started_at", sa.Double, nullable=False),
+    sa.Column("ended_at", sa.Double, nullable=True),
+    sa.Column("fetched", sa.Integer, nullable=False),
+    sa.Column("left_over", sa.Integer, nullable=False),
+    sa.Column("problem", sa.Text, nullable=True),
 )

@@ -54,6 +54,13 @@ class Storage:
     def path(self, relative: str) -> Path:
         return self.root / relative
 
+    def holds(self, relative: str, size_bytes: int) -> bool:
+        """Whether the file is there at its full size."""
+        try:
+            return self.path(relative).stat().st_size == size_bytes
+        except FileNotFoundError:
+            return False
+
     def free_bytes(self) -> int:
         return shutil.disk_usage(self.root).free
 

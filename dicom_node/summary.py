@@ -60,6 +60,7 @@ def job_summary(database: Database, storage: Storage, job_id: str) -> Summary:
         explanation=job["explanation"],
         model=job["model"],
         deliveries=[_delivery(row) for row in database.deliveries(job_id)],
+        commitments=[_commitment(row) for row in database.commitments(job_id)],
         events=[{"at": _iso(row["at"]), "action": row["action"], **row["details"]} for row in database.events(job_id)],
     )
 
@@ -81,6 +82,16 @@ def _delivery(row: Row) -> dict[str, Any]:
         "state": row["state"],
         "attempts": row["attempts"],
         "status": None if row["status"] is None else f"0x{row['status']:04X}",
+        "message": row["message"],
+    }
+
+
+def _commitment(row: Row) -> dict[str, Any]:
+    return {
+        "destination": row["destination"],
+        "transaction_uid": row["transaction_uid"],
+        "state": row["state"],
+        "asked_at": _iso(row["created_at"]),
         "message": row["message"],
     }
 

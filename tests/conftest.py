@@ -19,9 +19,10 @@ from dicom_node.config import Config
 from dicom_node.db import Database
 from dicom_node.dimse.announce import Announcer
 from dicom_node.dimse.scp import Receiver
-from dicom_node.peers import PeerConfig
+from dicom_node.peers import PeerConfig, PeerTLS
 from dicom_node.storage import Storage
 from tests import peers
+from tests.certificates import Authority
 
 _REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -83,6 +84,10 @@ class RunningReceiver:
             ae_title=self.config.receive.ae_title, host="127.0.0.1", port=self.port, response_timeout_s=20.0
         )
 
+    def secure_peer(self, **tls: Any) -> PeerConfig:
+        """The same on its TLS port, called with these settings."""
+        return self.peer.model_copy(update={"port": self.receiver.tls_port, "tls": PeerTLS(**tls)})
+
     def files(self) -> list[str]:
         """Everything below incoming/, temporary files too."""
         incoming = self.storage.root / "incoming"
@@ -110,6 +115,18 @@ def start_receiver(node_config: Callable[..., Config]) -> Iterator[Callable[...,
             )
 
         yield start
+
+
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    """Whom the nodes and peers of a test trust."""
+    return Authority(tmp_path_factory.mktemp("authority"))
+
+
+@pytest.fixture(scope="session")
+def other_authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    """Whom they do not trust."""
+    return Authority(tmp_path_factory.mktemp("other"), "Other CA")
 
 
 @pytest.fixture

@@ -26,6 +26,7 @@ from tests.peers import free_port
 
 TINY = Path(__file__).parent / "data" / "tiny_chest_64"
 READY = '"action": "ready"'
+SETTLED = ("stored", "committed", "parked")
 ENDED = ("complete", "rejected", "failed", "parked", "cancelled")
 
 
@@ -143,7 +144,7 @@ class Node:
             if job is None or job["state"] not in ENDED:
                 return False
             rows = self.database.deliveries(job_id)
-            return not delivered or (bool(rows) and all(row["state"] in ("stored", "parked") for row in rows))
+            return not delivered or (bool(rows) and all(row["state"] in SETTLED for row in rows))
 
         self.wait(ended, f"the end of job {job_id}", seconds)
         return job_summary(self.database, self.storage, job_id)

@@ -10,7 +10,8 @@ from pathlib import Path
 from dicom_node.dimse import part10
 from dicom_node.dimse.acceptor import Acceptor, Caller
 from dicom_node.dimse.contexts import STORAGE_CLASSES, supported_contexts
-from dicom_node.dimse.intake import CANNOT_UNDERSTAND, DATA_SET_DOES_NOT_MATCH, SUCCESS, StoreAnswer, StoreRequest
+from dicom_node.dimse.intake import StoreAnswer, StoreRequest
+from dicom_node.dimse.statuses import CANNOT_UNDERSTAND, DATA_SET_DOES_NOT_MATCH, SUCCESS
 from dicom_node.errors import InvalidUID, UnreadableInstance
 from dicom_node.storage import checked_uid
 

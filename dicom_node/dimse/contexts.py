@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 
 import pydicom.uid as sop_class
 from pynetdicom.presentation import AllStoragePresentationContexts, PresentationContext
 
-from dicom_node.config import StorageClassGroup
+from dicom_node.config import Config, StorageClassGroup
+from dicom_node.errors import ConfigError
 from dicom_node.transfer_syntaxes import ACCEPTED, DEFLATED, EXPLICIT_BIG, EXPLICIT_LITTLE, IMPLICIT_LITTLE
 
 UNCOMPRESSED = (EXPLICIT_LITTLE, IMPLICIT_LITTLE, EXPLICIT_BIG, DEFLATED)
@@ -16,6 +17,8 @@ TRANSFER_SYNTAXES = tuple(syntax.uid for syntax in ACCEPTED)
 
 CT_IMAGE = str(sop_class.CTImageStorage)
 VERIFICATION = "1.2.840.10008.1.1"
+VERIFICATION_SYNTAXES = UNCOMPRESSED[:3]
+STORAGE_COMMITMENT = "1.2.840.10008.1.20.1"  # Push Model
 
 _ENHANCED_CT = (sop_class.EnhancedCTImageStorage, sop_class.LegacyConvertedEnhancedCTImageStorage)
 
@@ -100,8 +103,42 @@ def accepted_classes(groups: Iterable[StorageClassGroup]) -> tuple[str, ...]:
 
 def supported_contexts(groups: Iterable[StorageClassGroup]) -> list[PresentationContext]:
     """What the acceptor offers. PS3.2: every acceptor also accepts Verification."""
-    verification = _context(VERIFICATION, UNCOMPRESSED[:3])
+    verification = _context(VERIFICATION, VERIFICATION_SYNTAXES)
     return [verification, *(_context(uid, TRANSFER_SYNTAXES) for uid in accepted_classes(groups))]
+
+
+def commitment_context() -> PresentationContext:
+    """Storage Commitment in both roles: peers ask us, and report on Associations of theirs (PS3.4 J.3.1)."""
+    context = _context(STORAGE_COMMITMENT, (EXPLICIT_LITTLE, IMPLICIT_LITTLE))
+    context.scu_role = context.scp_role = True
+    return context
+
+
+def without_storage(contexts: Iterable[PresentationContext]) -> list[PresentationContext]:
+    """For who may not store to us."""
+    return [context for context in contexts if context.abstract_syntax in (VERIFICATION, STORAGE_COMMITMENT)]
+
+
+def check_preferences(config: Config) -> None:
+    """Raises ConfigError where a peer's accept_first names what this node never accepts."""
+    for name, peer in config.peers.items():
+        unknown = [uid for uid in peer.accept_first if uid not in TRANSFER_SYNTAXES]
+        if unknown:
+            raise ConfigError(
+                f"peers.{name}.accept_first: {', '.join(unknown)} is no Transfer Syntax that this node receives"
+            )
+
+
+def preferring(contexts: Iterable[PresentationContext], first: Sequence[str]) -> list[PresentationContext]:
+    """The same contexts, each with those of `first` that it has before its other Transfer Syntaxes."""
+    return [_preferring(context, first) for context in contexts]
+
+
+def _preferring(context: PresentationContext, first: Sequence[str]) -> PresentationContext:
+    syntaxes = dict.fromkeys(uid for uid in (*first, *context.transfer_syntax) if uid in context.transfer_syntax)
+    made = _context(str(context.abstract_syntax), tuple(syntaxes))
+    made.scu_role, made.scp_role = context.scu_role, context.scp_role
+    return made
 
 
 def _context(abstract_syntax: str, transfer_syntaxes: tuple[str, ...]) -> PresentationContext:

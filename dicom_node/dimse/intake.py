@@ -15,27 +15,18 @@ import sqlalchemy as sa
 
 from dicom_node.db import Arrival, Database, ReceivedInstance, Row
 from dicom_node.dimse import part10
-from dicom_node.errors import DicomNodeError, InvalidUID, StorageError, UnreadableInstance
+from dicom_node.dimse.statuses import (
+    OUT_OF_RESOURCES,
+    SUCCESS,
+    ClassNotNegotiated,
+    DataSetMismatch,
+    store_status,
+)
+from dicom_node.errors import DicomNodeError, UnreadableInstance
 from dicom_node.logs import describe
 from dicom_node.storage import Storage, StoredFile, checked_uid
 
 log = logging.getLogger(__name__)
-
-# PS3.4 B.2.3 and PS3.7 C.5.
-SUCCESS = 0x0000
-PROCESSING_FAILURE = 0x0110
-SOP_CLASS_NOT_SUPPORTED = 0x0122
-OUT_OF_RESOURCES = 0xA700
-DATA_SET_DOES_NOT_MATCH = 0xA900
-CANNOT_UNDERSTAND = 0xC000
-
-
-class DataSetMismatch(DicomNodeError):
-    """The data set is not the Instance that the C-STORE request announced."""
-
-
-class ClassNotNegotiated(DicomNodeError):
-    """The request names another SOP Class than its Presentation Context."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +67,7 @@ class Intake:
         try:
             return self._store(request)
         except DicomNodeError as err:
-            status, comment = _status_of(err), str(err)
+            status, comment = store_status(err), str(err)
         except sa.exc.SQLAlchemyError as err:
             # PS3.4 B.2.3: 0xA7xx says that our resources failed, so the peer may try again. 0xCxxx blames its data.
             log.error("row not recorded", extra={"action": "refuse", "error": describe(err)})
@@ -187,20 +178,6 @@ def _row(identifiers: part10.Identifiers, transfer_syntax_uid: str, stored: Stor
         sha256=stored.sha256,
         size_bytes=stored.size_bytes,
     )
-
-
-def _status_of(err: DicomNodeError) -> int:
-    """PS3.4 B.2.3. A peer may send again after 0xA7xx; the other statuses say that its data set will not do."""
-    if isinstance(err, ClassNotNegotiated):
-        return SOP_CLASS_NOT_SUPPORTED
-    # UIDs are Type 1 of every storage IOD: without valid ones the data set is readable but is no such object.
-    if isinstance(err, InvalidUID | DataSetMismatch):
-        return DATA_SET_DOES_NOT_MATCH
-    if isinstance(err, UnreadableInstance):
-        return CANNOT_UNDERSTAND
-    if isinstance(err, StorageError):
-        return OUT_OF_RESOURCES
-    return PROCESSING_FAILURE
 
 
 class _KeyedLocks:

@@ -30,6 +30,8 @@ _SHORT_VRS = frozenset(
 )  # fmt: skip
 # The identifiers of a deflated data set lie well within its first megabytes; a bomb is not inflated further.
 _INFLATE_LIMIT = 16 * 1024 * 1024
+# Before the Series Instance UID: seconds of work. What per-frame items there are in multi-frame images comes later.
+_MOST_ELEMENTS = 1_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,7 +136,7 @@ class _Reader:
 
     def __init__(self, data: bytes, *, implicit: bool, order: str, at: int = 0) -> None:
         self.at = at
-        self._data, self._implicit = data, implicit
+        self._data, self._implicit, self._left = data, implicit, _MOST_ELEMENTS
         self._tag = struct.Struct(f"{order}HH")
         self._u16 = struct.Struct(f"{order}H")
         self._u32 = struct.Struct(f"{order}I")
@@ -163,6 +165,9 @@ class _Reader:
         return found
 
     def _peek_tag(self) -> int:
+        self._left -= 1
+        if self._left < 0:
+            raise UnreadableInstance("the data set has more elements than any before its Series Instance UID")
         group, element = self._tag.unpack_from(self._data, self.at)
         return int(group) << 16 | int(element)
 

@@ -17,7 +17,8 @@ from pydicom.dataset import Dataset
 from pynetdicom.dimse_primitives import C_FIND
 from pynetdicom.dsutils import decode, encode
 
-from dicom_node.dimse.requestor import PENDING, Requested, associate
+from dicom_node.dimse.requestor import PENDING, NothingAccepted, Requested, associate
+from dicom_node.dimse.statuses import FIND_REPLIES, reply_of
 from dicom_node.errors import DeliveryError, InvalidUID
 from dicom_node.peers import PeerConfig
 from dicom_node.storage import checked_uid
@@ -28,6 +29,8 @@ log = logging.getLogger(__name__)
 Level = Literal["PATIENT", "STUDY", "SERIES", "IMAGE"]
 STUDY_ROOT = "1.2.840.10008.5.1.4.1.2.2.1"
 PATIENT_ROOT = "1.2.840.10008.5.1.4.1.2.1.1"
+MODELS = (STUDY_ROOT, PATIENT_ROOT)
+SYNTAXES = (EXPLICIT_LITTLE, IMPLICIT_LITTLE)
 # PS3.4 Tables C.6-1 to C.6-4: the Unique Key of each level.
 UNIQUE_KEYS: Mapping[Level, str] = {
     "PATIENT": "PatientID",
@@ -74,7 +77,7 @@ class Query:
 
     def __init__(self, association: Requested, peer: PeerConfig, clock: Callable[[], float]) -> None:
         self._association, self._peer, self._clock = association, peer, clock
-        self._model, self._syntax, self._context_id = _chosen(association.contexts)
+        self._model, self._syntax, self._context_id = chosen_model(association.contexts, MODELS)
 
     def find(self, level: Level, keys: Mapping[str, str], *, limit: int = DEFAULT_LIMIT) -> Found:
         """Answers of one level. keys: DICOM keyword -> value to match; empty: return it, match everything.
@@ -129,37 +132,20 @@ class Query:
         request = C_FIND()
         request.AffectedSOPClassUID = self._model
         request.Priority = 0x00  # PS3.7 E.1: medium
-        encoded = encode(self._identifier(level, keys), self._syntax == IMPLICIT_LITTLE, True)
+        encoded = encode(identifier(self._peer, level, keys, self._model), self._syntax == IMPLICIT_LITTLE, True)
         if encoded is None:
             raise QueryFailed("the keys of the query cannot be encoded")
         request.Identifier = BytesIO(encoded)
         return request
 
-    def _identifier(self, level: Level, keys: Mapping[str, str]) -> Dataset:
-        values = {UNIQUE_KEYS[level]: "", **keys}
-        if self._model == STUDY_ROOT:
-            if level == "PATIENT":
-                raise QueryFailed("PATIENT level needs Patient Root")
-            if level != "STUDY":
-                values.pop("PatientID", None)  # in Study Root it is a key of the study (PS3.4 C.6.2.1)
-        elif level != "PATIENT" and not values.get("PatientID"):
-            text = f"{self._peer.ae_title} has Patient Root alone, which needs a Patient ID: query by patient"
-            raise QueryFailed(text)
-        identifier = Dataset()
-        identifier.QueryRetrieveLevel = level
-        if not all(value.isascii() for value in values.values()):
-            identifier.SpecificCharacterSet = "ISO_IR 192"
-        for keyword, value in values.items():
-            setattr(identifier, keyword, value)
-        return identifier
-
     def _check(self, status: int) -> None:
         """The last status of a query (PS3.4 Table C.4-1)."""
         if status == 0x0000:
             return
-        what, retry_helps = _meaning(status)
+        reply = reply_of(FIND_REPLIES, status)
         raise QueryFailed(
-            f"{self._peer.ae_title} does not answer the query: {what} ({status:#06x})", retry_helps=retry_helps
+            f"{self._peer.ae_title} does not answer the query: {reply.text} ({status:#06x})",
+            retry_helps=reply.ending == "retry",
         )
 
     def _log(self, gathered: _Gathered) -> None:
@@ -184,7 +170,7 @@ class _Gathered:
         try:
             data_set = decode(reply.Identifier, self._implicit, True)
             self._check(data_set)
-        except (InvalidUID, _Unusable) as err:
+        except (InvalidUID, Unusable) as err:
             self.unusable.append(str(err))
         except Exception:  # noqa: BLE001  what pydicom raises on hostile bytes has no common type
             self.unusable.append("an answer is no data set")
@@ -193,27 +179,18 @@ class _Gathered:
 
     def _check(self, data_set: Dataset) -> None:
         if str(data_set.get("QueryRetrieveLevel", "")).strip() != self._level:
-            raise _Unusable(f"an answer is not of {self._level} level")
-        for level, keyword in UNIQUE_KEYS.items():
-            if keyword != "PatientID" and (level == self._level or data_set.get(keyword)):
-                checked_uid(data_set.get(keyword), keyword)
-        if self._level == "PATIENT" and not data_set.get("PatientID"):
-            raise _Unusable("an answer has no PatientID")
-        for keyword in _EXACT:
-            found, asked = str(data_set.get(keyword) or "").strip(), self._keys.get(keyword, "").strip()
-            if found and asked and found not in asked.split("\\"):
-                raise _Unusable(f"an answer has another {keyword} than was asked for")
+            raise Unusable(f"an answer is not of {self._level} level")
+        check_answer(data_set, self._level, self._keys)
 
 
-class _Unusable(Exception):
+class Unusable(Exception):
     """One answer that cannot be trusted; the text holds no value of it."""
 
 
 @contextlib.contextmanager
 def querying(peer: PeerConfig, calling_ae: str, *, clock: Callable[[], float] = time.monotonic) -> Iterator[Query]:
     """An Association for queries. Raises CannotAssociate, NothingAccepted where the peer answers no C-FIND."""
-    syntaxes = (EXPLICIT_LITTLE, IMPLICIT_LITTLE)
-    contexts = [(model, [syntax]) for model in (STUDY_ROOT, PATIENT_ROOT) for syntax in syntaxes]
+    contexts = [(model, [syntax]) for model in MODELS for syntax in SYNTAXES]
     with associate(peer, calling_ae, contexts, clock=clock) as association:
         yield Query(association, peer, clock)
 
@@ -243,20 +220,41 @@ def related_instances(data_set: Dataset, keyword: str) -> int | None:
     return count if count >= 0 else None
 
 
-def _chosen(contexts: Mapping[tuple[str, str], int]) -> tuple[str, str, int]:
+def identifier(peer: PeerConfig, level: Level, keys: Mapping[str, str], model: str) -> Dataset:
+    """The Identifier of a request; which keys above its level are needed hangs on the information model."""
+    values = {UNIQUE_KEYS[level]: "", **keys}
+    if "5.1.4.1.2.2." in model:
+        if level == "PATIENT":
+            raise QueryFailed(f"{peer.ae_title} has Study Root alone, which has no PATIENT level")
+        if level != "STUDY":
+            values.pop("PatientID", None)  # in Study Root it is a key of the study (PS3.4 C.6.2.1)
+    elif level != "PATIENT" and not values.get("PatientID"):
+        raise QueryFailed(f"{peer.ae_title} has Patient Root alone, which needs a Patient ID: query by patient")
+    made = Dataset()
+    made.QueryRetrieveLevel = level
+    if not all(value.isascii() for value in values.values()):
+        made.SpecificCharacterSet = "ISO_IR 192"
+    for keyword, value in values.items():
+        setattr(made, keyword, value)
+    return made
+
+
+def check_answer(data_set: Dataset, level: Level, keys: Mapping[str, str]) -> None:
+    """Raises InvalidUID or Unusable where an answer lacks a valid unique key, or is of something else."""
+    for at, keyword in UNIQUE_KEYS.items():
+        if keyword != "PatientID" and (at == level or data_set.get(keyword)):
+            checked_uid(data_set.get(keyword), keyword)
+    if level == "PATIENT" and not data_set.get("PatientID"):
+        raise Unusable("an answer has no PatientID")
+    for keyword in _EXACT:
+        found, asked = str(data_set.get(keyword) or "").strip(), keys.get(keyword, "").strip()
+        if found and asked and found not in asked.split("\\"):
+            raise Unusable(f"an answer has another {keyword} than was asked for")
+
+
+def chosen_model(contexts: Mapping[tuple[str, str], int], models: tuple[str, str]) -> tuple[str, str, int]:
     """Information model, Transfer Syntax and context id: Study Root first, whose keys need no patient."""
-    order = [(model, syntax) for model in (STUDY_ROOT, PATIENT_ROOT) for syntax in (EXPLICIT_LITTLE, IMPLICIT_LITTLE)]
-    model, syntax = next(pair for pair in order if pair in contexts)
-    return model, syntax, contexts[model, syntax]
-
-
-def _meaning(status: int) -> tuple[str, bool]:
-    """What a failure means, and whether asking again can help."""
-    if status >> 8 == 0xA7:
-        return "it is out of resources", True
-    if status >> 8 == 0xA9:
-        return "it says that the keys do not fit the query model", False
-    if status >> 12 == 0xC:
-        return "it is unable to process it", True
-    known = {0x0122: "SOP Class not supported", 0x0124: "not authorized: it must let us query", _CANCELLED: "cancelled"}
-    return known.get(status, "unknown status"), False
+    for pair in ((model, syntax) for model in models for syntax in SYNTAXES):
+        if pair in contexts:
+            return *pair, contexts[pair]
+    raise NothingAccepted("the peer accepts no such request: C-FIND, C-MOVE or C-GET must be allowed to us there")

@@ -8,12 +8,14 @@ import sqlalchemy as sa
 
 from dicom_node.config import Config
 from dicom_node.db import Database
-from dicom_node.dimse.acceptor import Acceptor, Caller
-from dicom_node.dimse.admission import Rejection, reject_reason
+from dicom_node.dimse.acceptor import Acceptor, Caller, SecurePort
+from dicom_node.dimse.admission import Rejection, Welcome, admission
 from dicom_node.dimse.announce import Announcer
-from dicom_node.dimse.contexts import supported_contexts
+from dicom_node.dimse.commit_intake import CommitmentIntake
+from dicom_node.dimse.contexts import check_preferences, commitment_context, supported_contexts
 from dicom_node.dimse.intake import Intake, StoreAnswer, StoreRequest
-from dicom_node.errors import ConfigError, DicomNodeError
+from dicom_node.dimse.tls import server_context
+from dicom_node.errors import DicomNodeError
 from dicom_node.locks import Lock, try_lock
 from dicom_node.logs import describe
 from dicom_node.storage import Storage
@@ -28,31 +30,43 @@ class Receiver:
         self._config, self._storage, self._database, self._announcer = config, storage, database, announcer
         self._intake = Intake(storage, database)
         self._housekeeper: Lock | None = None
+        check_preferences(config)
         receive = config.receive
         self._acceptor = Acceptor(
             self,
             ae_title=receive.ae_title,
-            contexts=supported_contexts(receive.also_accept),
+            contexts=[*supported_contexts(receive.also_accept), commitment_context()],
+            commitment=CommitmentIntake(config, storage, database),
             host=receive.host,
-            port=receive.port or 0,
+            port=receive.port,
+            tls=None if receive.tls is None else SecurePort(receive.tls.port, server_context(receive.tls)),
             max_pdu_bytes=receive.max_pdu_bytes,
             max_associations=receive.max_associations,
+            max_associations_per_peer=receive.max_associations_per_peer,
+            max_instance_bytes=receive.max_instance_mb * 1024**2,
+            associate_timeout_s=receive.associate_timeout_s,
             idle_timeout_s=receive.idle_timeout_s,
         )
 
     def start(self) -> int:
-        """Mend what a crash left behind, announce it, then listen; the port."""
+        """Mend what a crash left behind, announce it, then listen; the port, the TLS one where no other is open."""
         self._mend()
         self._announcer.start()
         for series in self._database.series_to_assemble():
             self._announcer.ended([series["series_uid"]], series["source_ae"])
         try:
             port = self._acceptor.start()
-        except ConfigError:
+        except DicomNodeError:
             self.stop(0.0)
             raise
-        log.info("listening", extra={"action": "listen", "ae_title": self._config.receive.ae_title, "port": port})
+        extra = {"action": "listen", "ae_title": self._config.receive.ae_title, "port": port}
+        log.info("listening", extra={**extra, "tls_port": self.tls_port})
         return port
+
+    @property
+    def tls_port(self) -> int | None:
+        """The port that speaks TLS, while it is open."""
+        return self._acceptor.tls_port
 
     def stop(self, drain_s: float) -> None:
         """No new Association; running ones may end within `drain_s`. Every series that grew is announced."""
@@ -76,8 +90,14 @@ class Receiver:
 
     # -- what happens on Associations, called from their threads -----------------------------------
 
-    def admit(self, caller: Caller) -> Rejection | None:
-        return reject_reason(self._config, calling=caller.ae_title, called=caller.called, address=caller.address)
+    def admit(self, caller: Caller) -> Rejection | Welcome:
+        return admission(
+            self._config,
+            calling=caller.ae_title,
+            called=caller.called,
+            address=caller.address,
+            certificate_names=caller.certificate_names,
+        )
 
     def store(self, request: StoreRequest) -> StoreAnswer:
         answer = self._intake.store(request)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from dicom_node.dimse.requestor import (
     Requested,
     associate,
 )
+from dicom_node.dimse.statuses import SUCCESS, store_meaning
 from dicom_node.errors import DeliveryError, UnreadableInstance
 from dicom_node.peers import PeerConfig
 from dicom_node.transfer_syntaxes import EXPLICIT_BIG, EXPLICIT_LITTLE, IMPLICIT_LITTLE
@@ -27,22 +29,8 @@ from dicom_node.transfer_syntaxes import EXPLICIT_BIG, EXPLICIT_LITTLE, IMPLICIT
 Kind = Literal["stored", "retry", "unknown", "refused"]
 
 # Every peer must understand Implicit VR Little Endian (PS3.5 10.1).
-_FALLBACK = (EXPLICIT_LITTLE, IMPLICIT_LITTLE)
-_WARNINGS = {
-    0xB000: "stored, some elements coerced",
-    0xB006: "stored, some elements discarded",
-    0xB007: "stored, though the data set does not match its SOP Class",
-    0x0111: "was there already",
-}
-_FAILURES = {
-    0x0110: "processing failure",
-    0x0117: "invalid SOP Instance",
-    0x0122: "SOP Class not supported",
-    0x0124: "not authorized",
-    0x0210: "duplicate invocation",
-    0x0211: "unrecognized operation",
-    0x0212: "mistyped argument",
-}
+FALLBACK = (EXPLICIT_LITTLE, IMPLICIT_LITTLE)
+ECHO_SYNTAXES = (IMPLICIT_LITTLE,)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,32 +39,37 @@ class Outcome:
 
     stored: the peer has it (`message` keeps a warning). retry: it does not have it and may take it later.
     unknown: it was sent and no answer came; sending it again under its UID is safe. refused: never in this form.
+    retry_after_s: how long the peer asks us to wait.
     """
 
     path: Path
     kind: Kind
     status: int | None
     message: str
+    retry_after_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Object:
+class SendObject:
+    """A file to be sent, and what it says it holds."""
+
     path: Path
     sop_class_uid: str
     sop_instance_uid: str
     transfer_syntax_uid: str
     data_set_at: int
+    size_bytes: int
 
 
-class _CannotConvert(DeliveryError):
+class CannotConvert(DeliveryError):
     """The peer does not accept the file's Transfer Syntax, and it cannot be converted to one that it does."""
 
 
 def echo(peer: PeerConfig, calling_ae: str) -> None:
     """C-ECHO. Raises DeliveryError with what to check."""
-    with associate(peer, calling_ae, [(VERIFICATION, [IMPLICIT_LITTLE])]) as association:
+    with associate(peer, calling_ae, [(VERIFICATION, ECHO_SYNTAXES)]) as association:
         status = association.echo()
-    if status != 0x0000:
+    if status != SUCCESS:
         raise DeliveryError(f"{peer.ae_title} answered the C-ECHO with status {status:#06x}")
 
 
@@ -86,7 +79,7 @@ def send(files: Iterable[Path], peer: PeerConfig, calling_ae: str) -> Iterator[O
     One Association carries them all, unless they need more than 128 Presentation Contexts. After an answer that
     did not come the others go on a new one; after a second such in a row the rest is left for later.
     """
-    left: Sequence[_Object | Outcome] = [_examined(path) for path in files]
+    left: Sequence[SendObject | Outcome] = [examined(path) for path in files]
     silences = 0
     while left:
         outcomes = []
@@ -105,25 +98,21 @@ def send(files: Iterable[Path], peer: PeerConfig, calling_ae: str) -> Iterator[O
 def outcome_of(path: Path, status: int, comment: str = "") -> Outcome:
     """The meaning of a C-STORE status (PS3.4 B.2.3, PS3.7 C.5)."""
     said = f": {comment}" if comment else ""
-    if status == 0x0000:
-        return Outcome(path=path, kind="stored", status=status, message="")
-    if status in _WARNINGS:
-        # 0x0111 too: our UIDs follow content, so what is there under this UID is this object.
-        return Outcome(path=path, kind="stored", status=status, message=_WARNINGS[status] + said)
-    if status >> 8 == 0xA7:
-        return Outcome(path=path, kind="retry", status=status, message=f"the peer is out of resources{said}")
-    if status >> 8 == 0xA9:
-        what = "the data set does not match its SOP Class"
-    elif status >> 12 == 0xC:
-        what = "the peer cannot understand the data set"
+    meaning = store_meaning(status)
+    if status == SUCCESS:
+        message = ""
+    elif meaning.kind == "refused":
+        message = f"{meaning.text} ({status:#06x}){said}"
     else:
-        what = _FAILURES.get(status, "unknown status")
-    return Outcome(path=path, kind="refused", status=status, message=f"{what} ({status:#06x}){said}")
+        message = meaning.text + said
+    return Outcome(path=path, kind=meaning.kind, status=status, message=message)
 
 
-def _examined(path: Path) -> _Object | Outcome:
+def examined(path: Path) -> SendObject | Outcome:
+    """What a file says it holds; refused where it is none that can be sent."""
     try:
         with path.open("rb") as file:
+            size_bytes = os.fstat(file.fileno()).st_size
             # File Meta Information is some hundred bytes; private elements in it may be longer.
             head = read_file_head(file.read(65536))
     except UnreadableInstance as err:
@@ -132,16 +121,17 @@ def _examined(path: Path) -> _Object | Outcome:
         return Outcome(path=path, kind="refused", status=None, message=f"cannot be read: {err.strerror}")
     if not head.sop_class_uid or not head.sop_instance_uid:
         return Outcome(path=path, kind="refused", status=None, message="no SOP UIDs in the File Meta Information")
-    return _Object(
+    return SendObject(
         path=path,
         sop_class_uid=head.sop_class_uid,
         sop_instance_uid=head.sop_instance_uid,
         transfer_syntax_uid=head.transfer_syntax_uid,
         data_set_at=head.data_set_at,
+        size_bytes=size_bytes,
     )
 
 
-def _batch(objects: Sequence[_Object | Outcome]) -> Sequence[_Object | Outcome]:
+def _batch(objects: Sequence[SendObject | Outcome]) -> Sequence[SendObject | Outcome]:
     """As many of the first objects as one Association has Presentation Contexts for."""
     classes: set[str] = set()
     pairs: set[tuple[str, str]] = set()
@@ -155,14 +145,14 @@ def _batch(objects: Sequence[_Object | Outcome]) -> Sequence[_Object | Outcome]:
     return objects
 
 
-def _contexts(objects: Iterable[_Object | Outcome]) -> list[tuple[str, Sequence[str]]]:
+def _contexts(objects: Iterable[SendObject | Outcome]) -> list[tuple[str, Sequence[str]]]:
     """Each file's own Transfer Syntax in a context of its own, and for each class one that every peer can read."""
-    pairs = {(o.sop_class_uid, o.transfer_syntax_uid): None for o in objects if isinstance(o, _Object)}
+    pairs = {(o.sop_class_uid, o.transfer_syntax_uid): None for o in objects if isinstance(o, SendObject)}
     classes = dict.fromkeys(sop_class for sop_class, _ in pairs)
-    return [(sop_class, [syntax]) for sop_class, syntax in pairs] + [(uid, _FALLBACK) for uid in classes]
+    return [(sop_class, [syntax]) for sop_class, syntax in pairs] + [(uid, FALLBACK) for uid in classes]
 
 
-def _send_batch(batch: Sequence[_Object | Outcome], peer: PeerConfig, calling_ae: str) -> Iterator[Outcome]:
+def _send_batch(batch: Sequence[SendObject | Outcome], peer: PeerConfig, calling_ae: str) -> Iterator[Outcome]:
     """Outcomes of the first objects, at least one: all of them unless an answer did not come."""
     contexts = _contexts(batch)
     if not contexts:
@@ -183,36 +173,36 @@ def _send_batch(batch: Sequence[_Object | Outcome], peer: PeerConfig, calling_ae
         yield from _not_sent(batch[done:], str(err))
 
 
-def _send_one(association: Requested, item: _Object) -> Outcome:
+def _send_one(association: Requested, item: SendObject) -> Outcome:
     try:
         context_id, data_set = _encoded(association, item)
         status, comment = association.store(context_id, item.sop_class_uid, item.sop_instance_uid, data_set)
     except NoAnswer as err:
         return Outcome(path=item.path, kind="unknown", status=None, message=str(err))
-    except _CannotConvert as err:
+    except CannotConvert as err:
         return Outcome(path=item.path, kind="refused", status=None, message=str(err))
     except OSError as err:
         return Outcome(path=item.path, kind="refused", status=None, message=f"cannot be read: {err.strerror}")
     return outcome_of(item.path, status, comment)
 
 
-def _encoded(association: Requested, item: _Object) -> tuple[int, bytes]:
+def _encoded(association: Requested, item: SendObject) -> tuple[int, bytes]:
     """Context id and data set: the file's own bytes where the peer accepts its Transfer Syntax."""
     context_id = association.contexts.get((item.sop_class_uid, item.transfer_syntax_uid))
     if context_id is not None:
         return context_id, item.path.read_bytes()[item.data_set_at :]
-    for syntax in _FALLBACK:
+    for syntax in FALLBACK:
         context_id = association.contexts.get((item.sop_class_uid, syntax))
         if context_id is not None:
-            return context_id, _converted(item, implicit=syntax == IMPLICIT_LITTLE)
-    raise _CannotConvert("the peer does not accept this SOP Class")
+            return context_id, converted(item, implicit=syntax == IMPLICIT_LITTLE)
+    raise CannotConvert("the peer does not accept this SOP Class")
 
 
-def _converted(item: _Object, *, implicit: bool) -> bytes:
+def converted(item: SendObject, *, implicit: bool) -> bytes:
     """The data set as uncompressed little endian. Its SOP Instance UID stays: the pixels say the same."""
     if item.transfer_syntax_uid == EXPLICIT_BIG:
         # pydicom 3.0 writes words of pixel data in the order in which it read them.
-        raise _CannotConvert("the peer does not accept big endian, which is not converted here")
+        raise CannotConvert("the peer does not accept big endian, which is not converted here")
     try:
         data_set = pydicom.dcmread(item.path)
         if item.transfer_syntax_uid not in UNCOMPRESSED:
@@ -220,12 +210,12 @@ def _converted(item: _Object, *, implicit: bool) -> bytes:
         encoded = encode(data_set, implicit, True)
     except Exception as err:
         # Decoders are plugins: what they raise has no common type.
-        raise _CannotConvert("the peer does not accept its compression, and it cannot be decoded here") from err
+        raise CannotConvert("the peer does not accept its compression, and it cannot be decoded here") from err
     if encoded is None:
-        raise _CannotConvert("it cannot be converted to a Transfer Syntax that the peer accepts")
+        raise CannotConvert("it cannot be converted to a Transfer Syntax that the peer accepts")
     return encoded
 
 
-def _not_sent(items: Iterable[_Object | Outcome], message: str, kind: Kind = "retry") -> Iterator[Outcome]:
+def _not_sent(items: Iterable[SendObject | Outcome], message: str, kind: Kind = "retry") -> Iterator[Outcome]:
     for item in items:
         yield item if isinstance(item, Outcome) else Outcome(path=item.path, kind=kind, status=None, message=message)

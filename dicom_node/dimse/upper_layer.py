@@ -7,23 +7,25 @@ Negotiation, release, abort and all other DIMSE services stay pynetdicom's.
 
 from __future__ import annotations
 
-import contextlib
-import select
+import logging
 import socket
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pynetdicom.dul import DULServiceProvider
 from pynetdicom.pdu_primitives import P_DATA
-from pynetdicom.transport import AssociationSocket
 
 from dicom_node.dimse.part10 import read_command
+from dicom_node.dimse.transport import Connection
 from dicom_node.errors import UnreadableInstance
+from dicom_node.logs import describe
 
 if TYPE_CHECKING:
     from pynetdicom.association import Association
+
+log = logging.getLogger(__name__)
 
 # PS3.7 E.1: the command's elements.
 _CLASS, _FIELD, _MESSAGE_ID, _DATA_SET_TYPE, _INSTANCE = 0x00000002, 0x00000100, 0x00000110, 0x00000800, 0x00001000
@@ -35,17 +37,25 @@ _IS_COMMAND, _IS_LAST = 0x01, 0x02
 # 128 Presentation Contexts with all Transfer Syntaxes are not half as long.
 LONGEST_ASSOCIATE_BYTES = 1024**2
 _LONGEST_COMMAND_BYTES = 65536
+# Of other services than C-STORE: 16 MB of references are 100,000 Instances in one Storage Commitment.
+_LONGEST_OTHER_BYTES = 16 * 1024**2
+# A peer asks one thing at a time (PS3.7 D.3.3.3: without negotiation one operation may be outstanding).
+_MOST_OUTSTANDING = 16
+# Shorter fragments are gathered: a view on each would cost more memory than what it holds.
+_SHORT_FRAGMENT_BYTES = 4096
 # How long what is neither read nor a C-STORE may lie: releases, aborts, C-ECHO.
 IDLE_LOOK_S = 0.01
+# PS3.8 9.3.8: A-ABORT by the service provider, no reason given.
+_ABORT_BY_PROVIDER = struct.pack(">BBIBBBB", 0x07, 0, 4, 0, 0, 0x02, 0x00)
 # A peer sends its next image well within this; what the node itself wants to send waits for so long.
 _NEXT_REQUEST_S = 0.02
-# Held in memory until it is whole; PS3.5 lets a single element be 4 GB.
+# Held in memory until it is whole, where nobody sets another limit; PS3.5 lets a single element be 4 GB.
 MAX_DATA_SET_BYTES = 2 * 1024**3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RawStore:
-    """One C-STORE request as it came. `data_set` is None where it was longer than MAX_DATA_SET_BYTES."""
+    """One C-STORE request as it came. `data_set` is None where it was longer than allowed."""
 
     context_id: int
     message_id: int
@@ -61,13 +71,14 @@ class InvalidPDU(Exception):
 class StoreAssembler:
     """PDVs in, whole C-STORE requests out. Messages of other kinds go to `pass_on` as they are."""
 
-    def __init__(self, pass_on: Callable[[int, bytes], None]) -> None:
+    def __init__(self, pass_on: Callable[[int, bytes], None], max_data_set_bytes: int = MAX_DATA_SET_BYTES) -> None:
         self._pass_on = pass_on
+        self._max_data_set_bytes = max_data_set_bytes
         self._command = bytearray()
         self._fields: dict[int, bytes] | None = None
         self._passing = False
         self._context_id = 0
-        self._fragments: list[memoryview] = []
+        self._fragments: list[memoryview | bytearray] = []
         self._size = 0
 
     @property
@@ -94,17 +105,28 @@ class StoreAssembler:
         if control & _IS_COMMAND:
             return self._feed_command(context_id, control, fragment)
         if self._passing:
+            self._size += len(fragment)
+            if self._size > _LONGEST_OTHER_BYTES:
+                raise InvalidPDU("a message longer than any")
             self._passing = not control & _IS_LAST
+            self._size = self._size if self._passing else 0
             self._pass_on(context_id, bytes([control]) + fragment)
             return None
         if self._fields is None or context_id != self._context_id:
             raise InvalidPDU("data without its command")
-        self._size += len(fragment)
-        if self._size > MAX_DATA_SET_BYTES:
-            self._fragments.clear()
-        else:
-            self._fragments.append(fragment)
+        self._keep(fragment)
         return self._complete() if control & _IS_LAST else None
+
+    def _keep(self, fragment: memoryview) -> None:
+        self._size += len(fragment)
+        if self._size > self._max_data_set_bytes:
+            self._fragments.clear()
+        elif len(fragment) >= _SHORT_FRAGMENT_BYTES:
+            self._fragments.append(fragment)
+        elif self._fragments and isinstance(self._fragments[-1], bytearray):
+            self._fragments[-1] += fragment
+        else:
+            self._fragments.append(bytearray(fragment))
 
     def _feed_command(self, context_id: int, control: int, fragment: memoryview) -> RawStore | None:
         if self._fields is not None or self._passing:
@@ -134,7 +156,7 @@ class StoreAssembler:
             message_id=_us(self._fields, _MESSAGE_ID),
             sop_class_uid=self._fields.get(_CLASS, b""),
             sop_instance_uid=self._fields.get(_INSTANCE, b""),
-            data_set=b"".join(self._fragments) if self._size <= MAX_DATA_SET_BYTES else None,
+            data_set=b"".join(self._fragments) if self._size <= self._max_data_set_bytes else None,
         )
         self._fields, self._size = None, 0
         self._fragments = []
@@ -172,45 +194,45 @@ def _us(fields: dict[int, bytes], tag: int) -> int:
     return int(struct.unpack("<H", value)[0])
 
 
-class InboundSocket(AssociationSocket):
-    """A connection that is read a PDU at a time, not 4096 bytes, and whose peer cannot claim all our memory."""
+class InboundSocket(Connection):
+    """A connection whose peer cannot claim all our memory."""
 
     def __init__(self, association: Association, connection: socket.socket, longest_pdu_bytes: int) -> None:
         super().__init__(association, client_socket=connection)
         self._longest_pdu_bytes = longest_pdu_bytes
-        self._unread = b""
 
     def recv(self, nr_bytes: int) -> bytearray:
         """As many bytes, fewer only where the peer closed the connection. Raises OSError."""
         if nr_bytes > self._longest_pdu_bytes:
             raise ConnectionError("the peer announces a PDU longer than any")
-        assert self.socket is not None  # noqa: S101  only read while connected
-        data = bytearray(nr_bytes)
-        got = len(self._unread)
-        data[:got], self._unread = self._unread, b""
-        with memoryview(data) as view:
-            while got < nr_bytes:
-                with view[got:] as rest:
-                    count = self.socket.recv_into(rest)
-                if not count:
-                    break
-                got += count
-        del data[got:]
-        return data
-
-    def unread(self, data: bytes) -> None:
-        """The next `recv` begins with these bytes."""
-        self._unread = data
+        return super().recv(nr_bytes)
 
 
 class UpperLayer(DULServiceProvider):
     """pynetdicom's upper layer, which serves C-STORE by itself: `serve(request)` gives the response PDU."""
 
-    def __init__(self, association: Association, serve: Callable[[RawStore], bytes | None]) -> None:
+    def __init__(
+        self,
+        association: Association,
+        serve: Callable[[RawStore], bytes | None],
+        max_data_set_bytes: int = MAX_DATA_SET_BYTES,
+    ) -> None:
         super().__init__(association)
         self._serve = serve
         self._serving = False
-        self._assembler = StoreAssembler(self._pass_on)
+        self._assembler = StoreAssembler(self._pass_on, max_data_set_bytes)
+
+    def run_reactor(self) -> None:
+        """The life of this thread."""
+        try:
+            super().run_reactor()
+        except Exception as err:  # noqa: BLE001  the top of this thread's loop
+            # pynetdicom's state machine raises on what no state foresees, like an answer after the peer's abort.
+            log.warning("association broken off", extra={"action": "abort", "error": describe(err)})
+            if self.socket is not None:
+                self.socket.send(_ABORT_BY_PROVIDER)
+            self.assoc.is_aborted, self.assoc.is_established = True, False
+            self._kill_thread = self.assoc._kill = True
 
     def idle_timer_expired(self) -> bool:
         # While we work the peer waits for us, so its silence is none.
@@ -218,8 +240,12 @@ class UpperLayer(DULServiceProvider):
 
     def _is_transport_event(self) -> bool:
         # pynetdicom looks a thousand times a second, which costs an idle Association 7 % of a processor core.
-        if self.state_machine.current_state == "Sta6" and self.to_provider_queue.empty() and self.socket is not None:
-            self._readable(self.socket, IDLE_LOOK_S)
+        if (
+            self.state_machine.current_state == "Sta6"
+            and self.to_provider_queue.empty()
+            and isinstance(self.socket, InboundSocket)
+        ):
+            self.socket.readable(IDLE_LOOK_S)
         return bool(super()._is_transport_event())
 
     def _read_pdu_data(self) -> None:
@@ -270,21 +296,11 @@ class UpperLayer(DULServiceProvider):
         """Whether to go on reading at once: the peer's next request is there, and we have nothing to send."""
         if self._kill_thread or not self.to_provider_queue.empty() or not self.event_queue.empty():
             return False
-        return self._readable(connection, _NEXT_REQUEST_S)
-
-    @staticmethod
-    def _readable(connection: AssociationSocket, timeout_s: float) -> bool:
-        line = connection.socket
-        if line is None:
-            return False
-        pending: Any = getattr(line, "pending", None)  # of TLS: read from the line but not by us
-        if pending is not None and pending():
-            return True
-        with contextlib.suppress(OSError, ValueError):  # closed meanwhile
-            return bool(select.select([line], [], [], timeout_s)[0])
-        return False
+        return connection.readable(_NEXT_REQUEST_S)
 
     def _pass_on(self, context_id: int, pdv: bytes) -> None:
+        if self.assoc.dimse.msg_queue.qsize() >= _MOST_OUTSTANDING:
+            raise InvalidPDU("requests without waiting for their answers")
         primitive = P_DATA()
         primitive.presentation_data_value_list.append((context_id, pdv))
         self.assoc.dimse.receive_primitive(primitive)

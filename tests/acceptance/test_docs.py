@@ -6,9 +6,14 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from dicom_node.config import load_config
+from dicom_node.dimse import scu
+from tests.conftest import RunningReceiver
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = [
@@ -66,6 +71,31 @@ def test_readme_route_command_explains_the_shipped_scan() -> None:
     said = subprocess.run(resolved(command), capture_output=True, text=True, check=True, cwd=ROOT)
     assert "gate: passed, 133 slices" in said.stdout
     assert "-> model lung_nodule, results to pacs" in said.stdout
+
+
+@pytest.fixture
+def tls_chapter() -> str:
+    _, _, rest = (ROOT / "docs" / "operations.md").read_text().partition("## TLS\n")
+    return rest.partition("\n## ")[0]
+
+
+def test_certificates_made_as_the_document_says_carry_an_association(
+    tls_chapter: str, tmp_path: Path, start_receiver: Callable[..., RunningReceiver]
+) -> None:
+    script = "\n".join(re.findall(r"```sh\n(.*?)```", tls_chapter, re.DOTALL))
+    subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script], cwd=tmp_path, check=True, capture_output=True, timeout=60
+    )
+    [settings] = re.findall(r"```yaml\n(.*?)```", tls_chapter, re.DOTALL)
+    path = tmp_path / "config.yaml"
+    path.write_text(f"storage: {{root: node}}\n{settings}")
+    config = load_config(path)
+    assert config.receive.tls is not None
+    assert config.receive.port is None
+    running = start_receiver(receive={"port": None, "tls": {**config.receive.tls.model_dump(), "port": 0}})
+    tls = config.peers["pacs"].tls
+    assert tls is not None
+    scu.echo(running.secure_peer(**tls.model_dump()), "PACS")
 
 
 def test_links_in_documents_lead_somewhere() -> None:

@@ -24,6 +24,8 @@ from dicom_node.db import Database, ReceivedInstance, ResultObject
 from dicom_node.engine import EngineClient
 from dicom_node.storage import Storage
 from tests.fakes.ct import make_ct_series
+from tests.fakes.instances import fake_instance
+from tests.fakes.web import Asked, Said, serving
 from tests.peers import free_port
 from tests.unit.test_flow import FakeDetector
 
@@ -357,7 +359,7 @@ def test_a_purge_says_what_would_go_then_removes_it(node: PreparedNode, run: Cal
     files = [node.storage.path(f"incoming/{STUDY}/{SERIES}/1.2.3.4.dcm"), node.storage.path(f"results/{JOB}/sr.dcm")]
     wanted = {"series": 1, "jobs": 1, "bytes": 12}
     dry = run("purge", "--older-than-days", "0", "--dry-run", "-c", node.config, "--json")
-    assert dry.json == {**wanted, "dry_run": True}
+    assert dry.json == {**wanted, "dry_run": True, "held": []}
     assert all(path.exists() for path in files)
     assert run("purge", "--older-than-days", "0", "-c", node.config, "--json").json == {**wanted, "dry_run": False}
     assert not any(path.exists() or path.parent.exists() for path in files)
@@ -365,6 +367,38 @@ def test_a_purge_says_what_would_go_then_removes_it(node: PreparedNode, run: Cal
     # The same series may come again: its job's id is free.
     assert node.client.state(JOB) is None
     assert run("purge", "--older-than-days", "0", "-c", node.config).out.startswith("removed 0 series, 0 jobs")
+
+
+def test_a_purge_says_what_it_holds_back_and_why(node: PreparedNode, run: Callable[..., Ended]) -> None:
+    settings = yaml.safe_load(node.config.read_text())
+    settings["peers"]["pacs"]["may_commit"] = True
+    node.config.write_text(yaml.safe_dump(settings))
+    node.complete()
+    node.move("stored")
+    dry = run("purge", "--older-than-days", "0", "--dry-run", "-c", node.config, "--json").json
+    assert dry["series"] == 0
+    assert dry["held"] == [{"series_instance_uid": SERIES, "why": {"stored, not committed at pacs": 1}}]
+    text = run("purge", "--older-than-days", "0", "--dry-run", "-c", node.config).out
+    assert f"held back: series {SERIES}: stored, not committed at pacs (1)" in text
+    assert run("purge", "--older-than-days", "0", "-c", node.config, "--json").json["series"] == 0
+    settings["retention"] = {"uncommitted_after_days": 0}
+    node.config.write_text(yaml.safe_dump(settings))
+    assert run("purge", "--older-than-days", "0", "-c", node.config, "--json").json["series"] == 1
+
+
+def test_how_far_the_objects_of_a_job_are_is_listed_and_shown(node: PreparedNode, run: Callable[..., Ended]) -> None:
+    node.complete()
+    node.move("stored")
+    assert run("jobs", "list", "-c", node.config, "--json").json[0]["objects"] == {"stored": 1}
+    node.database.begin_commitment("2.25.9", "pacs", ["2.25.1"], next_s=60.0)
+    node.database.commitment_refused("2.25.9", "PACS refused Storage Commitment", taken=False, next_s=60.0)
+    shown = run("jobs", "show", JOB, "-c", node.config).out
+    assert "Storage Commitment asked of pacs" in shown
+    assert "refused (PACS refused Storage Commitment)" in shown
+    reasons = {("1.2.840.10008.5.1.4.1.1.88.34", "2.25.1"): 0}
+    node.database.settle_commitment("2.25.9", ["pacs"], reasons)
+    assert "1 committed" in run("jobs", "list", "-c", node.config).out
+    assert "sr to pacs: committed" in run("jobs", "show", JOB, "-c", node.config).out
 
 
 def test_a_purge_keeps_what_is_recent_or_undelivered(node: PreparedNode, run: Callable[..., Ended]) -> None:
@@ -554,3 +588,25 @@ def test_an_unknown_peer_is_a_wrong_call_that_names_the_known(node: PreparedNode
     ended = run("echo", "pasc", "-c", node.config)
     assert ended.code == 2
     assert "known: pacs; or give AE@HOST:PORT" in ended.err
+
+
+def test_send_speaks_stow_rs_to_a_peer_that_says_so(
+    node: PreparedNode, run: Callable[..., Ended], tmp_path: Path
+) -> None:
+    for number in (1, 2):
+        fake_instance(number).write(tmp_path / "ct")
+    asked: list[Asked] = []
+    with serving(lambda request: asked.append(request) or Said(200)) as url:
+        settings = yaml.safe_load(node.config.read_text())
+        settings["peers"]["web"] = {
+            "ae_title": "WEB",
+            "host": "127.0.0.1",
+            "deliver_by": "stow_rs",
+            "dicomweb": {"url": url},
+        }
+        node.config.write_text(yaml.safe_dump(settings))
+        assert run("send", tmp_path / "ct", "--to", "web", "-c", node.config, "--json").json["stored"] == 2
+    assert [request.path for request in asked] == ["/dicom-web/studies"]
+    ended = run("send", tmp_path / "ct", "--to", "web", "-c", node.config)
+    assert ended.code == 1
+    assert "is the peer running" in ended.err

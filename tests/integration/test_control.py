@@ -179,7 +179,7 @@ def test_a_series_that_brings_something_new_while_it_is_purged_stays(
     ended(client, "analyse", job_id, job_id)
     real = node.database.purgeable_series
 
-    def then_another(before: float) -> list[str]:
+    def then_another(before: float, _kept: object) -> list[str]:
         found = real(before)
         assert found == [SERIES]
         node.receive()

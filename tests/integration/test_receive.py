@@ -469,7 +469,7 @@ def test_an_idle_association_is_aborted(start_receiver: Start) -> None:
     "noise", [b"GET / HTTP/1.0\r\n\r\n", os.urandom(200), b"\x01\x00\xff\xff\xff\xff" + bytes(50), b""]
 )
 def test_what_is_no_dicom_ends_without_harm(start_receiver: Start, noise: bytes) -> None:
-    running = start_receiver(receive={"idle_timeout_s": 0.3})
+    running = start_receiver(receive={"associate_timeout_s": 0.3})
     with socket.create_connection(("127.0.0.1", running.port), timeout=10) as connection:
         connection.sendall(noise)
         with contextlib.suppress(ConnectionResetError):

@@ -12,6 +12,8 @@ import pytest
 from dicom_node.check import Item, check
 from dicom_node.config import Config
 from dicom_node.db import Database
+from dicom_node.dimse.archive import Archive
+from tests.fakes.web import Said, serving
 from tests.peers import free_port
 
 ROUTE = {"name": "r", "model": "nodules", "destinations": ["pacs"]}
@@ -140,6 +142,33 @@ def test_peers_with_a_port_are_called(start_receiver: Callable[..., Any], node_c
     items = {found.name: found for found in check(node_config(peers=peers)) if found.name.startswith("peer")}
     assert {name: found.ok for name, found in items.items()} == {"peer here": True, "peer away": False}
     assert items["peer here"].text == f"DICOMNODE at 127.0.0.1:{running.port} answers"
+
+
+def test_storage_commitment_is_negotiated_where_it_will_be_asked_for(
+    start_receiver: Callable[..., Any], node_config: Callable[..., Config], tmp_path: Path
+) -> None:
+    running = start_receiver()
+    deaf = Archive(tmp_path / "archive", "DEAF")
+    peers = {
+        "here": {"ae_title": running.peer.ae_title, "host": "127.0.0.1", "port": running.port, "may_commit": True},
+        "deaf": {"ae_title": "DEAF", "host": "127.0.0.1", "port": deaf.start(), "may_commit": True},
+    }
+    items = {found.name: found for found in check(node_config(peers=peers)) if found.name.endswith("commitment")}
+    deaf.stop()
+    assert {name: found.ok for name, found in items.items()} == {
+        "peer here commitment": True,
+        "peer deaf commitment": False,
+    }
+    assert "accepts none of these SOP Classes" in items["peer deaf commitment"].text
+
+
+def test_a_stow_rs_destination_is_asked_whether_it_answers(node_config: Callable[..., Config]) -> None:
+    web = {"ae_title": "WEB", "host": "127.0.0.1", "deliver_by": "stow_rs"}
+    with serving(lambda request: Said(204)) as up, serving(lambda request: Said(401)) as locked:
+        peers = {"up": {**web, "dicomweb": {"url": up}}, "locked": {**web, "dicomweb": {"url": locked}}}
+        items = {found.name: found for found in check(node_config(peers=peers)) if found.name.endswith("dicomweb")}
+    assert items["peer up dicomweb"].ok
+    assert "check dicomweb.username" in items["peer locked dicomweb"].text
 
 
 def test_a_check_makes_nothing(node_config: Callable[..., Config], tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 from pydantic import BaseModel
@@ -396,3 +396,41 @@ def test_a_tilde_is_the_users_own_folder(tmp_path: Path, monkeypatch: pytest.Mon
     path = tmp_path / "config.yaml"
     path.write_text("storage: {root: ~/node}\n")
     assert load_config(path).storage.root == tmp_path / "home" / "node"
+
+
+# -- peers that could be taken for each other ------------------------------------------------------
+
+
+def _two_peers(first: dict[str, Any], second: dict[str, Any]) -> Config:
+    base = {"ae_title": "CT", "host": "10.0.0.5", "may_send": True}
+    return Config.model_validate({"storage": {"root": "x"}, "peers": {"one": base | first, "two": base | second}})
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ({}, {}),
+        ({"from": ["10.0.0.0/24"]}, {}),
+        ({"from": ["10.0.0.0/24"]}, {"from": ["10.0.0.128/25"]}),
+        ({"host": "ct.example"}, {"host": "CT.example"}),
+    ],
+)
+def test_two_senders_with_one_title_and_a_common_address_are_refused(
+    first: dict[str, Any], second: dict[str, Any]
+) -> None:
+    with pytest.raises(ValueError, match="one AE title from a common address"):
+        _two_peers(first, second)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ({"ae_title": "CT1"}, {}),
+        ({"host": "10.0.0.6"}, {}),
+        ({"may_send": False}, {}),
+        ({"from": ["10.0.0.0/25"]}, {"from": ["10.0.0.128/25"]}),
+        ({"from": ["fe80::/64"]}, {"from": ["10.0.0.128/25"]}),
+    ],
+)
+def test_peers_that_can_be_told_apart_are_welcome(first: dict[str, Any], second: dict[str, Any]) -> None:
+    assert len(_two_peers(first, second).peers) == 2

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from dicom_node.config import Config
-from dicom_node.dimse.admission import CALLED_UNKNOWN, CALLING_UNKNOWN, reject_reason
+from dicom_node.dimse.admission import CALLED_UNKNOWN, CALLING_UNKNOWN, Rejection, Welcome, admission, callers
 
 PEERS = {
     "pacs": {"ae_title": "PACS", "host": "192.0.2.10", "may_send": True},
@@ -32,8 +32,8 @@ def decide(calling: str, address: str, called: str = "NODE", **receive: Any) -> 
     config = Config.model_validate(
         {"storage": {"root": "/nowhere"}, "receive": {"ae_title": "NODE", **receive}, "peers": PEERS}
     )
-    rejection = reject_reason(config, calling=calling, called=called, address=address, resolve=resolve)
-    return rejection.diagnostic if rejection is not None else None
+    decided = admission(config, calling=calling, called=called, address=address, resolve=resolve)
+    return decided.diagnostic if isinstance(decided, Rejection) else None
 
 
 @pytest.mark.parametrize(
@@ -87,6 +87,73 @@ def test_a_name_without_address_lets_nobody_in() -> None:
     config = Config.model_validate(
         {"storage": {"root": "/nowhere"}, "peers": {"p": {"ae_title": "P", "host": "gone.example", "may_send": True}}}
     )
-    rejection = reject_reason(config, calling="P", called="DICOMNODE", address="192.0.2.1", resolve=resolve)
-    assert rejection is not None
-    assert rejection.diagnostic == CALLING_UNKNOWN
+    rejection = admission(config, calling="P", called="DICOMNODE", address="192.0.2.1", resolve=resolve)
+    assert isinstance(rejection, Rejection)
+    assert (rejection.result, rejection.source, rejection.diagnostic) == (0x01, 0x01, CALLING_UNKNOWN)
+
+
+def terms(peers: dict[str, Any], calling: str, *names: str, **receive: Any) -> Rejection | Welcome:
+    """For a caller from 192.0.2.10 that shows a certificate with these names."""
+    config = Config.model_validate({"storage": {"root": "/nowhere"}, "receive": receive, "peers": peers})
+    shown = frozenset(names)
+    return admission(config, calling=calling, called="DICOMNODE", address="192.0.2.10", certificate_names=shown)
+
+
+CERTIFIED = {
+    "ct": {"ae_title": "CT", "host": "192.0.2.10", "may_send": True, "certificate_names": ["CT.example", "ct2.example"]}
+}
+
+
+@pytest.mark.parametrize("unknown_peers", ["accept", "refuse"])
+def test_a_title_with_certificate_names_is_only_for_who_shows_one_of_them(unknown_peers: str) -> None:
+    assert terms(CERTIFIED, "CT", "ct2.example", "other", unknown_peers=unknown_peers) == Welcome(peer="ct")
+    assert terms(CERTIFIED, "CT", "ct.example", unknown_peers=unknown_peers) == Welcome(peer="ct")
+    for names in ([], ["pacs.example"]):
+        refused = terms(CERTIFIED, "CT", *names, unknown_peers=unknown_peers)
+        assert isinstance(refused, Rejection)
+        assert "no client certificate with one of its names" in refused.text
+
+
+def test_a_certificate_does_not_stand_in_for_the_address() -> None:
+    elsewhere = {"ct": {**CERTIFIED["ct"], "host": "192.0.2.11"}}
+    refused = terms(elsewhere, "CT", "ct.example")
+    assert isinstance(refused, Rejection)
+    assert "from an address that is not its own" in refused.text
+
+
+def test_the_terms_are_those_of_the_peer() -> None:
+    peer = {"ae_title": "CT", "host": "192.0.2.10", "may_send": True, "max_associations": 2}
+    first = "1.2.840.10008.1.2.4.70"
+    assert terms({"ct": {**peer, "accept_first": [first]}}, "CT") == Welcome(
+        peer="ct", max_associations=2, accept_first=(first,)
+    )
+    assert terms({"ct": peer}, "OTHER", unknown_peers="accept") == Welcome()
+
+
+KEEPER = {"ae_title": "KEEPER", "host": "192.0.2.10", "port": 104, "may_commit": True}
+
+
+def test_a_destination_that_commits_may_call_and_store_nothing() -> None:
+    assert terms({"keeper": KEEPER}, "KEEPER") == Welcome(peer="keeper", may_store=False)
+    assert terms({"keeper": {**KEEPER, "may_send": True}}, "KEEPER") == Welcome(peer="keeper")
+    assert terms({"keeper": KEEPER}, "KEEPER", unknown_peers="accept") == Welcome(peer="keeper")
+    elsewhere = terms({"keeper": {**KEEPER, "host": "192.0.2.11"}}, "KEEPER")
+    assert isinstance(elsewhere, Rejection)
+
+
+def test_a_caller_is_each_peer_whose_title_address_and_certificate_it_has() -> None:
+    peers = {
+        "keeper": KEEPER,
+        "same": {**KEEPER, "may_send": True},
+        "elsewhere": {**KEEPER, "host": "192.0.2.11"},
+        "certified": {**KEEPER, "certificate_names": ["keeper.example"]},
+        "other": {**KEEPER, "ae_title": "OTHER"},
+    }
+    config = Config.model_validate({"storage": {"root": "/nowhere"}, "peers": peers})
+    assert callers(config, calling="KEEPER", address="192.0.2.10") == ["keeper", "same"]
+    shown = frozenset({"keeper.example"})
+    assert callers(config, calling="KEEPER", address="192.0.2.10", certificate_names=shown) == [
+        "keeper",
+        "same",
+        "certified",
+    ]

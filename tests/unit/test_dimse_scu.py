@@ -44,18 +44,19 @@ def test_success_has_nothing_to_say_and_everything_else_has() -> None:
 def test_each_file_s_own_syntax_is_proposed_and_one_that_all_can_read(tmp_path: Path) -> None:
     plain, packed = ExplicitVRLittleEndian, JPEGLSLossless
     files = [fake_instance(n, transfer_syntax=uid).write(tmp_path) for n, uid in enumerate((plain, packed, plain))]
-    contexts = scu._contexts([scu._examined(path) for path in files])
-    assert contexts == [(CTImageStorage, [plain]), (CTImageStorage, [packed]), (CTImageStorage, scu._FALLBACK)]
+    contexts = scu._contexts([scu.examined(path) for path in files])
+    assert contexts == [(CTImageStorage, [plain]), (CTImageStorage, [packed]), (CTImageStorage, scu.FALLBACK)]
 
 
 def test_a_folder_of_many_classes_is_split_into_associations() -> None:
     objects = [
-        scu._Object(
+        scu.SendObject(
             path=Path(f"{n}"),
             sop_class_uid=f"1.2.{n}",
             sop_instance_uid=f"1.3.{n}",
             transfer_syntax_uid=str(JPEGLSLossless),
             data_set_at=0,
+            size_bytes=1,
         )
         for n in range(100)
     ]

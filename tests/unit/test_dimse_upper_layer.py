@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import struct
+import tracemalloc
 from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dicom_node.dimse import upper_layer
 from dicom_node.dimse.part10 import read_command
-from dicom_node.dimse.upper_layer import InvalidPDU, RawStore, StoreAssembler, store_response
+from dicom_node.dimse.upper_layer import MAX_DATA_SET_BYTES, InvalidPDU, RawStore, StoreAssembler, store_response
 from tests.fakes.instances import fake_instance
 
 FAKE = fake_instance()
@@ -41,10 +41,10 @@ def pdv(control: int, fragment: bytes, context_id: int = 1) -> bytes:
 STORE = pdv(0x03, command()) + pdv(0x02, FAKE.data_set)
 
 
-def fed(*bodies: bytes) -> tuple[list[RawStore], list[tuple[int, bytes]]]:
+def fed(*bodies: bytes, most: int = MAX_DATA_SET_BYTES) -> tuple[list[RawStore], list[tuple[int, bytes]]]:
     """The requests of these P-DATA-TF bodies, and what was passed on."""
     passed: list[tuple[int, bytes]] = []
-    assembler = StoreAssembler(lambda context_id, data: passed.append((context_id, data)))
+    assembler = StoreAssembler(lambda context_id, data: passed.append((context_id, data)), most)
     requests = [request for body in bodies for request in assembler.feed(memoryview(body))]
     assert not assembler.within_request
     return requests, passed
@@ -85,15 +85,37 @@ def test_a_request_that_announces_no_data_set_has_an_empty_one() -> None:
     assert request.data_set == b""
 
 
-def test_a_data_set_beyond_all_measure_is_dropped_but_answered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(upper_layer, "MAX_DATA_SET_BYTES", 100)
+def test_a_data_set_beyond_all_measure_is_dropped_but_answered() -> None:
     (request, next_one), _ = fed(
         pdv(0x03, command()) + pdv(0x00, bytes(99)),
         pdv(0x00, bytes(2)) + pdv(0x02, bytes(50)),
         pdv(0x03, command()) + pdv(0x02, b"x"),
+        most=100,
     )
     assert request.data_set is None
     assert next_one.data_set == b"x"
+
+
+def test_a_data_set_in_crumbs_costs_no_more_than_it_holds() -> None:
+    assembler = StoreAssembler(lambda context_id, data: None)
+    crumbs = pdv(0x00, b"x") * 10_000
+    list(assembler.feed(memoryview(pdv(0x03, command()))))
+    tracemalloc.start()
+    for _ in range(20):
+        assert not list(assembler.feed(memoryview(crumbs)))
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    (request,) = assembler.feed(memoryview(pdv(0x02, b"y")))
+    assert request.data_set == b"x" * 200_000 + b"y"
+    assert held < 1_000_000
+
+
+def test_a_message_of_another_service_cannot_grow_without_end() -> None:
+    assembler = StoreAssembler(lambda context_id, data: None)
+    list(assembler.feed(memoryview(pdv(0x03, command(field=0x0020)))))
+    endless = memoryview(pdv(0x00, bytes(1024**2)) * 20)
+    with pytest.raises(InvalidPDU, match="longer than any"):
+        list(assembler.feed(endless))
 
 
 @pytest.mark.parametrize(

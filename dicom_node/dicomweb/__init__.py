@@ -1,0 +1,1 @@
+"""A peer's DICOMweb services (PS3.18), spoken to by dicomweb-client."""

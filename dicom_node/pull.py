@@ -1,0 +1,431 @@
+"""A question to a peer's archive -> the series it has -> Instances here, counted against what the peer has and says.
+
+Resumable: what is complete here is left alone, so a pull that was cut goes on when it is made again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Protocol
+
+from pydicom.dataset import Dataset
+
+from dicom_node.config import Config
+from dicom_node.db import Database
+from dicom_node.dicomweb import retrieve as web
+from dicom_node.dimse import retrieve
+from dicom_node.dimse.announce import Announcer
+from dicom_node.dimse.contexts import accepted_classes
+from dicom_node.dimse.intake import Intake, StoreAnswer, StoreRequest
+from dicom_node.dimse.query import Found, Level, QueryFailed, querying, related_instances
+from dicom_node.dimse.requestor import CannotAssociate
+from dicom_node.dimse.retrieve import Said, SeriesKey, Store
+from dicom_node.errors import ConfigError, DeliveryError, InvalidUID
+from dicom_node.locks import try_lock
+from dicom_node.peers import PeerConfig
+from dicom_node.storage import Storage, checked_uid
+
+log = logging.getLogger(__name__)
+
+# Keys of a study (PS3.4 Tables C.6-1, C.6-2 and C.6-5, and what archives match besides); all others are of a series.
+_STUDY_KEYS = frozenset(
+    {
+        "PatientID",
+        "PatientName",
+        "PatientBirthDate",
+        "PatientSex",
+        "AccessionNumber",
+        "StudyID",
+        "StudyInstanceUID",
+        "StudyDescription",
+        "ModalitiesInStudy",
+        "ReferringPhysicianName",
+        "InstitutionName",
+    }
+)
+# After the last word of a C-MOVE a peer may still be sending: so long nothing new may come before we count.
+_AFTERWARDS_S = 10.0
+_LOOK_S = 0.2
+# A UID below pydicom's root for tests and examples: no archive has such a study.
+_NO_STUDY = "1.2.826.0.1.3680043.8.498.0"
+_UNITS = {"h": 1.0, "d": 24.0}
+_LONGEST_H = 24 * 365.0
+
+Ask = Callable[[Level, Mapping[str, str]], Found]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """Which series. since: studies of this local time and later. match: further keys, by DICOM keyword."""
+
+    study_uid: str = ""
+    series_uid: str = ""
+    patient_id: str = ""
+    accession: str = ""
+    since: datetime | None = None
+    match: Mapping[str, str] = field(default_factory=lambda: {"Modality": "CT"})
+
+    def __post_init__(self) -> None:
+        if not (self.study_uid or self.patient_id or self.accession or self.since):
+            raise ConfigError("say what to pull: --study, --patient, --accession or --since")
+        if self.series_uid and not self.study_uid:
+            raise ConfigError("--series needs the --study that it belongs to")
+        for name, uid in (("--study", self.study_uid), ("--series", self.series_uid)):
+            try:
+                if uid:
+                    checked_uid(uid, name)
+            except InvalidUID as err:
+                raise ConfigError(str(err)) from err
+        for name, value in (("--patient", self.patient_id), ("--accession", self.accession)):
+            if set(value) & set("*?\\"):
+                raise ConfigError(f"{name} is one value, without *, ? and backslash: they would match others too")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Planned:
+    """One series of the archive: how many Instances are there, and how many of them were here when we looked."""
+
+    key: SeriesKey
+    study_date: str
+    modality: str
+    there: int
+    here: int
+
+    @property
+    def complete(self) -> bool:
+        return self.here >= self.there
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What matches, oldest study first. problems: what of the archive's answers could not be used."""
+
+    series: tuple[Planned, ...]
+    problems: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fetched:
+    """What became of one series. problem: why it is not all here, empty where it is. reached: whether there was an
+    Association at all."""
+
+    planned: Planned
+    here: int
+    problem: str
+    reached: bool = True
+
+
+class Landing:
+    """Takes Instances that this process retrieved, like the receiver: durable file, row, announcement."""
+
+    def __init__(self, storage: Storage, database: Database, announcer: Announcer) -> None:
+        self._intake, self._database, self._announcer = Intake(storage, database), database, announcer
+
+    def start(self) -> None:
+        self._announcer.start()
+
+    def stop(self) -> None:
+        """Every series that grew is announced."""
+        self._announcer.close()
+
+    @contextlib.contextmanager
+    def landing(self, series_uid: str, source_ae: str) -> Iterator[Store]:
+        """Over one retrieval, which counts as an Association that brings the series: how it ended is evidence."""
+        association, begun = uuid.uuid4().hex, False
+
+        def store(request: StoreRequest) -> StoreAnswer:
+            nonlocal begun
+            answer = self._intake.store(request)
+            if answer.series_uid is not None and answer.arrival != "same":
+                if not begun:
+                    self._database.association_began(answer.series_uid, association)
+                    begun = True
+                self._announcer.grew(answer.series_uid, source_ae)
+            return answer
+
+        released = False
+        try:
+            yield store
+            released = True
+        finally:
+            if begun:
+                self._database.association_ended([series_uid], association, released=released)
+            self._announcer.ended([series_uid], source_ae)
+
+    def remind(self, series_uid: str) -> None:
+        """A series that is here and that no assembly has seen: whoever brought it died before it was announced."""
+        seen = self._database.series(series_uid)
+        if seen is not None and (seen["assembled_at"] is None or seen["last_at"] > seen["assembled_at"]):
+            self._announcer.ended([series_uid], seen["source_ae"])
+
+
+class Retrieval(Protocol):
+    """One way to fetch a series: calls `on_response` with how many Instances the peer says that it sent."""
+
+    def __call__(self, series: SeriesKey, on_response: Callable[[int], None]) -> Said: ...
+
+
+class Puller:
+    """Pulls from one peer. name: as the settings call it, or its AE title."""
+
+    def __init__(
+        self,
+        config: Config,
+        database: Database,
+        landing: Landing,
+        *,
+        name: str,
+        peer: PeerConfig,
+        route: str | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        check_allowed(config, name, peer)
+        if route is not None:
+            config.route(route)
+        self._config, self._database, self._landing = config, database, landing
+        self._name, self._peer, self._route = name, peer, route
+        self._clock, self._sleep = clock, sleep
+
+    def plan(self, wanted: Selection) -> Plan:
+        """What the peer has of it. Raises DeliveryError when it cannot be asked."""
+        problems: list[str] = []
+        planned: dict[str, Planned] = {}
+        with asking(self._peer, self._config.receive.ae_title) as ask:
+            for study in self._found(ask, "STUDY", study_keys(wanted), problems):
+                if not (_is_since(study, wanted.since) and _may_hold(study, wanted.match.get("Modality", ""))):
+                    continue
+                patient_id = str(study.get("PatientID") or wanted.patient_id)
+                keys = series_keys(wanted, str(study.StudyInstanceUID), patient_id)
+                for series in self._found(ask, "SERIES", keys, problems):
+                    if _is_one_of(str(series.get("Modality", "")), wanted.match.get("Modality", "")):
+                        one = self._planned(ask, study, series, patient_id, problems)
+                        planned[one.key.series_uid] = one
+        by_date = sorted(planned.values(), key=lambda one: one.study_date)
+        return Plan(series=tuple(by_date), problems=tuple(problems))
+
+    def remind(self, planned: Planned) -> None:
+        """See to it that a series that is here already is assembled."""
+        self._landing.remind(planned.key.series_uid)
+
+    def fetch(self, planned: Planned, progress: Callable[[int], None] = lambda here: None) -> Fetched:
+        """One series. Its route is remembered before its first Instance comes. progress: Instances here so far."""
+        uid = planned.key.series_uid
+        self._database.pull_asked(
+            uid, study_uid=planned.key.study_uid, peer=self._name, route=self._route, there=planned.there
+        )
+        reached, said = True, Said(sent=0, failed=0, status=0, problem="")
+        try:
+            said = self._retrieval()(planned.key, lambda sent: progress(max(planned.here, sent)))
+        except DeliveryError as err:
+            reached = not isinstance(err, CannotAssociate)
+            said = Said(sent=0, failed=0, status=0, problem=str(err))
+        here = self._arrived(uid, expected=min(planned.there, said.sent) if said.problem else planned.there)
+        problem = "" if here >= planned.there else _shortage(planned, here, said, self._name)
+        extra = {"action": "pull", "peer": self._name, "series": uid, "here": here, "there": planned.there}
+        if problem:
+            self._database.pull_failed(uid, here=here, problem=problem, reached=reached)
+            log.warning("series not complete", extra={**extra, "why": problem})
+        else:
+            self._database.pull_done(uid, here=here)
+            log.info("series pulled", extra=extra)
+        return Fetched(planned=planned, here=here, problem=problem, reached=reached)
+
+    # -- asking ------------------------------------------------------------------------------------
+
+    def _found(self, ask: Ask, level: Level, keys: Mapping[str, str], problems: list[str]) -> tuple[Dataset, ...]:
+        found = ask(level, keys)
+        problems += [f"{self._name}: {why}" for why in sorted(set(found.unusable))]
+        if found.truncated:
+            problems.append(f"{self._name} has more than {len(found.data_sets)} answers: ask for less at once")
+        return found.data_sets
+
+    def _planned(self, ask: Ask, study: Dataset, series: Dataset, patient_id: str, problems: list[str]) -> Planned:
+        key = SeriesKey(
+            study_uid=str(study.StudyInstanceUID), series_uid=str(series.SeriesInstanceUID), patient_id=patient_id
+        )
+        there = related_instances(series, "NumberOfSeriesRelatedInstances")
+        if there is None:
+            images = self._found(ask, "IMAGE", key.keys(), problems)
+            there = len({str(image.SOPInstanceUID) for image in images})
+        return Planned(
+            key=key,
+            study_date=_digits(study.get("StudyDate")),
+            modality=str(series.get("Modality", ""))[:16],
+            there=there,
+            here=self._database.instance_count(key.series_uid),
+        )
+
+    # -- fetching ----------------------------------------------------------------------------------
+
+    def _retrieval(self) -> Retrieval:
+        return {"c_move": self._by_move, "c_get": self._by_get, "wado_rs": self._by_web}[self._peer.retrieve_by]
+
+    def _by_move(self, series: SeriesKey, on_response: Callable[[int], None]) -> Said:
+        """Our receiver takes what comes: it may be a process or a machine of its own."""
+        receive, count = self._config.receive, self._database.instance_count
+        seen = [count(series.series_uid)]
+
+        def goes_on() -> bool:
+            seen.append(count(series.series_uid))
+            return seen[-1] > seen[-2]
+
+        return retrieve.move(
+            self._peer,
+            receive.ae_title,
+            self._peer.called_as or receive.ae_title,
+            series,
+            our_port=receive.port or (receive.tls.port if receive.tls is not None else None),
+            goes_on=goes_on,
+            on_response=on_response,
+        )
+
+    def _by_get(self, series: SeriesKey, on_response: Callable[[int], None]) -> Said:
+        receive = self._config.receive
+        classes = accepted_classes(receive.also_accept)
+        with self._landed(series) as store:
+            return retrieve.get(self._peer, receive.ae_title, series, classes, store, on_response=on_response)
+
+    def _by_web(self, series: SeriesKey, on_response: Callable[[int], None]) -> Said:
+        with self._landed(series) as store:
+            return web.fetch(self._peer, series, store, on_response=on_response)
+
+    @contextlib.contextmanager
+    def _landed(self, series: SeriesKey) -> Iterator[Store]:
+        with self._no_sweep(), self._landing.landing(series.series_uid, self._peer.ae_title) as store:
+            yield store
+
+    @contextlib.contextmanager
+    def _no_sweep(self) -> Iterator[None]:
+        """A receiver that starts meanwhile must not take our temporary files for those of a crash."""
+        lock = try_lock(self._database.url, "receive")
+        try:
+            yield
+        finally:
+            if lock is not None:
+                lock.release()
+
+    def _arrived(self, series_uid: str, expected: int) -> int:
+        """How many Instances are here, once `expected` of them are or no more come."""
+        here = self._database.instance_count(series_uid)
+        patience_s = min(_AFTERWARDS_S, self._peer.response_timeout_s)
+        deadline = self._clock() + patience_s
+        while here < expected and self._clock() < deadline:
+            self._sleep(_LOOK_S)
+            before, here = here, self._database.instance_count(series_uid)
+            if here > before:
+                deadline = self._clock() + patience_s
+        return here
+
+
+def check_allowed(config: Config, name: str, peer: PeerConfig) -> None:
+    """Raises ConfigError that names the key to set."""
+    if not peer.may_be_queried:
+        raise ConfigError(f"this node may not look in {name}: set peers.{name}.may_be_queried: true")
+    if peer.retrieve_by != "wado_rs" and peer.port is None:
+        raise ConfigError(f"{name} has no port for {peer.retrieve_by}: set peers.{name}.port or retrieve_by: wado_rs")
+    welcome = config.receive.unknown_peers == "accept" or any(
+        known.may_send and known.ae_title == peer.ae_title for known in config.peers.values()
+    )
+    if peer.retrieve_by == "c_move" and not welcome:
+        raise ConfigError(
+            f"by C-MOVE {name} stores to this node: set peers.{name}.may_send: true, or its retrieve_by: c_get"
+        )
+
+
+def archive_answers(config: Config, name: str, peer: PeerConfig) -> None:
+    """A query for nothing. Raises ConfigError, or DeliveryError with what to check."""
+    check_allowed(config, name, peer)
+    with asking(peer, config.receive.ae_title) as ask:
+        ask("STUDY", {"StudyInstanceUID": _NO_STUDY, "PatientID": ""})
+
+
+@contextlib.contextmanager
+def asking(peer: PeerConfig, calling_ae: str) -> Iterator[Ask]:
+    """C-FIND on one Association, or QIDO-RS."""
+    if peer.retrieve_by == "wado_rs" or peer.port is None:
+        yield lambda level, keys: web.search(peer, level, keys)
+    else:
+        with querying(peer, calling_ae) as query:
+            yield query.find
+
+
+def parse_age(text: str) -> timedelta:
+    """12h or 2d. Raises ConfigError."""
+    match = re.fullmatch(r"(\d{1,5})([hd])", text.strip())
+    hours = int(match[1]) * _UNITS[match[2]] if match else 0.0
+    if not 0 < hours <= _LONGEST_H:
+        raise ConfigError(f"{text!r} is no time back: give hours or days, like 12h or 2d, at most 365d")
+    return timedelta(hours=hours)
+
+
+def study_keys(wanted: Selection) -> dict[str, str]:
+    """Keys of the query for studies; an empty one is only asked for."""
+    keys = {"StudyInstanceUID": "", "StudyDate": "", "StudyTime": "", "PatientID": "", "ModalitiesInStudy": ""}
+    keys |= {name: value for name, value in wanted.match.items() if name in _STUDY_KEYS}
+    given = {
+        "StudyInstanceUID": wanted.study_uid,
+        "PatientID": wanted.patient_id,
+        "AccessionNumber": wanted.accession,
+        # PS3.4 C.2.2.2.5: from this day on. The hour is looked at here.
+        "StudyDate": "" if wanted.since is None else f"{wanted.since:%Y%m%d}-",
+    }
+    return keys | {name: value for name, value in given.items() if value}
+
+
+def series_keys(wanted: Selection, study_uid: str, patient_id: str) -> dict[str, str]:
+    """The same for the series of one study."""
+    keys = {"Modality": "", "NumberOfSeriesRelatedInstances": ""}
+    keys |= {name: value for name, value in wanted.match.items() if name not in _STUDY_KEYS}
+    return keys | {"PatientID": patient_id, "StudyInstanceUID": study_uid, "SeriesInstanceUID": wanted.series_uid}
+
+
+def _is_since(study: Dataset, since: datetime | None) -> bool:
+    """A study without a readable date and time is not left out: the archive's own match counts then."""
+    if since is None:
+        return True
+    date, at = _digits(study.get("StudyDate"))[:8], _digits(study.get("StudyTime"))[:6]
+    if len(date) != 8 or len(at) != 6:
+        return len(date) != 8 or date >= f"{since:%Y%m%d}"
+    return date + at >= f"{since:%Y%m%d%H%M%S}"
+
+
+def _may_hold(study: Dataset, modality: str) -> bool:
+    """False where the archive says which modalities the study has, and none is asked for: spares a question."""
+    said = study.get("ModalitiesInStudy")
+    values = [said] if isinstance(said, str) else list(said or [])
+    return not modality or not values or any(_is_one_of(str(value), modality) for value in values)
+
+
+def _is_one_of(value: str, wanted: str) -> bool:
+    """Wild cards in `wanted` are for the archive to match."""
+    return not wanted or set(wanted) & set("*?") != set() or value.strip() in wanted.split("\\")
+
+
+def _digits(value: object) -> str:
+    return re.sub(r"\D", "", str(value or ""))
+
+
+def _shortage(planned: Planned, here: int, said: Said, name: str) -> str:
+    counts = f"{here} of {planned.there} instances are here, {name} says that it sent {said.sent}"
+    counts += f" and failed to send {said.failed}" if said.failed else ""
+    return f"series {planned.key.series_uid}: {counts}" + (f". {said.problem}" if said.problem else "")
+
+
+def not_found(name: str, wanted: Selection) -> QueryFailed:
+    """For a pull of something that was named and is not there."""
+    what = "series" if wanted.series_uid else "study"
+    kinds = wanted.match.get("Modality", "")
+    return QueryFailed(f"{name} has no {what} that matches" + (f" with {kinds} series" if kinds else ""))
+
+
+def due_first(planned: Sequence[Planned], asked_at: Mapping[str, float]) -> list[Planned]:
+    """Never asked for before those that were, and of these the one asked for longest ago first."""
+    return sorted(planned, key=lambda one: asked_at.get(one.key.series_uid, 0.0))
