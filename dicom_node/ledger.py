@@ -177,7 +177,7 @@ class Ledger(Rows):
                 return False
             _delete_results(connection, schema.result.c.job_id.in_(jobs))
             connection.execute(sa.delete(schema.finding).where(schema.finding.c.job_id.in_(jobs)))
-            for table in (schema.job, schema.instance, schema.series):
+            for table in (schema.job, schema.instance, schema.carrier, schema.series):
                 connection.execute(sa.delete(table).where(table.c.series_uid == series_uid))
             self._event(connection, "series purged", series_uid=series_uid)
             remove_files()
