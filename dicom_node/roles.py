@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 import threading
+import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +26,7 @@ from dicom_node.storage import Storage
 if TYPE_CHECKING:
     # The receiver starts in half the time without what only the workflows need.
     from dicom_node.analysis import Detector
+    from dicom_node.completeness import ArchiveCount
     from dicom_node.delivery import SendOutcome
     from dicom_node.flow import Flow
 
@@ -81,7 +83,13 @@ def receive(config: Config, stop: Stop) -> None:
     def bounce(series_uid: str, quiet_time_s: float) -> None:
         client.bounce("assemble", series_uid, quiet_time_s, series_uid, longest_s=config.assemble.longest_wait_s)
 
-    announcer = Announcer(bounce, config.quiet_time_s)
+    def look(series_uid: str) -> None:
+        # Not by a bounce, which the engine takes up a second later at worst. Each look is a workflow of its own.
+        client.enqueue("assemble", f"{series_uid}:look:{uuid.uuid4().hex}", series_uid, priority="stat")
+
+    announcer = Announcer(
+        bounce, config.quiet_time_s, look=look, proven_quiet_time_s=config.assemble.proven_quiet_time_s
+    )
     receiver = Receiver(config, storage, database, announcer)
     port = receiver.start()
     log.info("receiving", extra={"action": "ready", "port": port, "ae_title": config.receive.ae_title})
@@ -130,10 +138,24 @@ def _send(files: Sequence[Path], peer: PeerConfig, calling_ae: str) -> Sequence[
     return list(send(files, peer, calling_ae))
 
 
+def _count(peer: PeerConfig, calling_ae: str, *, study_uid: str, series_uid: str) -> ArchiveCount:
+    from dicom_node.dimse.counts import count_instances
+
+    return count_instances(peer, calling_ae, study_uid=study_uid, series_uid=series_uid)
+
+
 def _flow(config: Config, database: Database, storage: Storage, me: str, detector: Callable[[str], Detector]) -> Flow:
     from dicom_node.flow import Flow
 
-    return Flow(config=config, database=database, storage=storage, executor_id=me, detector=detector, send=_send)
+    return Flow(
+        config=config,
+        database=database,
+        storage=storage,
+        executor_id=me,
+        detector=detector,
+        send=_send,
+        count=_count,
+    )
 
 
 def _run_engine(config: Config, flow: Flow, database: Database, stop: Stop, *, queues: Sequence[str]) -> None:

@@ -13,6 +13,7 @@ import socketserver
 import ssl
 import threading
 import time
+import uuid
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple, Protocol
@@ -58,7 +59,10 @@ _NARRATORS = (
 
 @dataclass(slots=True, kw_only=True)
 class Caller:
-    """The peer of one Association, the series that it brought so far, and those of them that grew by it."""
+    """The peer of one Association, the series that it brought so far, and those of them that grew by it.
+
+    association: its name among all Associations. begun_uids: the series that count it as one that brings them.
+    """
 
     ae_title: str
     called: str
@@ -66,6 +70,8 @@ class Caller:
     certificate_names: frozenset[str] = frozenset()
     series_uids: set[str] = field(default_factory=set)
     grown_uids: set[str] = field(default_factory=set)
+    begun_uids: set[str] = field(default_factory=set)
+    association: str = field(default_factory=lambda: uuid.uuid4().hex)
 
 
 class Service(Protocol):
@@ -75,6 +81,8 @@ class Service(Protocol):
         """None: welcome on the terms of anybody."""
 
     def store(self, request: StoreRequest) -> StoreAnswer: ...
+
+    def began(self, caller: Caller, series_uid: str) -> None: ...
 
     def ended(self, caller: Caller, *, released: bool) -> None: ...
 
@@ -394,6 +402,8 @@ class _Inbound(Association):
             self.caller.series_uids.add(answer.series_uid)
             if answer.arrival != "same":
                 self.caller.grown_uids.add(answer.series_uid)
+                if answer.series_uid not in self.caller.begun_uids:
+                    self._acceptor.service.began(self.caller, answer.series_uid)
         return store_response(request, answer.status, answer.comment)
 
     def _answer(self, request: StoreRequest) -> StoreAnswer:

@@ -80,6 +80,7 @@ class Receiver:
         if self._housekeeper is None:
             log.info("another receiver runs: no sweep", extra={"action": "sweep"})
             return
+        self._database.associations_lost()
         removed = self._storage.sweep()
         if removed:
             log.info("half-written files removed", extra={"action": "sweep", "files": removed})
@@ -102,16 +103,25 @@ class Receiver:
             self._announcer.grew(answer.series_uid, request.source_ae)
         return answer
 
+    def began(self, caller: Caller, series_uid: str) -> None:
+        """The first new Instance of a series is safe. Called before its response: the peer goes on only then."""
+        try:
+            self._database.association_began(series_uid, caller.association)
+            caller.begun_uids.add(series_uid)
+        except (sa.exc.SQLAlchemyError, DicomNodeError) as err:
+            # Tried again with the next Instance.
+            log.error("association not counted", extra={"action": "count", "error": describe(err)})
+
     def ended(self, caller: Caller, *, released: bool) -> None:
         series = sorted(caller.series_uids)
         if not series:
             return
         extra = {"action": "release" if released else "abort", "calling_ae": caller.ae_title, "series": len(series)}
         log.info("association ended", extra=extra)
-        if released:
-            try:
-                self._database.association_released(series)
-            except (sa.exc.SQLAlchemyError, DicomNodeError) as err:
-                # Only evidence of completeness is lost: the full quiet time decides instead.
-                log.error("release not recorded", extra={"action": "release", "error": describe(err)})
+        try:
+            if caller.begun_uids:
+                self._database.association_ended(sorted(caller.begun_uids), caller.association, released=released)
+        except (sa.exc.SQLAlchemyError, DicomNodeError) as err:
+            # Only evidence of completeness is lost: the full quiet time decides instead.
+            log.error("end not recorded", extra={"action": "release", "error": describe(err)})
         self._announcer.ended(sorted(caller.grown_uids), caller.ae_title)
