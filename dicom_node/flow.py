@@ -70,7 +70,7 @@ class Stopwatch:
 class _Judged:
     """What gate and routes say of the instances that are there.
 
-    slices, left_out, dense: as in completeness.Facts. values: columns of the job row.
+    slices, left_out, dense: as in completeness.Facts. values: columns of the job row. lossy: as in CTSeries.
     """
 
     state: Literal["queued", "rejected", "failed"]
@@ -79,6 +79,7 @@ class _Judged:
     left_out: int = 0
     dense: bool = False
     count_from: str | None = None
+    lossy: str | None = None
 
 
 _UNSEEN = _Judged(state="failed", values={})
@@ -183,7 +184,8 @@ class Flow:
         verdict = judge(facts, patience)
         if isinstance(verdict, Wait):
             return verdict
-        return replace(judged, values={**judged.values, "evidence": as_json(verdict, facts)})
+        evidence = as_json(verdict, facts) | ({} if judged.lossy is None else {"lossy": judged.lossy})
+        return replace(judged, values={**judged.values, "evidence": evidence})
 
     def _facts(self, seen: Row, rows: Sequence[Row], judged: _Judged, archive: ArchiveCount | None = None) -> Facts:
         now, decided_until = self.now(), seen["assembled_at"] or 0.0
@@ -257,6 +259,7 @@ class Flow:
             left_out=0 if series is None else len(series.left_out),
             dense=series is not None and _dense(files, series.left_out),
             count_from=None if choice.route is None else choice.route.count_from,
+            lossy=None if series is None else series.lossy,
         )
 
     def _choose(self, series_uid: str, facts: routing.Facts) -> routing.Choice:

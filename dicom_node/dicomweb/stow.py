@@ -16,11 +16,12 @@ from typing import Any
 import requests
 
 from dicom_node.dicomweb.client import DicomWebError, answered, error_of_status, session, settings, timeouts_s
-from dicom_node.dimse.contexts import EXPLICIT_LITTLE, UNCOMPRESSED
+from dicom_node.dimse.contexts import UNCOMPRESSED
 from dicom_node.dimse.part10 import write_file_head
 from dicom_node.dimse.scu import CannotConvert, Kind, Outcome, SendObject, converted, examined, outcome_of
 from dicom_node.errors import ConfigError
 from dicom_node.peers import PeerConfig
+from dicom_node.transfer_syntaxes import EXPLICIT_LITTLE
 
 # A request is held in memory, and where the service fails on it, all of it is sent again.
 _LONGEST_BATCH_BYTES = 32 * 1024**2

@@ -9,11 +9,12 @@ from io import BytesIO
 from pydicom.dataset import Dataset
 from pynetdicom.dsutils import decode, encode
 
-from dicom_node.dimse.contexts import EXPLICIT_LITTLE, IMPLICIT_LITTLE, STORAGE_COMMITMENT
+from dicom_node.dimse.contexts import STORAGE_COMMITMENT
 from dicom_node.dimse.requestor import associate
 from dicom_node.errors import DeliveryError, DicomNodeError, InvalidUID
 from dicom_node.peers import PeerConfig
 from dicom_node.storage import checked_uid
+from dicom_node.transfer_syntaxes import EXPLICIT_LITTLE, IMPLICIT_LITTLE
 
 # PS3.4 J.3.5: the well-known Instance that all requests and reports are about.
 PUSH_MODEL_INSTANCE = "1.2.840.10008.1.20.1.1"

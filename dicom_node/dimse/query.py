@@ -17,11 +17,11 @@ from pydicom.dataset import Dataset
 from pynetdicom.dimse_primitives import C_FIND
 from pynetdicom.dsutils import decode, encode
 
-from dicom_node.dimse.contexts import EXPLICIT_LITTLE, IMPLICIT_LITTLE
 from dicom_node.dimse.requestor import PENDING, NothingAccepted, Requested, associate
 from dicom_node.errors import DeliveryError, InvalidUID
 from dicom_node.peers import PeerConfig
 from dicom_node.storage import checked_uid
+from dicom_node.transfer_syntaxes import EXPLICIT_LITTLE, IMPLICIT_LITTLE
 
 log = logging.getLogger(__name__)
 

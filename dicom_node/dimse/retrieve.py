@@ -15,12 +15,13 @@ from pynetdicom.dimse_primitives import C_GET, C_MOVE, C_STORE
 from pynetdicom.dsutils import encode
 
 from dicom_node.dimse import part10
-from dicom_node.dimse.contexts import EXPLICIT_BIG, IMPLICIT_LITTLE, TRANSFER_SYNTAXES, UNCOMPRESSED
+from dicom_node.dimse.contexts import TRANSFER_SYNTAXES, UNCOMPRESSED
 from dicom_node.dimse.intake import StoreAnswer, StoreRequest
 from dicom_node.dimse.query import SYNTAXES, QueryFailed, chosen_model, identifier
 from dicom_node.dimse.requestor import MAX_CONTEXTS, PENDING, NothingAccepted, Requested, associate
 from dicom_node.errors import UnreadableInstance
 from dicom_node.peers import PeerConfig
+from dicom_node.transfer_syntaxes import EXPLICIT_BIG, IMPLICIT_LITTLE
 
 log = logging.getLogger(__name__)
 

@@ -276,6 +276,14 @@ def test_a_complete_series_is_queued_for_analysis(node: Node) -> None:
     }
 
 
+def test_lossy_images_that_the_settings_accept_are_named_in_the_evidence(make_node: Callable[..., Node]) -> None:
+    node = make_node(gate={**SETTINGS["gate"], "lossy": "accept"})
+    node.receive(header={"LossyImageCompression": "01", "LossyImageCompressionRatio": "8"})
+    node.assemble()
+    assert node.job()["state"] == "queued"
+    assert node.job()["evidence"]["lossy"] == ("8 of 8 images were compressed with loss: method not told, ratio 8")
+
+
 def test_an_unchanged_set_of_instances_does_nothing(node: Node) -> None:
     job_id = node.complete()
     before = node.results(job_id)
