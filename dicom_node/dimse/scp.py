@@ -13,7 +13,7 @@ from dicom_node.dimse.admission import Rejection, reject_reason
 from dicom_node.dimse.announce import Announcer
 from dicom_node.dimse.contexts import supported_contexts
 from dicom_node.dimse.intake import Intake, StoreAnswer, StoreRequest
-from dicom_node.errors import ConfigError, DicomNodeError
+from dicom_node.errors import DicomNodeError
 from dicom_node.locks import Lock, try_lock
 from dicom_node.logs import describe
 from dicom_node.storage import Storage
@@ -26,7 +26,7 @@ class Receiver:
 
     def __init__(self, config: Config, storage: Storage, database: Database, announcer: Announcer) -> None:
         self._config, self._storage, self._database, self._announcer = config, storage, database, announcer
-        self._intake = Intake(storage, database)
+        self._intake = Intake(storage, database, announcer.grew, journal_mb=config.receive.journal_mb)
         self._housekeeper: Lock | None = None
         receive = config.receive
         self._acceptor = Acceptor(
@@ -48,15 +48,20 @@ class Receiver:
             self._announcer.ended([series["series_uid"]], series["source_ae"])
         try:
             port = self._acceptor.start()
-        except ConfigError:
+        except DicomNodeError:
             self.stop(0.0)
             raise
         log.info("listening", extra={"action": "listen", "ae_title": self._config.receive.ae_title, "port": port})
         return port
 
+    def settle(self) -> bool:
+        """Wait until all that was acknowledged has file and row; False when it takes too long."""
+        return self._intake.settle_all()
+
     def stop(self, drain_s: float) -> None:
         """No new Association; running ones may end within `drain_s`. Every series that grew is announced."""
         self._acceptor.stop(drain_s)
+        self._intake.stop()
         self._announcer.close()
         if self._housekeeper is not None:
             self._housekeeper.release()
@@ -67,10 +72,13 @@ class Receiver:
         self._housekeeper = try_lock(self._database.url, "receive")
         if self._housekeeper is None:
             log.info("another receiver runs: no sweep", extra={"action": "sweep"})
+            self._intake.start()
             return
         removed = self._storage.sweep()
         if removed:
             log.info("half-written files removed", extra={"action": "sweep", "files": removed})
+        # Records say who sent an Instance, a file without a row does not.
+        self._intake.start()
         self._intake.adopt()
 
     # -- what happens on Associations, called from their threads -----------------------------------
@@ -79,10 +87,7 @@ class Receiver:
         return reject_reason(self._config, calling=caller.ae_title, called=caller.called, address=caller.address)
 
     def store(self, request: StoreRequest) -> StoreAnswer:
-        answer = self._intake.store(request)
-        if answer.series_uid is not None and answer.arrival != "same":
-            self._announcer.grew(answer.series_uid, request.source_ae)
-        return answer
+        return self._intake.store(request)
 
     def ended(self, caller: Caller, *, released: bool) -> None:
         series = sorted(caller.series_uids)
@@ -90,6 +95,10 @@ class Receiver:
             return
         extra = {"action": "release" if released else "abort", "calling_ae": caller.ae_title, "series": len(series)}
         log.info("association ended", extra=extra)
+        if not self._intake.settle_series(series):
+            # Without their rows nothing may be decided on these series; they are announced when the rows are there.
+            log.error("rows are late", extra={"action": "release", "calling_ae": caller.ae_title})
+            return
         if released:
             try:
                 self._database.association_released(series)
