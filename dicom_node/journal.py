@@ -34,7 +34,7 @@ _FRONT = struct.Struct("<8s16sQ")
 _HEADER = struct.Struct("<8s16sQQIQI")
 _CRC = struct.Struct("<I")
 _FRONT_MAGIC, _RECORD_MAGIC = b"DNJRNL1\n", b"DNRECRD1"
-_LONGEST_DESCRIPTION_BYTES = 65536
+_LONGEST_DESCRIPTION_BYTES = 4096
 _BUFFERS_KEPT = 4
 _SUFFIX = ".journal"
 
@@ -83,8 +83,10 @@ class Journal:
 
     def close(self) -> None:
         """Another process may take the file. What was not released comes back when it is opened again."""
-        os.close(self._file)
-        os.close(self._lock)
+        if self._file >= 0:
+            os.close(self._file)
+            os.close(self._lock)
+            self._file = self._lock = -1
 
     # -- records that a crash left -----------------------------------------------------------------
 
