@@ -1,6 +1,6 @@
-"""The long-running processes: receive, work, deliver. Start in order, wait for a signal, drain, stop in order.
+"""The long-running processes that run the job engine, work and deliver, and what every role needs.
 
-Nothing but the database and the storage root is between them.
+Start in order, wait for a signal, drain, stop in order. Nothing but the database and the storage root is between them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from dicom_node import engine as job_engine
 from dicom_node.config import Config
 from dicom_node.db import Database
-from dicom_node.engine import Engine, EngineClient
+from dicom_node.engine import Engine
 from dicom_node.errors import DicomNodeError
 from dicom_node.peers import PeerConfig
 from dicom_node.storage import Storage
@@ -67,30 +67,6 @@ def open_state(config: Config) -> tuple[Storage, Database]:
 def executor_id(role: str, name: str | None) -> str:
     """Stable over restarts, so that a process finds its own unfinished work again; one living process a name."""
     return f"{socket.gethostname()}/{name or role}"
-
-
-def receive(config: Config, stop: Stop) -> None:
-    """The Storage SCP. Imports neither torch nor pixel decoders."""
-    from dicom_node.dimse.announce import Announcer
-    from dicom_node.dimse.scp import Receiver
-
-    storage, database = open_state(config)
-    client = EngineClient(config.database_url())
-
-    def bounce(series_uid: str, quiet_time_s: float) -> None:
-        client.bounce("assemble", series_uid, quiet_time_s, series_uid, longest_s=config.assemble.longest_wait_s)
-
-    announcer = Announcer(bounce, config.quiet_time_s)
-    receiver = Receiver(config, storage, database, announcer)
-    port = receiver.start()
-    log.info("receiving", extra={"action": "ready", "port": port, "ae_title": config.receive.ae_title})
-    try:
-        stop.wait()
-    finally:
-        log.info("stopping", extra={"action": "stopping"})
-        receiver.stop(drain_s=config.work.drain_s)
-        client.close()
-        database.close()
 
 
 def work(config: Config, stop: Stop, name: str | None = None) -> None:

@@ -72,7 +72,7 @@ class Service(Protocol):
 
 
 class Acceptor:
-    """Listens from `start` to `stop`. Port 0: the system chooses."""
+    """Listens from `start` to `stop`. Port 0: the system chooses. reuse_port: other processes listen there too."""
 
     def __init__(
         self,
@@ -85,8 +85,9 @@ class Acceptor:
         max_pdu_bytes: int,
         max_associations: int,
         idle_timeout_s: float,
+        reuse_port: bool = False,
     ) -> None:
-        self.service, self.contexts = service, contexts
+        self.service, self.contexts, self.reuse_port = service, contexts, reuse_port
         self.idle_timeout_s = idle_timeout_s or None
         self._address = (host, port)
         self._associations: set[_Inbound] = set()
@@ -159,6 +160,11 @@ class _Server(AssociationServer):
     def __init__(self, acceptor: Acceptor, ae: ApplicationEntity, address: tuple[str, int]) -> None:
         self.acceptor = acceptor
         super().__init__(ae, address, ae.ae_title, acceptor.contexts, request_handler=_Connection)
+
+    def server_bind(self) -> None:
+        if self.acceptor.reuse_port and self.socket is not None:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        super().server_bind()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         log.error("connection failed", extra={"action": "accept", "address": client_address[0]}, exc_info=True)

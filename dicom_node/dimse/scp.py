@@ -21,6 +21,26 @@ from dicom_node.storage import Storage
 log = logging.getLogger(__name__)
 
 
+def mend(storage: Storage, database: Database, intake: Intake) -> Lock | None:
+    """Start `intake` and mend what a crash left behind; the lock that keeps others from doing so meanwhile.
+
+    None where another receiver holds it: the temporary files of a living one, here or on another machine that
+    receives into the same storage root, are alive.
+    """
+    housekeeper = try_lock(database.url, "receive")
+    if housekeeper is None:
+        log.info("another receiver runs: no sweep", extra={"action": "sweep"})
+        intake.start()
+        return None
+    removed = storage.sweep()
+    if removed:
+        log.info("half-written files removed", extra={"action": "sweep", "files": removed})
+    # Records say who sent an Instance, a file without a row does not.
+    intake.start()
+    intake.adopt()
+    return housekeeper
+
+
 class Receiver:
     """The receiving role of a node: `start`, then Associations are served until `stop`."""
 
@@ -38,11 +58,12 @@ class Receiver:
             max_pdu_bytes=receive.max_pdu_bytes,
             max_associations=receive.max_associations,
             idle_timeout_s=receive.idle_timeout_s,
+            reuse_port=receive.processes > 1,
         )
 
     def start(self) -> int:
         """Mend what a crash left behind, announce it, then listen; the port."""
-        self._mend()
+        self._housekeeper = mend(self._storage, self._database, self._intake)
         self._announcer.start()
         for series in self._database.series_to_assemble():
             self._announcer.ended([series["series_uid"]], series["source_ae"])
@@ -66,20 +87,6 @@ class Receiver:
         if self._housekeeper is not None:
             self._housekeeper.release()
             self._housekeeper = None
-
-    def _mend(self) -> None:
-        # Where several machines receive into one storage root, the temporary files of the others are alive.
-        self._housekeeper = try_lock(self._database.url, "receive")
-        if self._housekeeper is None:
-            log.info("another receiver runs: no sweep", extra={"action": "sweep"})
-            self._intake.start()
-            return
-        removed = self._storage.sweep()
-        if removed:
-            log.info("half-written files removed", extra={"action": "sweep", "files": removed})
-        # Records say who sent an Instance, a file without a row does not.
-        self._intake.start()
-        self._intake.adopt()
 
     # -- what happens on Associations, called from their threads -----------------------------------
 
