@@ -166,6 +166,8 @@ def _limits(form: BundleForm, facts: Provenance | None) -> Iterator[str]:
                 f"The lungs are those of {counted(facts.train.patients, 'patient')}: other anatomy was not seen. "
                 "Blended nodules are cleaner than real ones, and seldom lie at hila."
             )
+        if facts.recipe.initial_weights.source == "bundle":
+            yield "It began with an earlier bundle's weights: what those had learned from is not counted above."
         if spheres := facts.train.masks.get("sphere"):
             yield f"{spheres} nodules had a listed centre and diameter only: their masks were balls."
     if prep.slice_step > 1:

@@ -174,7 +174,7 @@ def compose(
     part: Annotated[Part, typer.Option("--part", help="train: subsets 0 to 7; test: subset 8 in a lung never seen.")],
     scans: Annotated[int, typer.Option("--scans", min=1, help="How many.")] = 4,
     nodules: Annotated[int, typer.Option("--nodules", min=1, help="In each scan, at most.")] = 24,
-    seed: Annotated[int, typer.Option("--seed", help="The same seed, the same bytes.")] = 1,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="The same seed, the same bytes.")] = 1,
     montage: Annotated[Path | None, typer.Option("--montage", help="PNG file of some of them, with outlines.")] = None,
 ) -> None:
     """Write composites: real nodules blended into real lungs, with true masks. No scan of a person.
@@ -320,6 +320,7 @@ def refine(
     out: Annotated[Path, typer.Option("--out", help="Folder of the second stage; a run there goes on.")],
     fold: FoldOption = None,
     device: DeviceOption = "cpu",
+    as_json: JsonOption = False,
 ) -> None:
     """Train the 3D stage that looks again at each candidate, as the recipe's `refinement` says.
 
@@ -328,6 +329,7 @@ def refine(
     from training.prepared import open_prepared
     from training.recipe import load_recipe
     from training.refine import refine as refine_candidates
+    from training.refine import told
 
     numbers = load_recipe(recipe)
     if numbers.refinement is None:
@@ -335,9 +337,14 @@ def refine(
     learn, validation = _parts(open_prepared(cache, numbers.preprocessing), fold)
     network, learning = numbers.refinement.network, numbers.refinement.learning
     summary = refine_candidates(
-        learn, mined, out, numbers.preprocessing, network, learning, validation=validation, device=device
-    )
-    _print_json(summary["validation"])
+        learn, mined, out, numbers.preprocessing, network, learning, validation=validation, device=device,
+        say=lambda line: print(line, file=sys.stderr, flush=True),
+    )  # fmt: skip
+    if as_json:
+        _print_json(summary)
+        return
+    for line in told(summary):
+        print(line)
 
 
 # -- judge and package -----------------------------------------------------------------------------
@@ -417,19 +424,27 @@ def evaluate(
     """
     from dicom_node.model.bundle import load_bundle
     from training.evaluation.evaluate import run_evaluate
+    from training.evaluation.report import headlines
     from training.export import check_origin
-    from training.provenance import fold_of
+    from training.provenance import fold_of, seen_in_training
 
     listing = _list(source, layout, on_problem.value, unlabelled_negative)
     if subset:
         listing = replace(listing, scans=[scan for scan in listing.scans if scan.subset in subset])
+        if not listing.scans:
+            raise ConfigError(f"no scan in {source} is of subset {', '.join(map(str, subset))}")
+    for line in (*listing.summary, *(f"left out: {name}: {why}" for name, why in listing.left_out.items())):
+        print(line)
     if run is not None:
         check_origin(load_bundle(bundle), run, refinement)
     who = None if run is None else fold_of(run, listing.scans, refinement)
-    run_evaluate(
+    made = run_evaluate(
         bundle, listing, out, command=typed_command(), device=device, workers=workers, on_problem=on_problem.value,
         point_from=point_from, false_positives_per_scan=false_positives, folds=None if who is None else [who],
+        seen=None if run is None else seen_in_training(run, listing.scans),
     )  # fmt: skip
+    for line in headlines(made):
+        print(line)
 
 
 @app.command()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import math
+import struct
 import zlib
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from training.cases import DataProblem
 
 GEOMETRY_TOLERANCE_MM = 0.01
 CHUNK = 2**22
+NIFTI1_HEADER = 348  # bytes, as its first number says in the file's own byte order
 
 
 def read_image(path: Path) -> Volume:
@@ -60,6 +63,8 @@ def affine_of(image: Any) -> NDArray[np.float64]:
 def _read(path: Path) -> Any:
     if path.suffix == ".gz":
         _check_gzip(path)
+    elif path.suffix == ".nii":
+        _check_nifti(path)
     try:
         image = simple_itk().ReadImage(str(path))
     except RuntimeError as err:  # what SimpleITK raises for anything; its text quotes source files
@@ -77,3 +82,20 @@ def _check_gzip(path: Path) -> None:
                 pass
     except (OSError, EOFError, zlib.error) as err:
         raise DataProblem(f"{path} can't be read to its end: fetch it again") from err
+
+
+def _check_nifti(path: Path) -> None:
+    """Raises DataProblem where a plain NIfTI-1 file is shorter than its header says: ITK would not complain."""
+    try:
+        with path.open("rb") as file:
+            header = file.read(NIFTI1_HEADER)
+        order = next((o for o in "<>" if struct.unpack_from(f"{o}i", header)[0] == NIFTI1_HEADER), None)
+        if order is None:
+            return
+        count, *sizes = struct.unpack_from(f"{order}8h", header, 40)  # dim
+        (bits,), (offset,) = struct.unpack_from(f"{order}h", header, 72), struct.unpack_from(f"{order}f", header, 108)
+        whole = path.stat().st_size >= offset + math.prod(sizes[:count]) * bits / 8
+    except (OSError, struct.error):
+        whole = False
+    if not whole:
+        raise DataProblem(f"{path} can't be read to its end: fetch it again")

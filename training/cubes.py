@@ -60,8 +60,8 @@ class CubeSampler:
         self.false = [(i, c) for i, s in enumerate(scans) for c in mined.get(s.form.uid, ()) if c.kind == "false"]
         if not self.positives or not self.false:
             raise DataProblem(
-                f"{len(scans)} scans with {len(self.positives)} nodules and {len(self.false)} false candidates: both "
-                "are needed; mine scans of this cache first"
+                f"{len(scans)} scans: {len(self.positives)} places at nodules and {len(self.false)} false candidates; "
+                "both are needed to learn from; mine more scans of this cache, or export the first stage alone"
             )
         scores = np.array([max(c.score, LEAST_SCORE) for _, c in self.false])
         self.false_weight = scores / scores.sum()

@@ -7,8 +7,9 @@ numbers, at the operating point that the bundle gets.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -22,9 +23,9 @@ from training.cases import DataProblem
 from training.checkpoint import exported_weights
 from training.evaluation.marks import behaviour
 from training.evaluation.report import read_figures
-from training.provenance import Provenance, read_provenance, refinement_facts, write_provenance
+from training.provenance import Provenance, counted, read_provenance, refinement_facts, write_provenance
 from training.recipe import Recipe
-from training.refine import read_refinement
+from training.refine import as_trained, read_refinement
 
 NODULE = {"name": "nodule", "code_value": "27925004", "coding_scheme": "SCT", "code_meaning": "Nodule"}
 UNSTATED = "not stated"
@@ -79,13 +80,16 @@ def export(
         spec, more = read_refinement(refinement)
         description["refinement"] = spec.model_dump(mode="json")
         weights = weights | more
-    bundle = write_bundle(out, description, weights, "", half=half)
-    for one in figures:
-        _belong(one, bundle)
-    same = _parity_row(run, bundle)
-    if not half and same["value"] > PARITY:
-        raise DataProblem(f"the bundle's answers differ from the trainer's by {same['value']:.1e}: it is not written")
-    description["metrics"] = [row for one in figures for row in metrics_of(one)] + [same]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    # Tried beside: what is refused must not take the place of a bundle that is there.
+    with TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as aside:
+        bundle = write_bundle(Path(aside), description, weights, "", half=half)
+        for one in figures:
+            _belong(one, bundle)
+        same = list(_parity_rows(run, refinement, bundle))
+    if not half and (worst := max(row["value"] for row in same)) > PARITY:
+        raise DataProblem(f"the bundle's answers differ from the trainer's by {worst:.1e}: it is not written")
+    description["metrics"] = [row for one in figures for row in metrics_of(one)] + same
     bundle = write_bundle(out, description, weights, "", half=half)
     write_provenance(out, facts)
     (out / CARD).write_text(card(bundle))
@@ -104,7 +108,7 @@ def metrics_of(figures: Mapping[str, Any]) -> list[dict[str, Any]]:
             "low": row["low"],
             "high": row["high"],
             "definition": row["definition"],
-            "data": f"{row['data']}; {row['scans']} scans, {row['nodules']} nodules",
+            "data": f"{row['data']}; {counted(row['scans'], 'scan')}, {counted(row['nodules'], 'nodule')}",
             "command": row["command"],
         }
         for row in rows
@@ -142,6 +146,18 @@ def parity(run: Path, bundle: Bundle) -> float:
     boxes = torch.cat([middle - half_width, middle + half_width], dim=1)
     pairs = zip(*(probabilities(model.eval(), images, boxes) for model in (trained, bundle.network())), strict=True)
     return max(float((a - b).abs().max()) for a, b in pairs)
+
+
+def refinement_parity(refinement: Path, bundle: Bundle) -> float:
+    """Of the second stage's answers before the sigmoid, to the same cubes: its norms a bundle holds folded into the
+    convolutions. Raises DataProblem."""
+    spec, _ = read_refinement(refinement)
+    trained, stored = as_trained(refinement, spec), bundle.refiner()
+    if stored is None:
+        raise DataProblem(f"bundle {bundle.folder} has no second stage to hold against {refinement}")
+    cubes = torch.rand(16, 1, spec.cube, spec.cube, spec.cube, generator=torch.Generator().manual_seed(PARITY_SEED))
+    with torch.inference_mode():
+        return float((trained(cubes) - stored(cubes)).abs().max())
 
 
 def probabilities(model: nn.Module, images: Tensor, boxes: Tensor) -> list[Tensor]:
@@ -205,11 +221,18 @@ def _belong(figures: Mapping[str, Any], bundle: Bundle) -> None:
         )
 
 
-def _parity_row(run: Path, bundle: Bundle) -> dict[str, Any]:
-    return {
+def _parity_rows(run: Path, refinement: Path | None, bundle: Bundle) -> Iterator[dict[str, Any]]:
+    same = {"data": RANDOM_IMAGES, "command": "python -m training export"}
+    yield {
         "name": "difference to the trainer's output",
         "value": parity(run, bundle),
         "definition": "greatest difference of any probability of the network's heads on the same input and boxes",
-        "data": RANDOM_IMAGES,
-        "command": "python -m training export",
+        **same,
     }
+    if refinement is not None:
+        yield {
+            "name": "difference to the trainer's output, second stage",
+            "value": refinement_parity(refinement, bundle),
+            "definition": "greatest difference of the 3D network's answers, before the sigmoid, to the same cubes",
+            **same,
+        }

@@ -2,7 +2,8 @@
 
     <run>/training.json, <bundle>/training.json     Provenance
 
-Patients are kept as digests, and only in the run's folder: a bundle goes out into the world.
+Patients are kept as digests, and only in the run's folder: a bundle goes out into the world. A digest of a number as
+short as a patient's can be found by trying all: it keeps names out of sight, and makes nothing anonymous.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from dicom_node.model.spec import Spec
 from training.cases import DataProblem, Scan
 from training.checkpoint import LAST
 from training.evaluation.claims import Fold
-from training.evaluation.marks import patient_digest
+from training.evaluation.marks import patient_digest, person
 from training.prepare import write_whole
 from training.prepared import PreparedScan
 from training.recipe import Recipe
@@ -124,7 +125,7 @@ def record(
         recipe=recipe,
         train=_part(learn),
         validation=_part(validation) if validation else None,
-        patients=tuple(sorted({patient_digest(scan.form.patient) for scan in scans})),
+        patients=tuple(sorted({patient_digest(person(s.form.patient, s.form.composite)) for s in scans})),
         left_out=left_out,
         scans=uids,
         sources=_sources(scans),
@@ -164,9 +165,16 @@ def fold_of(run: Path, tested: Sequence[Scan], refinement: Path | None = None) -
     if refinement is not None and not set(refined_scans(refinement)) <= set(facts.scans):
         return None
     return Fold(
-        tested={scan.uid: patient_digest(scan.patient) for scan in tested},
+        tested={scan.uid: patient_digest(person(scan.patient, scan.composite)) for scan in tested},
         trained_patients=frozenset(facts.patients),
     )
+
+
+def seen_in_training(run: Path, tested: Sequence[Scan]) -> int:
+    """How many of the tested patients the run had in training or watched. Of composites their lungs; whose nodules they
+    hold, and what an earlier bundle saw, no run knows."""
+    learned = set(read_provenance(run).patients)
+    return len({patient_digest(person(scan.patient, scan.composite)) for scan in tested} & learned)
 
 
 def refined_scans(refinement: Path) -> list[str]:

@@ -21,6 +21,7 @@ from dicom_node.model.spec import (
 )
 
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]  # a date such as 20260131 is one
 
 
 class InitialWeights(Spec):
@@ -133,6 +134,7 @@ class RefineSettings(Spec):
     """minutes: the run, and its cosine, ends here if `steps` are not reached first; None: steps alone count.
 
     validation_share: of the mined scans; they choose the weight of the cube's score and give the figures.
+    non_finite_limit: so many updates in a row that are not finite end the run.
     workers: processes that cut cubes; the samples are the same whatever their number.
     """
 
@@ -147,8 +149,9 @@ class RefineSettings(Spec):
     validation_share: Fraction = 0.2
     save_every: Count = 200
     log_every: Count = 50
-    seed: int = 1
-    workers: int = 0
+    non_finite_limit: Count = 5
+    seed: Seed = 1
+    workers: Annotated[int, Field(ge=0)] = 0
     sampling: CubeSampling = CubeSampling()
 
 
@@ -180,7 +183,7 @@ class Recipe(Spec):
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
     version: Annotated[str, Field(pattern=r"^\d+\.\d+\.\d+$")]
-    seed: int = 1
+    seed: Seed = 1
     network: NetworkSpec
     preprocessing: PreprocessSpec
     merging: MergeSpec = MergeSpec()

@@ -31,11 +31,12 @@ from dicom_node.model.preprocess import windowed
 from dicom_node.model.refine import Refiner, cut_cubes, fused
 from dicom_node.model.spec import PreprocessSpec, RefinementSpec
 from training.cases import DataProblem
-from training.checkpoint import Averaged
+from training.checkpoint import AVERAGED, Averaged
 from training.cubes import CubeSampler
 from training.mine import MinedCandidate, Say, read_candidates
 from training.prepared import PreparedScan
 from training.recipe import RefineSettings
+from training.train import NON_FINITE, TrainingFailed
 
 WEIGHTS, SUMMARY, LAST = "refinement.safetensors", "refinement.json", "refinement_last.safetensors"
 DATA = "data.sha256"
@@ -65,7 +66,7 @@ def refine(
 
     scans: all that may be learned from; those that test the model must not be among them. validation: mined scans
     that neither stage learned from; they choose the weight. Without any, some of `scans` are held back, or rehearsed.
-    Raises DataProblem: nothing to learn from, or `out` holds a run on other data.
+    Raises DataProblem: nothing to learn from, or `out` holds a run on other data. Raises TrainingFailed.
     """
     candidates = read_candidates(mined)
     _same_data(out, scans, candidates)
@@ -107,6 +108,19 @@ def refine(
     save_file(weights, out / WEIGHTS)
     (out / SUMMARY).write_text(json.dumps(summary, indent=1) + "\n")
     return summary
+
+
+def told(summary: Mapping[str, Any]) -> list[str]:
+    """What a terminal shows of refinement.json: the weight, on what it was chosen, and what the cubes brought there."""
+    figures, weight = summary["validation"], summary["refinement"]["weight"]
+    rows = zip(RATES, figures["sensitivity_slices"].values(), figures["sensitivity_both"].values(), strict=True)
+    return [
+        f"{summary['steps']} steps; the cubes' weight in the score is {weight:g}, chosen on {figures['scans']} scans "
+        f"with {figures['nodules']} nodules and {figures['false_candidates']} false candidates",
+        f"{'false candidates a scan':>24}  sensitivity of slices alone  with cubes",
+        *(f"{rate:>24g}{alone:>28.3f}{both:>12.3f}" for rate, alone, both in rows),
+        RESEARCH_USE,
+    ]
 
 
 def _same_data(out: Path, scans: Sequence[PreparedScan], mined: Mapping[str, Sequence[MinedCandidate]]) -> None:
@@ -176,15 +190,25 @@ def fit(
     averaged = Averaged(model, settings.ema_decay)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, weight_decay=settings.weight_decay)
     step, used_s = load(out, settings, model, averaged, optimizer)
-    started, losses = time.monotonic() - used_s, []
+    started, losses, bad = time.monotonic() - used_s, [], 0
     for cubes, labels in _batches(sampler, settings, step):
         used_s = time.monotonic() - started
         progress = _progress(settings, step, used_s)
         if progress >= 1:
             break
         _set_rate(optimizer, settings, step, progress)
-        losses.append(update(model, optimizer, cubes.to(device), labels.to(device), settings.clip_norm))
-        averaged.update(model, step)
+        loss, finite = update(model, optimizer, cubes.to(device), labels.to(device), settings.clip_norm)
+        losses.append(loss)
+        bad = 0 if finite else bad + 1
+        if finite:
+            averaged.update(model, step)
+        else:
+            _dump(out, step, cubes, labels, say)
+        if bad >= settings.non_finite_limit:
+            raise TrainingFailed(
+                f"{bad} updates of the second stage in a row were not finite, the last at step {step}: their cubes are "
+                f"in {out / NON_FINITE}; lower refinement.learning.learning_rate, or look at the data"
+            )
         step += 1
         if step % settings.log_every == 0:
             say(f"step {step}  loss {np.mean(losses[-settings.log_every :]):.4f}  {used_s / 60:.1f} min")
@@ -199,14 +223,31 @@ def build(spec: RefinementSpec) -> Refiner:
     return Refiner(spec, nn.BatchNorm3d)
 
 
-def update(model: nn.Module, optimizer: torch.optim.Optimizer, cubes: Tensor, labels: Tensor, clip: float) -> float:
-    """One step; one that is not finite is left out rather than poisoning the run."""
+def update(
+    model: nn.Module, optimizer: torch.optim.Optimizer, cubes: Tensor, labels: Tensor, clip: float
+) -> tuple[float, bool]:
+    """(loss, whether it was finite) of one step. One that is not is left out, and what its pass did to the running
+    statistics is undone."""
+    before = {name: value.clone() for name, value in model.named_buffers()}
     loss = functional.binary_cross_entropy_with_logits(model(cubes), labels)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]  # torch leaves backward untyped
-    if nn.utils.clip_grad_norm_(model.parameters(), clip).isfinite():
+    norm = nn.utils.clip_grad_norm_(model.parameters(), clip)
+    finite = bool(torch.isfinite(norm) & torch.isfinite(loss))
+    if finite:
         optimizer.step()
-    return loss.item()
+    else:
+        for name, value in model.named_buffers():
+            value.copy_(before[name])
+    return loss.item(), finite
+
+
+def _dump(out: Path, step: int, cubes: Tensor, labels: Tensor, say: Say) -> None:
+    """The batch of an update that is not finite, as the network saw it, to be looked at."""
+    folder = out / NON_FINITE
+    folder.mkdir(exist_ok=True)
+    save_file({"cubes": cubes.contiguous(), "labels": labels.contiguous()}, folder / f"step{step}.safetensors")
+    say(f"step {step} was not finite and is left out; its cubes are in {folder}")
 
 
 class _Cubes(Dataset[tuple[Tensor, float]]):
@@ -249,7 +290,7 @@ def save(
 ) -> None:
     """Written aside, flushed and renamed: a kill leaves the last good one."""
     tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
-    tensors |= {f"averaged.{name}": value for name, value in averaged.state.items()}
+    tensors |= {f"{AVERAGED}{name}": value for name, value in averaged.state.items()}
     for name, parameter in model.named_parameters():
         tensors |= {f"{m}.{name}": optimizer.state[parameter][m] for m in MOMENTS if optimizer.state[parameter]}
     state = {"step": step, "used_s": used_s, "settings": settings.model_dump(mode="json")}
@@ -281,7 +322,7 @@ def load(
     except RuntimeError as err:
         raise DataProblem(f"{out / LAST} is of a network of another shape: use another folder") from err
     for name, value in averaged.state.items():
-        value.copy_(tensors[f"averaged.{name}"])
+        value.copy_(tensors[f"{AVERAGED}{name}"])
     for name, parameter in model.named_parameters():
         if f"{MOMENTS[0]}.{name}" in tensors:
             moments = {m: tensors[f"{m}.{name}"].to(parameter.device) for m in MOMENTS}
@@ -407,6 +448,17 @@ def auc(scores: NDArray[np.float64], hits: NDArray[np.bool_]) -> float | None:
         return None
     below, upto = (np.searchsorted(low, scores[hits], side=side) for side in ("left", "right"))
     return float((below + upto).mean() / (2 * len(low)))
+
+
+def as_trained(run: Path, spec: RefinementSpec) -> Refiner:
+    """The averaged network of a run's checkpoint as it was trained, norms and all, in eval mode. Raises DataProblem."""
+    try:
+        tensors = load_file(run / LAST)
+        model = build(spec)
+        model.load_state_dict({n.removeprefix(AVERAGED): v for n, v in tensors.items() if n.startswith(AVERAGED)})
+    except (OSError, RuntimeError, SafetensorError) as err:
+        raise DataProblem(f"{run / LAST} does not hold the network of this run ({err}): run it to its end") from err
+    return model.eval()
 
 
 def read_refinement(run: Path) -> tuple[RefinementSpec, dict[str, Tensor]]:

@@ -90,7 +90,7 @@ def sample(
         to_block = torch.from_numpy(block.to_block).to(device, torch.float32)
         planes = _at(hu, _plane_points(sampling.crop_mm, 1, prep.slice_offsets, to_block))
         if augmentation is not None:
-            planes = vary_intensity(planes, augmentation, (seed << 40) + block.number)
+            planes = vary_intensity(planes, augmentation, ((seed << 40) + block.number) % 2**63)
         images += list(network_input(planes[None], prep))
         targets.append(_target(block, to_block, prep, sampling, device))
     return images, targets

@@ -6,7 +6,6 @@ import csv
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,19 +42,14 @@ class Voi:
         return self.volume.to_mm(np.argwhere(self.mask).mean(axis=0))
 
 
-def load_vois(data: Path, cache: Path | None = None) -> list[Voi]:
-    """All crops below `data`/nodule_voi, through a cache file that needs no NIfTI reader. Raises DataProblem."""
-    if cache is not None and cache.exists():
-        return _read_cache(cache)
+def load_vois(data: Path) -> list[Voi]:
+    """All crops below `data`/nodule_voi. Raises DataProblem."""
     path = data / "nodule_voi" / "metadata.csv"
     try:
         with path.open(newline="") as table:
-            vois = [read_voi(data, row) for row in csv.DictReader(table)]
+            return [read_voi(data, row) for row in csv.DictReader(table)]
     except FileNotFoundError as err:
         raise DataProblem(f"{path} is missing: give the folder that holds chest_ct, nodule_voi and luna16") from err
-    if cache is not None:
-        _write_cache(cache, vois)
-    return vois
 
 
 def split(vois: Iterable[Voi]) -> tuple[list[Voi], list[Voi]]:
@@ -89,38 +83,3 @@ def read_voi(data: Path, row: dict[str, str]) -> Voi:
         mask=mask,
         blend=(255 * weight).astype(np.uint8),
     )
-
-
-def _write_cache(path: Path, vois: list[Voi]) -> None:
-    arrays: dict[str, NDArray[np.generic]] = {
-        "name": np.array([v.name for v in vois]),
-        "patient": np.array([v.patient for v in vois]),
-        "subset": np.array([v.subset for v in vois]),
-        "diameter_mm": np.array([v.diameter_mm for v in vois]),
-        "affine": np.stack([v.volume.affine for v in vois]),
-    }
-    for i, voi in enumerate(vois):
-        arrays |= {f"hu{i}": voi.volume.hu, f"mask{i}": voi.mask, f"blend{i}": voi.blend}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    np.savez(path, allow_pickle=False, **arrays)
-
-
-def _read_cache(path: Path) -> list[Voi]:
-    try:
-        # Opened here: numpy leaves a file open that it cannot read.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            table = {key: stored[key] for key in ("name", "patient", "subset", "diameter_mm", "affine")}
-            return [
-                Voi(
-                    name=str(table["name"][i]),
-                    patient=str(table["patient"][i]),
-                    subset=int(table["subset"][i]),
-                    diameter_mm=float(table["diameter_mm"][i]),
-                    volume=Volume(hu=stored[f"hu{i}"], affine=table["affine"][i]),
-                    mask=stored[f"mask{i}"],
-                    blend=stored[f"blend{i}"],
-                )
-                for i in range(len(table["name"]))
-            ]
-    except (OSError, ValueError, KeyError, BadZipFile) as err:
-        raise DataProblem(f"{path} can't be read as a cache of crops ({err}): remove it, it is made again") from err

@@ -48,6 +48,17 @@ def test_a_recipe_without_a_second_stage_can_not_be_refined(
     assert "no `refinement`" in capsys.readouterr().err
 
 
+def test_a_subset_without_scans_is_a_wrong_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for folder in ("images", "labels"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a.nii.gz").touch()
+    arguments = ("--bundle", "b", "--source", str(tmp_path), "--layout", "nifti", "--out", "o")
+    assert run(monkeypatch, "evaluate", *arguments, "--subset", "3") == 2
+    assert f"no scan in {tmp_path} is of subset 3" in capsys.readouterr().err
+
+
 def test_a_record_of_a_command_tells_nothing_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["x", "train", "--cache", "/data/hospital/cache", "--seed", "1"])
     assert cli.typed_command() == "python -m training train --cache cache --seed 1"

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dicom_node.errors import ConfigError
@@ -22,6 +22,7 @@ from training.cases import Case, DataProblem, Ignored, Nodule, Scan
 from training.evaluation.ceiling import human_ceiling
 from training.evaluation.claims import Fold
 from training.evaluation.evaluate import (
+    JUDGED,
     SCANS,
     choose_point,
     judge,
@@ -33,6 +34,7 @@ from training.evaluation.figures import Point, Study, figures
 from training.evaluation.froc import Marks, Truths, froc
 from training.evaluation.key_slices import slice_images
 from training.evaluation.marks import ScanResult, behaviour, patient_digest, read_result, write_result
+from training.evaluation.report import headlines
 from training.phantom import chest
 from training.readers import Listing
 from training.readers.luna16 import sphere
@@ -152,7 +154,10 @@ def test_two_processes_give_what_one_gives(bundle: Bundle, tmp_path: Path) -> No
 
 def test_a_scans_name_never_leads_out_of_the_folder(bundle: Bundle, tmp_path: Path) -> None:
     judge(bundle, [scan("../../evil name", read_phantom)], tmp_path / "out", say=quiet)
-    assert [path.parent for path in tmp_path.rglob("*.json")] == [tmp_path / "out" / SCANS]
+    out = tmp_path / "out"
+    assert sorted(path.parent for path in tmp_path.rglob("*.json")) == [out, out / SCANS]
+    (one,) = stored_results(out, behaviour(bundle.form))
+    assert one.uid == "../../evil name"
 
 
 def test_a_result_says_where_marks_lie_and_how_well_they_fit(bundle: Bundle, tmp_path: Path) -> None:
@@ -181,6 +186,7 @@ NODULES = st.lists(st.builds(nodule, CORNER, st.integers(3, 12)), max_size=4).ma
 IGNORED = st.lists(st.tuples(*(st.floats(0, 12),) * 3, st.sampled_from([-1.0, 5.0])), max_size=3).map(tuple)
 
 
+@settings(deadline=None)  # each file is flushed to the disk, which takes as long as it takes
 @given(marks=MARKS, nodules=NODULES, ignored=IGNORED)
 def test_a_result_survives_its_file(
     marks: Any, nodules: Any, ignored: Any, tmp_path_factory: pytest.TempPathFactory
@@ -399,7 +405,7 @@ def test_an_evaluation_chooses_its_point_on_other_scans_and_says_so(bundle: Bund
         bundle.folder, listing(scan("1", read_phantom)), tmp_path / "test", command=COMMAND,
         point_from=tmp_path / "validation", false_positives_per_scan=2.0, say=quiet,
     )  # fmt: skip
-    assert "on 1 other composites, no patient of which is among these" in made["operating_point"]["rule"]
+    assert "on 1 other composite, no patient of which is among these" in made["operating_point"]["rule"]
     assert made["left_out"] == {"0": "its header is missing"}
     same = run_evaluate(
         bundle.folder, listing(scan("1", read_phantom)), tmp_path / "test", command=COMMAND,
@@ -413,11 +419,47 @@ def test_an_evaluation_chooses_its_point_on_other_scans_and_says_so(bundle: Bund
         )
 
 
+def store(folder: Path, *results: ScanResult) -> None:
+    """What an evaluation of these leaves."""
+    (folder / SCANS).mkdir(parents=True)
+    for one in results:
+        write_result(folder / SCANS / f"{one.uid}.json", one)
+    (folder / JUDGED).write_text(json.dumps([f"{one.uid}.json" for one in results]))
+
+
+def test_a_point_is_chosen_on_the_last_evaluations_scans_alone(bundle: Bundle, tmp_path: Path) -> None:
+    """What an earlier one of another subset left there plays no part, and what was stopped half-way is none."""
+    of = behaviour(bundle.form)
+    judge(bundle, [scan("8", read_phantom)], tmp_path, say=quiet)
+    judge(bundle, [scan("9", read_phantom)], tmp_path, say=quiet)
+    assert {path.name for path in (tmp_path / SCANS).iterdir()} == {"8.json", "9.json"}
+    assert [one.uid for one in stored_results(tmp_path, of)] == ["9"]
+    with pytest.raises(DataProblem, match="cut short"):
+        judge(bundle, [scan("9", read_phantom), scan("10", broken)], tmp_path, say=quiet)
+    with pytest.raises(DataProblem, match="holds no evaluation that ran to its end"):
+        stored_results(tmp_path, of)
+
+
+def test_an_evaluation_of_patients_seen_in_training_says_so(bundle: Bundle) -> None:
+    for seen, told in ((2, ", 2 of them in training"), (0, ""), (None, "")):
+        made = figures(replace(study(bundle, (perfect("1"), perfect("2"))), seen=seen))
+        assert {row["data"].split("; ")[-1] for row in made["figures"]} == {f"lungs of 2 patients{told}"}
+
+
+def test_a_terminal_shows_the_figures_that_are_asked_for_first(bundle: Bundle) -> None:
+    lines = headlines(figures(study(bundle, (perfect("1"), perfect("2")))))
+    assert lines[0] == "on composites (2 scans, no real cases); lungs of 2 patients"
+    assert lines[1].startswith("operating point: ")
+    assert next(line for line in lines if line.startswith("CPM")).split() == ["CPM", "1.000", "(1.000", "to", "1.000)"]
+    assert lines[-1] == "Research use, not for diagnosis"
+    without = headlines(figures(study(bundle, (result("1", (mark(FALSE, 4, 0.9),)),))))
+    assert not [line for line in without if line.startswith(("CPM", "sensitivity", "Dice"))]
+
+
 def test_a_point_is_not_chosen_on_another_bundles_marks(bundle: Bundle, tmp_path: Path) -> None:
     with pytest.raises(DataProblem, match="holds no evaluation"):
         stored_results(tmp_path, behaviour(bundle.form))
-    (tmp_path / SCANS).mkdir()
-    write_result(tmp_path / SCANS / "1.json", result("1"))
+    store(tmp_path, result("1"))
     with pytest.raises(DataProblem, match="another bundle"):
         stored_results(tmp_path, behaviour(bundle.form))
 
@@ -428,8 +470,7 @@ def test_folds_are_pooled_each_at_its_own_point(bundle: Bundle, tmp_path: Path) 
         one = replace(perfect(uid), origin={"floor": 0.02, "behaviour": of})
         false = replace(one, marks=(*one.marks, mark(FALSE, 4, 0.8)), mark_sizes=one.mark_sizes + one.mark_sizes[:1])
         folder = tmp_path / uid
-        (folder / SCANS).mkdir(parents=True)
-        write_result(folder / SCANS / "1.json", false)
+        store(folder, false)
         made = figures(study(bundle, (false,), point=point))
         (folder / "figures.json").write_text(json.dumps(made))
     pooled = run_pooled(bundle.folder, [tmp_path / "1", tmp_path / "2"], tmp_path / "all", command=COMMAND, say=quiet)

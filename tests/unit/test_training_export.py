@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,6 @@ from safetensors.torch import load_file, save_file
 
 from dicom_node.errors import ConfigError
 from dicom_node.model.bundle import CARD, REFINEMENT, load_bundle
-from dicom_node.model.refine import Refiner
 from dicom_node.model.spec import RefinementSpec
 from tests.fakes.prepared import write_prepared
 from tests.fakes.recipes import tiny_recipe
@@ -22,10 +22,11 @@ from training.card import card, run_card
 from training.cases import Case, DataProblem, Scan
 from training.checkpoint import LAST, Averaged, read_checkpoint, save_checkpoint
 from training.evaluation.figures import Point, Study, figures
-from training.export import check_origin, export, metrics_of, parity, probabilities, run_export
+from training.export import check_origin, export, metrics_of, parity, probabilities, refinement_parity, run_export
 from training.prepared import PreparedScan, open_scan
-from training.provenance import FACTS, fold_of, read_provenance, record
-from training.recipe import Recipe
+from training.provenance import FACTS, fold_of, read_provenance, record, seen_in_training
+from training.recipe import Recipe, RefineSettings
+from training.refine import build, folded, save
 from training.train import build_model
 
 COMMAND = "python -m training train --recipe tiny.yaml --cache cache --out runs/tiny"
@@ -66,8 +67,15 @@ def run(tmp_path: Path) -> Path:
 
 
 def write_refinement(folder: Path) -> Path:
+    """A second stage whose norms have seen something, so that folding them is not nothing."""
     folder.mkdir()
-    save_file(Refiner(SPEC).state_dict(), folder / "refinement.safetensors")
+    torch.manual_seed(6)
+    model, settings = build(SPEC), RefineSettings()
+    averaged = Averaged(model, settings.ema_decay)
+    model.train()(torch.rand(4, 1, 32, 32, 32))
+    averaged.update(model, 1000)
+    save(folder, settings, model, averaged, torch.optim.AdamW(model.parameters()), 40, 0.0)
+    save_file(folded(averaged.state, SPEC), folder / "refinement.safetensors")
     summary = {
         "refinement": SPEC.model_dump(mode="json"), "steps": 40, "composites": True, "rehearsals": 0,
         "scans": {"training": ["1.2.1"], "validation": ["1.2.2"]},
@@ -109,6 +117,29 @@ def test_parity_notices_weights_of_another_moment(run: Path, tmp_path: Path) -> 
         for value in bundle.weights.values():
             value.mul_(1.02)
     assert parity(run, bundle) > 1e-4
+
+
+def test_the_second_stage_answers_as_it_was_trained_norms_and_all(run: Path, tmp_path: Path) -> None:
+    refinement = write_refinement(tmp_path / "refined")
+    bundle = export(run, tmp_path / "bundle", refinement=refinement)
+    told = {metric.name: metric.value for metric in bundle.form.metrics}
+    assert told["difference to the trainer's output, second stage"] == refinement_parity(refinement, bundle) < 1e-4
+    weights = load_file(refinement / "refinement.safetensors")
+    save_file({name: 1.02 * value for name, value in weights.items()}, refinement / "refinement.safetensors")
+    with pytest.raises(DataProblem, match=r"differ from the trainer's by .* it is not written"):
+        export(run, tmp_path / "bundle", refinement=refinement)
+    (refinement / "refinement_last.safetensors").unlink()
+    with pytest.raises(DataProblem, match="does not hold the network of this run"):
+        export(run, tmp_path / "bundle", refinement=refinement)
+
+
+def test_an_export_that_is_refused_leaves_the_bundle_that_was_there(run: Path, tmp_path: Path) -> None:
+    bundle = export(run, tmp_path / "bundle")
+    before = {path.name: path.read_bytes() for path in bundle.folder.iterdir()}
+    with pytest.raises(DataProblem, match="other weights or numbers"):
+        export(run, tmp_path / "bundle", figures=[judged(tmp_path / "bundle")], half=True)
+    assert {path.name: path.read_bytes() for path in bundle.folder.iterdir()} == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "cache", "run"]
 
 
 def test_half_the_size_costs_a_difference_that_is_told(run: Path, tmp_path: Path) -> None:
@@ -211,6 +242,16 @@ def test_a_card_says_what_the_run_was_made_of(run: Path, tmp_path: Path) -> None
         assert told in text, told
 
 
+def test_a_card_says_that_an_earlier_bundles_data_are_not_counted(run: Path, tmp_path: Path) -> None:
+    bundle = export(run, tmp_path / "bundle")
+    told = "what those had learned from is not counted above"
+    assert told not in card(bundle)
+    raw = json.loads((bundle.folder / FACTS).read_text())
+    raw["recipe"]["initial_weights"] = {"source": "bundle", "path": "somewhere"}
+    (bundle.folder / FACTS).write_text(json.dumps(raw))
+    assert told in card(bundle)
+
+
 def test_a_bundle_carries_no_patient_and_no_scan(run: Path, tmp_path: Path) -> None:
     bundle = export(run, tmp_path / "bundle")
     assert read_provenance(run).patients
@@ -276,6 +317,13 @@ def test_whom_a_model_saw_is_known_by_patient(tmp_path: Path) -> None:
     summary["scans"]["training"] = ["from elsewhere"]
     (refinement / "refinement.json").write_text(json.dumps(summary))
     assert fold_of(run, [to_judge("LIDC-IDRI-0500")], refinement) is None
+
+
+def test_patients_seen_in_training_are_counted_and_lungs_of_composites_too(run: Path) -> None:
+    lungs = [replace(to_judge(f"LIDC-IDRI-000{n} test"), uid=str(n), composite=True) for n in (1, 2)]
+    assert seen_in_training(run, lungs) == 1
+    assert seen_in_training(run, [to_judge("C3N-00247"), to_judge("LIDC-IDRI-0500")]) == 1
+    assert seen_in_training(run, [to_judge("LIDC-IDRI-0500")]) == 0
 
 
 def test_nobody_vouches_for_composites_or_for_another_bundles_training(run: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import gzip
 import json
 import pickle
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from tests.fakes.luna16 import FakeScan, write_list, write_luna16
 from training.cases import Case, DataProblem, Nodule
 from training.readers import Listing
 from training.readers.dicom_seg import list_dicom_seg
-from training.readers.lists import find_list, read_findings, read_subsets
+from training.readers.lists import find_list, read_findings
 from training.readers.lists import read_series as read_uids
 from training.readers.luna16 import list_luna16
 from training.readers.nifti import list_nifti
@@ -122,6 +123,11 @@ def without_raw(folder: Path) -> str:
     return r"1\.2\.1\.raw is missing"
 
 
+def without_header(folder: Path) -> str:
+    (folder / "subset3" / "1.2.2.mhd").unlink()
+    return r"1\.2\.2\.zraw has no 1\.2\.2\.mhd beside it"
+
+
 def cut_raw(folder: Path) -> str:
     raw = folder / "subset0" / "1.2.1.raw"
     raw.write_bytes(raw.read_bytes()[:-1])
@@ -152,7 +158,7 @@ def twice(folder: Path) -> str:
     return "is there twice, in subset0 too"
 
 
-@pytest.mark.parametrize("damage", [without_raw, cut_raw, cut_zraw, garbage_header, other_type, twice])
+@pytest.mark.parametrize("damage", [without_raw, without_header, cut_raw, cut_zraw, garbage_header, other_type, twice])
 def test_a_broken_scan_is_named_and_refused_or_skipped(tmp_path: Path, damage: Any):
     database = write_luna16(tmp_path, ONE, TWO)
     what = damage(tmp_path)
@@ -193,6 +199,22 @@ def test_what_is_there_but_unused_is_said(tmp_path: Path):
     assert "2 listed nodules lie in scans that are not here" in summary
     assert "1 lung masks: not used, the node finds lungs itself" in summary
     assert "not used: candidates_V2.csv" in summary
+
+
+def test_a_listed_scan_that_is_not_there_is_counted_and_named_where_all_subsets_are(tmp_path: Path):
+    """Two of ten subsets are a choice; a hole in ten is not."""
+    ten = [replace(ONE, uid=f"1.3.{n}", subset=n) for n in range(10)]
+    database = write_luna16(tmp_path / "ten", *ten)
+    write_luna16(tmp_path / "some", *ten[:2])
+    for folder in ("ten", "some"):
+        (tmp_path / folder / "seriesuids.csv").write_text("\n".join([*(scan.uid for scan in ten), "1.3.10"]))
+    some = list_luna16(tmp_path / "some", database=database)
+    assert "9 scans of seriesuids.csv are not here" in some.summary
+    assert some.left_out == {}
+    with pytest.raises(DataProblem, match=r"1\.3\.10: seriesuids.csv lists it"):
+        list_luna16(tmp_path / "ten", database=database)
+    whole = list_luna16(tmp_path / "ten", database=database, on_problem="skip")
+    assert (len(whole.scans), list(whole.left_out)) == (10, ["1.3.10"])
 
 
 def test_scans_that_lidc_does_not_know_are_counted(tmp_path: Path):
@@ -302,9 +324,7 @@ def test_other_files_are_no_lists(tmp_path: Path):
 def test_luna16s_own_lists_are_read_whole(shared_data: Path):
     lists = shared_data / "luna16"
     uids = read_uids(find_list(lists, "seriesuids.csv"))
-    subsets = read_subsets(find_list(lists, "subsets.csv"))
     assert len(uids) == 888
-    assert set(subsets) == set(uids)
     assert sum(map(len, read_findings(find_list(lists, "annotations.csv")).values())) == 1186
     excluded = read_findings(find_list(lists, "annotations_excluded.csv"), unknown_diameter=True)
     assert sum(map(len, excluded.values())) == 35192
@@ -347,14 +367,33 @@ def test_pairs_that_lack_one_half_are_named(tmp_path: Path):
     assert ([s.uid for s in listing.scans], set(listing.left_out)) == (["a"], {"b", "c"})
 
 
+@pytest.mark.parametrize("left", [0, 300, -1])
+def test_plain_and_gzipped_nifti_are_read_alike_but_not_under_one_name(tmp_path: Path, left: int):
+    write_pair(tmp_path, "a", two_touching())
+    (packed,) = list_nifti(tmp_path).scans
+    before = packed.read()
+    plain = tmp_path / "images" / "a.nii"
+    plain.write_bytes(gzip.decompress((tmp_path / "images" / "a.nii.gz").read_bytes()))
+    with pytest.raises(DataProblem, match="have one name"):
+        list_nifti(tmp_path)
+    (tmp_path / "images" / "a.nii.gz").unlink()
+    (scan,) = list_nifti(tmp_path).scans
+    assert scan.uid == packed.uid
+    assert np.array_equal(scan.read().volume.hu, before.volume.hu)
+    plain.write_bytes(plain.read_bytes()[:left])
+    with pytest.raises(DataProblem, match=r"a\.nii can't be read"):
+        scan.read()
+
+
 def test_a_patients_scans_stay_together_where_a_table_says_so(tmp_path: Path):
     for name in ("a", "b"):
         write_pair(tmp_path, name, two_touching())
     (tmp_path / "patients.csv").write_text("name,patient\na,P1\nb,P1\n")
     assert {s.patient for s in list_nifti(tmp_path).scans} == {"P1"}
-    (tmp_path / "patients.csv").write_text("name,patient\na,P1\n")
-    with pytest.raises(DataProblem, match=r"b: .*patients\.csv does not name it"):
-        list_nifti(tmp_path)
+    for rest in ("", "b,\n", "b\n"):
+        (tmp_path / "patients.csv").write_text(f"name,patient\na,P1\n{rest}")
+        with pytest.raises(DataProblem, match=r"b: .*patients\.csv does not name it"):
+            list_nifti(tmp_path)
 
 
 def test_labels_off_the_scans_grid_are_refused(tmp_path: Path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from pydantic import BaseModel
@@ -39,9 +40,9 @@ def test_every_key_of_a_recipe_is_read_somewhere() -> None:
         found = set()
         for name, field in form.model_fields.items():
             found.add(name)
-            if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-                own = field.annotation.__module__ == "training.recipe"
-                found |= keys(field.annotation) if own else set()
+            for part in (field.annotation, *get_args(field.annotation)):  # an optional section is one too
+                if isinstance(part, type) and issubclass(part, BaseModel):
+                    found |= keys(part) if part.__module__ == "training.recipe" else set()
         return found
 
     assert [key for key in sorted(keys(Recipe)) if not re.search(rf"\.{key}\b", source)] == []
@@ -54,6 +55,8 @@ def test_every_key_of_a_recipe_is_read_somewhere() -> None:
         (("crop_mm: 96", "crop_mm: 100"), r"sampling.crop_mm: .*multiple of 16"),
         (("source: bundle", "source: random"), "source random reads no path"),
         (("seed: 2", "seed: two"), r"recipe.yaml:4: seed: "),
+        (("seed: 2", "seed: -2"), r"recipe.yaml:4: seed: "),
+        (("steps: 8000", "steps: 8000\n    workers: -1"), "refinement.learning.workers: "),
         (("levels: 3", "levels: 4"), "rows of anchors for 4 levels"),
         (("warmup_steps: 100", "warmup_steps: 9000"), "warmup_steps is more than"),
         (("seed: 2", "seed: 2\nseed: 3"), "seed: is given twice"),

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from safetensors.torch import load_file
 from torch import nn
 
 from dicom_node.model.bundle import load_bundle, write_bundle
@@ -40,7 +41,9 @@ from training.refine import (
     rehearsals,
     sensitivities,
     together,
+    told,
 )
+from training.train import NON_FINITE, TrainingFailed
 
 SPEC = RefinementSpec(widths=(4, 8, 8, 8), floor=0.0)
 QUICK = RefineSettings(steps=4, batch=4, warmup_steps=2, save_every=2, log_every=1)
@@ -240,7 +243,7 @@ def test_too_few_mined_scans_are_refused(scans: list[PreparedScan]):
 
 
 def test_a_sampler_without_false_candidates_says_what_to_do(scans: list[PreparedScan]):
-    with pytest.raises(DataProblem, match="15 nodules and 0 false candidates: both are needed; mine"):
+    with pytest.raises(DataProblem, match=r"15 places at nodules and 0 false .* mine more scans"):
         CubeSampler(scans, {}, SPEC.cube, PREP, CubeSampling())
 
 
@@ -289,6 +292,29 @@ def test_a_checkpoint_of_other_settings_or_another_network_is_refused(data: Path
         run(data, tmp_path / "run")
 
 
+def test_updates_that_are_not_finite_are_left_out_kept_and_in_the_end_fatal(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    honest = CubeSampler.sample
+
+    def poisoned(self: CubeSampler, seed: int, number: int) -> tuple[torch.Tensor, float]:
+        cube, label = honest(self, seed, number)
+        return cube * (float("nan") if number // QUICK.batch in poison else 1.0), label
+
+    monkeypatch.setattr(CubeSampler, "sample", poisoned)
+    plan, poison = QUICK.model_copy(update={"non_finite_limit": 2}), {1, 3}
+    run(data, tmp_path / "twice", plan)
+    kept = sorted((tmp_path / "twice" / NON_FINITE).iterdir())
+    assert [path.name for path in kept] == ["step1.safetensors", "step3.safetensors"]
+    assert load_file(kept[0])["cubes"].isnan().all()
+    weights = load_file(tmp_path / "twice" / LAST)
+    assert all(value.isfinite().all() for value in weights.values())
+    assert int(weights["model.stem.1.num_batches_tracked"]) == 2
+    poison = {1, 2}
+    with pytest.raises(TrainingFailed, match="2 updates of the second stage in a row were not finite"):
+        run(data, tmp_path / "in_a_row", plan)
+
+
 def test_a_run_ends_when_its_minutes_are_used_up(data: Path, tmp_path: Path):
     run(data, tmp_path / "run", QUICK.model_copy(update={"steps": 100000, "minutes": 0.02}))
     assert 0 < json.loads((tmp_path / "run" / SUMMARY).read_text())["steps"] < 5000
@@ -306,6 +332,12 @@ def test_it_learns_that_a_vessel_is_no_nodule_and_the_bundle_takes_it(data: Path
     assert figures["sensitivity_both"]["1.0"] >= figures["sensitivity_slices"]["1.0"]
     spec, weights = read_refinement(tmp_path / "run")
     assert spec.weight > 0
+    lines = told(summary)
+    assert f"60 steps; the cubes' weight in the score is {spec.weight:g}, chosen on 1 scans" in lines[0]
+    assert [float(value) for value in lines[5].split()] == pytest.approx(
+        [1.0, figures["sensitivity_slices"]["1.0"], figures["sensitivity_both"]["1.0"]], abs=5e-4
+    )
+    assert lines[-1] == "Research use, not for diagnosis"
     form = description(refinement=spec.model_dump(mode="json"), preprocessing=PREP.model_dump(mode="json"))
     write_bundle(tmp_path / "bundle", form, build_network(TINY, PREP).state_dict() | weights, "card")
     second = load_bundle(tmp_path / "bundle").refiner()

@@ -64,6 +64,14 @@ def test_quarter_turns_and_flips_show_voxels_and_nothing_between_them(
     np.testing.assert_allclose(values, values.round(), atol=0.01)
 
 
+@pytest.mark.parametrize("seed", [0, 20260131, 2**32 - 1])
+def test_any_seed_that_a_recipe_takes_varies_the_intensity(scan: PreparedScan, seed: int) -> None:
+    block = cut(draw(scan, (20.0, 45.0, 120.0)), PREP, 32)
+    (first,), (again,) = (sample([block], PREP, SAMPLING, Augmentation(), CPU, seed)[0] for _ in range(2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, sample([block], PREP, SAMPLING, None, CPU, seed)[0][0])
+
+
 @settings(deadline=None, max_examples=30)
 @given(seed=st.integers(0, 10_000))
 def test_a_turned_crop_shows_the_nodule_where_its_box_says(seed: int, tmp_path_factory: pytest.TempPathFactory) -> None:

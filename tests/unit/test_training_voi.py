@@ -47,31 +47,6 @@ def test_a_missing_crop_is_named(tmp_path: Path, shared_data: Path):
         read_voi(tmp_path, next(row for row in rows_of(shared_data) if row["voi"] == "LIDC-IDRI-0004_R_1"))
 
 
-def test_a_broken_cache_is_named(tmp_path: Path):
-    (tmp_path / "vois.npz").write_bytes(b"PK\x03\x04 cut off")
-    with pytest.raises(DataProblem, match=r"vois\.npz.*remove it"):
-        load_vois(tmp_path, tmp_path / "vois.npz")
-
-
-def test_a_cache_gives_back_what_was_read(tmp_path: Path, shared_data: Path):
-    for name in ("image", "nodule_mask"):
-        (tmp_path / "nodule_voi" / name).mkdir(parents=True)
-    table = (shared_data / "nodule_voi" / "metadata.csv").read_text().splitlines()[:4]
-    (tmp_path / "nodule_voi" / "metadata.csv").write_text("\n".join(table))
-    for line in table[1:]:
-        for name in ("image", "nodule_mask"):
-            file = f"nodule_voi/{name}/{line.split(',')[0]}.nii.gz"
-            (tmp_path / file).write_bytes((shared_data / file).read_bytes())
-    fresh = load_vois(tmp_path, tmp_path / "cache" / "vois.npz")
-    cached = load_vois(tmp_path, tmp_path / "cache" / "vois.npz")
-    assert [v.name for v in cached] == [v.name for v in fresh]
-    for a, b in zip(fresh, cached, strict=True):
-        assert np.array_equal(a.volume.hu, b.volume.hu)
-        assert np.array_equal(a.mask, b.mask)
-        assert np.array_equal(a.blend, b.blend)
-        assert np.allclose(a.volume.affine, b.volume.affine)
-
-
 def test_crops_lie_where_the_list_of_nodules_says(shared_data: Path):
     for row in rows_of(shared_data)[::60]:
         voi = read_voi(shared_data, row)

@@ -67,14 +67,12 @@ class Plan:
     vois: tuple[Voi, ...]
 
 
-def compose_part(
-    data: Path, out: Path, part: Part, *, scans: int, nodules_per_scan: int, seed: int, cache: Path | None = None
-) -> Summary:
+def compose_part(data: Path, out: Path, part: Part, *, scans: int, nodules_per_scan: int, seed: int) -> Summary:
     """The shared data's nodules into its lungs: "train" learns from subsets 0 to 7, "test" holds subset 8.
 
-    cache: a file that keeps the crops as read. Raises DataProblem.
+    Raises DataProblem.
     """
-    learn, held_out = split(load_vois(data, cache))
+    learn, held_out = split(load_vois(data))
     return compose(
         backgrounds=[read_background(data, name) for name in BACKGROUNDS[part]],
         nodules=learn if part == "train" else held_out,

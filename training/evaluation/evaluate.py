@@ -1,6 +1,7 @@
 """A bundle over scans with their truth, through the node's own Detector -> a ScanResult a scan, then the figures.
 
     <out>/scans/<uid>.json      each scan's ScanResult; a stopped run goes on where it was
+    <out>/judged.json           which of them the last evaluation is of: others may lie there from before
     <out>/figures.json          all figures, each with its definition and its data
     <out>/report.html           the same for people, with curves and pictures
 
@@ -10,6 +11,7 @@ figures: a bundle that is exported again with its figures need not be judged aga
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import time
@@ -33,11 +35,12 @@ from training.evaluation.claims import Fold
 from training.evaluation.figures import Point, Study, figures
 from training.evaluation.marks import LAYOUT, ScanResult, behaviour, read_result, result_of, write_result
 from training.evaluation.report import FIGURES, read_figures, write_report
+from training.prepare import write_whole
 from training.provenance import machine
 from training.readers import Listing, OnProblem, Problems
 
 FLOOR = 0.02
-SCANS = "scans"
+SCANS, JUDGED = "scans", "judged.json"
 Say = Callable[[str], None]
 
 
@@ -61,13 +64,15 @@ def run_evaluate(
     point_from: Path | None = None,
     false_positives_per_scan: float | None = None,
     folds: Sequence[Fold] | None = None,
+    seen: int | None = None,
     say: Say = print,
 ) -> dict[str, Any]:
     """Judges the listed scans, writes figures.json and report.html, returns the figures.
 
     The operating point is the bundle's own; with false_positives_per_scan it is chosen: on `point_from`, the folder
     of an earlier evaluation of this bundle on other scans, or, without one, on these very scans, which the figures
-    then say. command: what made the figures. folds: who was trained on whom, for LUNA16's name.
+    then say. command: what made the figures. folds: who was trained on whom, for LUNA16's name. seen: how many of the
+    patients were in training, as far as is known; None where nobody says.
     Raises DataProblem, BundleError, ConfigError.
     """
     if point_from is not None and false_positives_per_scan is None:
@@ -84,6 +89,7 @@ def run_evaluate(
         machine=machine(device),
         folds=folds,
         ceiling=human_ceiling(),
+        seen=seen,
     )
     made = figures(study)
     say(str(write_report(made, judged.results, out)))
@@ -147,11 +153,14 @@ def judge(
 ) -> Judged:
     """One file a scan below `out`; a scan whose file tells of this bundle and these data is not looked at again.
 
+    Until all are done, `out` counts as no evaluation: nothing is to be chosen on a part of its scans.
+
     floor: marks with less score are not kept. workers: processes, each with its own detector and its share of the
     cores. Raises DataProblem where problems are refused: files written until then stay.
     """
     folder = out / SCANS
     folder.mkdir(parents=True, exist_ok=True)
+    (out / JUDGED).unlink(missing_ok=True)
     problems = Problems(on_problem=on_problem)
     results = []
     ordered = sorted(scans, key=lambda scan: scan.uid)
@@ -165,6 +174,7 @@ def judge(
     for scan in ordered:
         if scan.uid not in problems.left_out:
             results.append(read_result(_path(folder, scan)))
+    write_whole(out / JUDGED, json.dumps([_path(folder, result).name for result in results], indent=1) + "\n")
     return Judged(results=tuple(results), left_out=problems.left_out)
 
 
@@ -241,12 +251,15 @@ def choose_point(results: Sequence[ScanResult], false_positives_per_scan: float)
 
 
 def stored_results(folder: Path, of: str) -> tuple[ScanResult, ...]:
-    """The results of an earlier evaluation. of: the bundle's `behaviour`. Raises DataProblem: none there, or some of
-    another bundle."""
-    paths = sorted((folder / SCANS).glob("*.json"))
-    if not paths:
-        raise DataProblem(f"{folder} holds no evaluation: run `python -m training evaluate` with it as --out first")
-    results = tuple(read_result(path) for path in paths)
+    """The results of an earlier evaluation that ran to its end. of: the bundle's `behaviour`. Raises DataProblem: none
+    there, or some of another bundle."""
+    try:
+        names = [str(name) for name in json.loads((folder / JUDGED).read_text())]
+    except (OSError, ValueError, TypeError) as err:
+        raise DataProblem(
+            f"{folder} holds no evaluation that ran to its end: run `python -m training evaluate` with it as --out"
+        ) from err
+    results = tuple(read_result(folder / SCANS / Path(name).name) for name in names)
     if any(result.origin["behaviour"] != of for result in results):
         raise DataProblem(f"{folder} was evaluated with another bundle: evaluate this one on its scans first")
     return results
@@ -264,7 +277,7 @@ def _point(
     chosen_on = stored_results(point_from, behaviour(bundle.form))
     shared = {result.patient for result in chosen_on} & {result.patient for result in results}
     what = "composites" if any(result.composite for result in chosen_on) else "scans"
-    rule += f" on {len(chosen_on)} other {what}"
+    rule += f" on {len(chosen_on)} other {what if len(chosen_on) > 1 else what[:-1]}"
     rule += f", {len(shared)} of their patients among these" if shared else ", no patient of which is among these"
     return Point(score=choose_point(chosen_on, rate), rule=rule)
 
@@ -294,7 +307,7 @@ def _origin(scan: Scan, bundle: Bundle, floor: float) -> dict[str, Any]:
     }
 
 
-def _path(folder: Path, scan: Scan) -> Path:
+def _path(folder: Path, scan: Scan | ScanResult) -> Path:
     """A scan's name may be anything: it never leads out of the folder."""
     return folder / f"{quote(scan.uid, safe='')}.json"
 

@@ -88,7 +88,10 @@ class Figure:
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """One bundle on one set of scans. left_out: scan or file -> why. ceiling: what LIDC's readers reach."""
+    """One bundle on one set of scans. left_out: scan or file -> why. ceiling: what LIDC's readers reach.
+
+    seen: how many of the patients the bundle's run surely had in training; None where nobody says.
+    """
 
     results: Sequence[ScanResult]
     left_out: Mapping[str, str]
@@ -99,6 +102,7 @@ class Study:
     machine: str
     folds: Sequence[claims.Fold] | None = None
     ceiling: Ceiling | None = None
+    seen: int | None = None
     samples: int = SAMPLES
 
     def __post_init__(self) -> None:
@@ -143,6 +147,7 @@ class Study:
         scope = self.scope(definition)
         lungs = len({result.patient for result in self.results})
         of = f"{lungs} patient{'s' if lungs > 1 else ''}"
+        of += f", {self.seen} of them in training" if self.seen else ""
         return Figure(
             key=key,
             name=name,

@@ -128,6 +128,11 @@ def behaviour(form: BundleForm) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
+def person(patient: str, composite: bool) -> str:
+    """A composite's patient is its lung's, and what it was made for: train or test."""
+    return patient.rsplit(" ", 1)[0] if composite else patient
+
+
 def patient_digest(patient: str) -> str:
     """Tells patients apart without naming them."""
     return hashlib.sha256(patient.encode()).hexdigest()[:16]
@@ -140,8 +145,7 @@ def result_of(
     volume, marks = case.volume, detection.findings[:KEPT_MARKS]
     bare = ScanResult(
         uid=scan.uid,
-        # A composite's patient is its lung's, and what it was made for: train or test.
-        patient=patient_digest(scan.patient.rsplit(" ", 1)[0] if scan.composite else scan.patient),
+        patient=patient_digest(person(scan.patient, scan.composite)),
         composite=scan.composite,
         origin=origin,
         affine=volume.affine,

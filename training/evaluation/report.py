@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dicom_node.domain import RESEARCH_USE
 from training.cases import DataProblem
 from training.evaluation import plots
 from training.evaluation.figures import Point
@@ -18,6 +19,10 @@ from training.prepare import write_whole
 
 FIGURES, REPORT = "figures.json", "report.html"
 TEMPLATE = "report.html.j2"
+HEADLINES = (
+    "operating_point", "recall", "false_positives_per_scan", "cpm", "box_map", "box_mar", "mask_map", "mask_mar",
+    "dice",
+)  # fmt: skip
 
 
 def write_report(figures: Mapping[str, Any], results: Sequence[ScanResult], out: Path) -> Path:
@@ -37,6 +42,16 @@ def read_figures(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, AttributeError) as err:
         raise DataProblem(f"{path} holds no figures that can be read ({err}): give what evaluate wrote") from err
     return raw
+
+
+def headlines(figures: Mapping[str, Any]) -> list[str]:
+    """What a terminal shows of an evaluation: on what, at which point, and the figures that are asked for first."""
+    rows = {row["key"]: row for row in figures["figures"]}
+    lines = [f"on {rows['operating_point']['data']}", f"operating point: {figures['operating_point']['rule']}"]
+    for row in (rows[key] for key in HEADLINES if key in rows):
+        span = f"  ({interval(row)})" if row["low"] is not None else ""
+        lines.append(f"{row['name']:24}{number(row):>8}{span}")
+    return [*lines, RESEARCH_USE]
 
 
 def render(figures: Mapping[str, Any], results: Sequence[ScanResult]) -> str:

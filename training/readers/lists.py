@@ -63,16 +63,6 @@ def read_series(path: Path) -> list[str]:
     return uids
 
 
-def read_subsets(path: Path) -> dict[str, int]:
-    """A table of seriesuid and subset. Raises DataProblem."""
-    subsets: dict[str, int] = {}
-    for line, row in _rows(path, ("seriesuid", "subset")):
-        if row["subset"] not in tuple("0123456789"):
-            raise DataProblem(f"{path}, line {line}: subset {row['subset']!r} is none of 0 to 9")
-        subsets[row["seriesuid"]] = int(row["subset"])
-    return subsets
-
-
 def _rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, dict[str, str]]]:
     reader = csv.DictReader(_text(path).splitlines())
     if not set(columns) <= set(reader.fieldnames or ()):

@@ -22,7 +22,7 @@ from training.cases import Case, DataProblem, Ignored, Nodule, Scan
 from training.ct import read_image, read_labels
 from training.readers import Listing, OnProblem, Problems
 from training.readers.lidc import Consensus, LidcScan, SliceAt, consensus, default_database, read_lidc
-from training.readers.lists import Listed, find_list, read_findings
+from training.readers.lists import Listed, find_list, read_findings, read_series
 from training.readers.masks import Corner, Mask, tight
 
 COMPOSITES = "composites.json"
@@ -84,11 +84,20 @@ def list_luna16(folder: Path, *, on_problem: OnProblem = "refuse", database: Pat
             truth=truth.digest(),
             read=partial(read_case, path, truth),
         )
+    for data in _without_header(folder):
+        problems.note(data.stem, f"{data} has no {data.stem}.mhd beside it: unpack the subset again")
     if not scans and not problems.left_out:
         raise DataProblem(f"{folder} holds no subset0 to subset9 with .mhd files: unpack LUNA16's archives there")
     ordered = [scans[uid] for uid in sorted(scans)]
+    absent = [uid for uid in _listed(folder) if uid not in scans and uid not in problems.left_out]
+    # Who has some of the ten subsets knows that the others' scans are not there; who has all is told of each.
+    if {scan.subset for scan in ordered} == set(SUBSETS):
+        for uid in absent:
+            problems.note(uid, f"seriesuids.csv lists it, {folder} does not hold it: unpack its subset again")
     unknown = sum(scan.uid not in lidc for scan in ordered) if marks is None else 0
-    return Listing(scans=ordered, left_out=problems.left_out, summary=_summary(folder, ordered, nodules, unknown))
+    return Listing(
+        scans=ordered, left_out=problems.left_out, summary=_summary(folder, ordered, nodules, unknown, len(absent))
+    )
 
 
 def read_case(path: Path, truth: Truth) -> Case:
@@ -233,6 +242,25 @@ def _volumes(folder: Path) -> list[tuple[int, Path]]:
     return [(n, path) for n in SUBSETS for path in sorted((folder / f"subset{n}").glob("*.mhd"))]
 
 
+def _without_header(folder: Path) -> list[Path]:
+    """Voxels whose .mhd is missing: nothing else would tell of that scan."""
+    return [
+        path
+        for n in SUBSETS
+        for path in sorted((folder / f"subset{n}").glob("*.*raw"))
+        if path.suffix in (".raw", ".zraw") and not path.with_suffix(".mhd").exists()
+    ]
+
+
+def _listed(folder: Path) -> list[str]:
+    """seriesuids.csv, where it is there: no scan's truth depends on it."""
+    try:
+        path = find_list(folder, "seriesuids.csv")
+    except DataProblem:
+        return []
+    return read_series(path)
+
+
 def volume_files(header: Path) -> tuple[Path, Path]:
     """A .mhd and its data, by their sizes: no voxel is read. Raises DataProblem for a missing or truncated file."""
     fields = _mhd_fields(header)
@@ -296,8 +324,10 @@ def _mhd_fields(header: Path) -> dict[str, str]:
     return fields
 
 
-def _summary(folder: Path, scans: Sequence[Scan], nodules: dict[str, tuple[Listed, ...]], unknown: int) -> list[str]:
-    """unknown: how many scans LIDC's database does not hold."""
+def _summary(
+    folder: Path, scans: Sequence[Scan], nodules: dict[str, tuple[Listed, ...]], unknown: int, absent: int
+) -> list[str]:
+    """unknown: how many scans LIDC's database does not hold; absent: how many listed ones the folder does not hold."""
     held = Counter(scan.subset for scan in scans)
     missing = [str(n) for n in SUBSETS if n not in held]
     here = {scan.uid for scan in scans}
@@ -305,6 +335,8 @@ def _summary(folder: Path, scans: Sequence[Scan], nodules: dict[str, tuple[Liste
     lines = [f"{len(scans)} scans of {len({s.patient for s in scans})} patients, {counted} nodules"]
     if away := sum(len(rows) for rows in nodules.values()) - counted:
         lines.append(f"{away} listed nodules lie in scans that are not here")
+    if absent:
+        lines.append(f"{absent} scans of seriesuids.csv are not here")
     if unknown:
         lines.append(f"{unknown} scans are unknown to the LIDC readers: their nodules are flagged spheres")
     if missing:

@@ -13,7 +13,7 @@ from training.readers.masks import Labelling, nodules_of
 
 FOLDERS = (("image", "nodule_mask"), ("images", "labels"))
 PATIENTS = "patients.csv"
-ENDING = ".nii.gz"
+ENDINGS = (".nii.gz", ".nii")
 
 
 def list_nifti(
@@ -25,6 +25,7 @@ def list_nifti(
     on_problem: OnProblem = "refuse",
 ) -> Listing:
     """`folder`/<images>/<name>.nii.gz with `folder`/<labels>/<name>.nii.gz; an empty label image says: no nodule.
+    Either may be a plain .nii.
 
     folders: names of the two; default: image and nodule_mask, or images and labels.
     patients.csv (name, patient) in `folder` tells scans of one patient; without it each scan is a patient.
@@ -34,12 +35,14 @@ def list_nifti(
     patients = _patients(folder / PATIENTS)
     problems = Problems(on_problem=on_problem)
     scans = []
-    for path in sorted(images.glob(f"*{ENDING}")):
-        name = path.name.removesuffix(ENDING)
-        mask = labels / path.name
-        if not mask.is_file():
-            problems.note(name, f"{mask} is missing: add it, all zero where the scan has no nodule")
-        elif patients is not None and name not in patients:
+    volumes, masks = _by_name(images), _by_name(labels)
+    for name, path in sorted(volumes.items()):
+        mask = masks.get(name)
+        if mask is None:
+            problems.note(
+                name, f"{labels / name}{ENDINGS[0]} is missing: add it, all zero where the scan has no nodule"
+            )
+        elif patients is not None and not patients.get(name):
             problems.note(name, f"{folder / PATIENTS} does not name it: add its patient, or splits could part them")
         else:
             scans.append(
@@ -54,11 +57,10 @@ def list_nifti(
                     whole_chest=whole_chest,
                 )
             )
-    for mask in sorted(labels.glob(f"*{ENDING}")):
-        if not (images / mask.name).is_file():
-            problems.note(mask.name.removesuffix(ENDING), f"{images / mask.name} is missing: add it, or remove {mask}")
+    for name in sorted(masks.keys() - volumes.keys()):
+        problems.note(name, f"{images / name}{ENDINGS[0]} is missing: add it, or remove {masks[name]}")
     if not scans and not problems.left_out:
-        raise DataProblem(f"{images} holds no {ENDING} files")
+        raise DataProblem(f"{images} holds no {' or '.join(ENDINGS)} files")
     patients_here = len({scan.patient for scan in scans})
     return Listing(scans=scans, left_out=problems.left_out, summary=[f"{len(scans)} scans of {patients_here} patients"])
 
@@ -67,6 +69,20 @@ def read_case(image: Path, mask: Path, name: str, labelling: Labelling) -> Case:
     """Raises DataProblem."""
     volume = read_image(image)
     return Case(volume=volume, nodules=nodules_of(read_labels(mask, volume), volume, name, labelling), ignored=())
+
+
+def _by_name(folder: Path) -> dict[str, Path]:
+    """The folder's NIfTI files by what they are called before their ending. Raises DataProblem for two of one name."""
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        ending = next((ending for ending in ENDINGS if path.name.endswith(ending)), None)
+        if ending is None:
+            continue
+        name = path.name.removesuffix(ending)
+        if name in found:
+            raise DataProblem(f"{found[name]} and {path.name} have one name: remove one of them")
+        found[name] = path
+    return found
 
 
 def _folders(folder: Path, named: tuple[str, str] | None) -> tuple[Path, Path]:
