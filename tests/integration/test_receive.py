@@ -167,6 +167,25 @@ def test_disk_and_database_that_fail_after_success_lose_nothing(
     assert len(running.files()) == len(running.database.instances(SERIES)) == 2
 
 
+@pytest.mark.slow
+def test_memory_stays_flat_over_two_thousand_instances(start_receiver: Start) -> None:
+    running = start_receiver()
+
+    def resident_mb() -> float:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE") / 1e6
+
+    def send(first: int, last: int) -> None:
+        for n in range(first, last):
+            assert store(requested, fake_instance(n, pixels=bytes(100_000))) == 0x0000
+
+    with association(running) as requested:
+        send(1, 401)
+        before = resident_mb()
+        send(401, 2401)
+        assert resident_mb() - before < 40, "200 MB went through"
+    assert len(running.files()) == len(running.database.instances(SERIES)) == 2400
+
+
 def test_a_resend_is_success_and_announces_nothing_new(start_receiver: Start) -> None:
     running = start_receiver()
     fake = fake_instance()
