@@ -81,8 +81,9 @@ def test_batches_in_opposite_order_at_once_do_not_block_each_other_for_good(data
 
     def record(turn: int) -> None:
         ready.wait()
-        for round_ in range(10):
-            batch = [received(n, series=f"1.2.4.{n % 7}", sha256="ab"[(turn + round_) % 2]) for n in range(40)]
+        for round_ in range(5):
+            version = chr(ord("a") + (turn + 4 * round_) % 26)  # each differs from the one before
+            batch = [received(n, series=f"1.2.4.{n % 7}", sha256=version) for n in range(300)]
             try:
                 database.record_instances(batch if turn % 2 else batch[::-1])
             except Exception as err:  # noqa: BLE001  the test tells of it below
@@ -94,4 +95,4 @@ def test_batches_in_opposite_order_at_once_do_not_block_each_other_for_good(data
     for thread in threads:
         thread.join()
     assert failed == []
-    assert sum(len(database.instances(f"1.2.4.{n}")) for n in range(7)) == 40
+    assert sum(len(database.instances(f"1.2.4.{n}")) for n in range(7)) == 300
