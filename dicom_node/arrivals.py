@@ -89,6 +89,7 @@ def _touch_series(connection: sa.Connection, insert: Callable[[sa.Table], Any], 
             first_at=now,
             last_at=now,
             released=False,
+            aborted=False,
         )
         latest = {"last_at": now, "released": False, "source_ae": one.source_ae, "source_ip": one.source_ip}
         connection.execute(statement.on_conflict_do_update(index_elements=["series_uid"], set_=latest))

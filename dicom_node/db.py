@@ -16,7 +16,7 @@ from typing import Any, Literal
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from dicom_node import arrivals, schema
+from dicom_node import arrivals, carriers, schema
 from dicom_node.arrivals import Arrival, Received, ReceivedInstance
 from dicom_node.connection import answered, no_answer, open_engine
 from dicom_node.errors import ConfigError, DicomNodeError, StaleState
@@ -117,23 +117,36 @@ class Database:
             .order_by(schema.instance.c.sop_instance_uid)
         )
 
-    def association_released(self, series_uids: Sequence[str]) -> None:
-        """The Association that brought these series ended in order: evidence of completeness."""
+    def association_began(self, series_uid: str, association: str) -> None:
+        """An Association brings something new of this series; until it ends the series can't be complete by release."""
         with self._begin() as connection:
-            connection.execute(
-                sa.update(schema.series).where(schema.series.c.series_uid.in_(series_uids)).values(released=True)
-            )
+            carriers.began(connection, self._insert, series_uid, association)
+
+    def association_ended(self, series_uids: Sequence[str], association: str, *, released: bool) -> None:
+        """One that `association_began` counted is over: in order, which is evidence of completeness, or by an abort."""
+        with self._begin() as connection:
+            carriers.ended(connection, series_uids, association, released=released)
+
+    def associations_lost(self) -> None:
+        """No Association lives, whatever the rows say: the receivers before us died."""
+        with self._begin() as connection:
+            carriers.lost(connection)
 
     def series(self, series_uid: str) -> Row | None:
         return self._one(sa.select(schema.series).where(schema.series.c.series_uid == series_uid))
 
     def series_assembled(self, series_uid: str, manifest_sha256: str, seen_until: float) -> None:
-        """Assemble saw what came up to `seen_until`; anything later still needs a look."""
+        """Assemble decided on what came up to `seen_until`; anything later still needs a look."""
+        s = schema.series.c
         with self._begin() as connection:
             connection.execute(
                 sa.update(schema.series)
-                .where(schema.series.c.series_uid == series_uid)
-                .values(assembled_sha256=manifest_sha256, assembled_at=seen_until)
+                .where(s.series_uid == series_uid)
+                .values(
+                    assembled_sha256=manifest_sha256,
+                    assembled_at=seen_until,
+                    aborted=sa.and_(s.aborted, s.last_at > seen_until),
+                )
             )
 
     def series_to_assemble(self) -> list[Row]:
@@ -439,7 +452,7 @@ class Database:
                 return False
             for table in (schema.delivery, schema.result, schema.finding):
                 connection.execute(sa.delete(table).where(table.c.job_id.in_(jobs)))
-            for table in (schema.job, schema.instance, schema.series):
+            for table in (schema.job, schema.instance, schema.carrier, schema.series):
                 connection.execute(sa.delete(table).where(table.c.series_uid == series_uid))
             self._event(connection, "series purged", series_uid=series_uid)
             remove_files()

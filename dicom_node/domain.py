@@ -125,9 +125,11 @@ class Detection:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CTImage:
-    """One single-frame axial CT Instance, by its header alone.
+    """One axial CT image, by its header alone: an Instance, or a frame of one.
 
-    header: the data set without PixelData, as read (its character set still that of the file).
+    frame: its number in a multi-frame Instance, from 1; None in a single-frame one.
+    header: the data set without PixelData, as read (its character set still that of the file); for a frame, with
+        the attributes of its functional groups among them.
     position_mm: ImagePositionPatient. projection_mm: its projection on the series' normal.
     """
 
@@ -136,13 +138,19 @@ class CTImage:
     header: Dataset
     position_mm: Point
     projection_mm: float
+    frame: int | None = None
+
+    @property
+    def sop_class_uid(self) -> str:
+        return str(self.header.SOPClassUID)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CTSeries:
     """Axial images of one series that passed the geometry gate, sorted along the normal, feet to head.
 
-    left_out: SOP Instance UID -> why it is no part of the volume (a localizer, a dose screen ...).
+    left_out: SOP Instance UID, of a frame with its number -> why it is no part of the volume (a localizer ...).
+    lossy: how images were compressed with loss, in words; None where none was.
     """
 
     images: tuple[CTImage, ...]
@@ -150,6 +158,7 @@ class CTSeries:
     rows: int
     columns: int
     left_out: dict[str, str]
+    lossy: str | None = None
 
     @property
     def header(self) -> Dataset:
@@ -166,7 +175,8 @@ class CTSeries:
 
     @property
     def sop_instance_uids(self) -> tuple[str, ...]:
-        return tuple(image.sop_instance_uid for image in self.images)
+        """Of the Instances, each once, in the order of their images."""
+        return tuple(dict.fromkeys(image.sop_instance_uid for image in self.images))
 
     @property
     def spacing_mm(self) -> Point:

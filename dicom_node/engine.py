@@ -22,6 +22,7 @@ from dbos import (
     DBOSClient,
     DBOSConfig,
     DBOSPortableJSONSerializer,
+    Debouncer,
     DebouncerClient,
     EnqueueOptions,
     StepOptions,
@@ -67,6 +68,8 @@ class Run(Protocol):
         partition: str | None = None,
         delay_s: float | None = None,
     ) -> None: ...
+
+    def bounce(self, workflow: str, key: str, delay_s: float, *args: Json, longest_s: float) -> None: ...
 
     def sleep(self, seconds: float) -> None: ...
 
@@ -152,6 +155,10 @@ class _DurableRun:
         if delay_s is not None:
             options["delay_seconds"] = delay_s
         DBOS.enqueue_workflow_with_options(options, *args)
+
+    def bounce(self, workflow: str, key: str, delay_s: float, *args: Json, longest_s: float) -> None:
+        """As EngineClient.bounce: the two share their keys."""
+        Debouncer[..., None](workflow, debounce_timeout_sec=longest_s, queue=workflow).debounce(key, delay_s, *args)
 
     def sleep(self, seconds: float) -> None:
         DBOS.sleep(seconds)

@@ -11,15 +11,16 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from pydicom.dataset import Dataset
 
 from dicom_node import analysis, routing
+from dicom_node.completeness import ArchiveCount, Facts, Patience, Wait, as_json, is_dense, judge
 from dicom_node.config import Config
 from dicom_node.db import Database, ResultObject, Row
 from dicom_node.delivery import Delivery, Sender, delivery_id
@@ -27,13 +28,22 @@ from dicom_node.domain import CTSeries
 from dicom_node.engine import Json, Run, Workflow
 from dicom_node.errors import DicomNodeError, JobCancelled, Reason, SeriesRejected, StaleState, StorageError
 from dicom_node.logs import describe
+from dicom_node.peers import PeerConfig
 from dicom_node.series import InstanceFile, check_series, read_headers, readable_headers
 from dicom_node.storage import Storage
 
 log = logging.getLogger(__name__)
 
+# How long a look may hold its place in the queue to see the last moment of a short quiet time.
+_LONGEST_PAUSE_S = 1.0
 # There was no axial CT to look at: a report in the PACS would only be in the way.
 _NOTHING_TO_REPORT = {Reason.NOT_CT, Reason.NO_AXIAL_IMAGES, Reason.NO_ROUTE, Reason.MISSING_UID, Reason.MIXED_SERIES}
+
+
+class Count(Protocol):
+    """Asks a peer how many instances of a series it has; what it can't tell is a problem of the answer, no error."""
+
+    def __call__(self, peer: PeerConfig, calling_ae: str, *, study_uid: str, series_uid: str) -> ArchiveCount: ...
 
 
 class Stopwatch:
@@ -57,6 +67,25 @@ class Stopwatch:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class _Judged:
+    """What gate and routes say of the instances that are there.
+
+    slices, left_out, dense: as in completeness.Facts. values: columns of the job row. lossy: as in CTSeries.
+    """
+
+    state: Literal["queued", "rejected", "failed"]
+    values: Mapping[str, Any]
+    slices: int | None = None
+    left_out: int = 0
+    dense: bool = False
+    count_from: str | None = None
+    lossy: str | None = None
+
+
+_UNSEEN = _Judged(state="failed", values={})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Flow:
     """The workflows and what they work with.
 
@@ -69,7 +98,9 @@ class Flow:
     executor_id: str
     detector: Callable[[str], analysis.Detector]
     send: Sender
+    count: Count
     now: Callable[[], float] = time.time
+    pause: Callable[[float], None] = time.sleep
     stopwatch: Stopwatch = field(default_factory=lambda: Stopwatch())
 
     def workflows(self) -> Mapping[str, Workflow]:
@@ -82,16 +113,19 @@ class Flow:
     # -- assemble ----------------------------------------------------------------------------------
 
     def assemble(self, run: Run, series_uid: str) -> None:
-        """The series was quiet for long enough: decide what becomes of it."""
+        """The series paused: decide what becomes of it, or wait for more of it."""
         decision = run.step("decide", self.decide, series_uid)
-        if decision["verdict"] == "analyse":
+        if decision["verdict"] == "wait":
+            longest_s = self.config.assemble.longest_wait_s
+            run.bounce("assemble", series_uid, decision["more_s"], series_uid, longest_s=longest_s)
+        elif decision["verdict"] == "analyse":
             run.enqueue("analyse", decision["job_id"], decision["job_id"], priority=decision["priority"])
         elif decision["verdict"] == "report":
             outcome = run.step("report", self.report_rejected, decision["job_id"])
             self._enqueue_deliveries(run, decision["job_id"], outcome)
 
     def decide(self, series_uid: str) -> Json:
-        """Manifest, completeness, gate, route -> a job row, unless this very set of instances has one."""
+        """Manifest, gate, route, completeness -> a job row, unless this very set of instances has one."""
         seen = self.database.series(series_uid)
         if seen is None:
             return {"verdict": "nothing"}
@@ -99,41 +133,106 @@ class Flow:
         manifest = manifest_sha256(row["sop_instance_uid"] for row in rows)
         job_id = f"{series_uid}-{manifest[:16]}"
         if self.database.job(job_id) is None:
+            judged = self._look(seen, rows)
+            if isinstance(judged, Wait):
+                return {"verdict": "wait", "more_s": round(judged.more_s, 2)}
             self._write_manifest(job_id, rows)
-            self._create_job(
+            self.database.create_job(
                 job_id,
-                rows,
-                seen,
-                {
+                state=judged.state,
+                **{
                     "series_uid": series_uid,
                     "study_uid": seen["study_uid"],
                     "manifest_sha256": manifest,
                     "instance_count": len(rows),
                     "source_ae": seen["source_ae"],
-                    "evidence": self._evidence(seen, rows),
                     "explanation": [],
                     "priority": "routine",
+                    **judged.values,
                 },
             )
         self.database.series_assembled(series_uid, manifest, seen["last_at"])
         return self._verdict(job_id)
 
-    def _create_job(self, job_id: str, rows: Sequence[Row], seen: Row, values: dict[str, Any]) -> None:
-        state: Literal["queued", "rejected", "failed"]
+    def _look(self, seen: Row, rows: Sequence[Row]) -> _Judged | Wait:
+        """What to do with the series and, in its values, why it counts as complete; or that it does not yet."""
+        patience = self._patience(seen["source_ae"])
+        unproven = judge(self._facts(seen, rows, _UNSEEN), patience)
+        if isinstance(unproven, Wait) and not (seen["released"] or any(r.count_from for r in self.config.routes)):
+            return unproven
+        judged = self._judged(rows, seen["source_ae"])
+        provable = judged.slices is not None and (judged.count_from or (seen["released"] and judged.dense))
+        if isinstance(unproven, Wait):
+            if not provable:
+                return unproven
+            still_s = patience.proven_quiet_time_s - (self.now() - seen["last_at"])
+            if still_s > _LONGEST_PAUSE_S:
+                return Wait(more_s=min(still_s, unproven.more_s))
+            self.pause(max(0.0, still_s))
+        archive = self._ask(judged.count_from, seen)
+        return self._settled(seen, rows, judged, archive, patience)
+
+    def _settled(
+        self, seen: Row, rows: Sequence[Row], judged: _Judged, archive: ArchiveCount | None, patience: Patience
+    ) -> _Judged | Wait:
+        """The verdict on what did not change while we looked."""
+        now = self.database.series(seen["series_uid"]) or seen
+        facts = self._facts(now, rows, judged, archive)
+        if now["last_at"] != seen["last_at"]:
+            # Something came meanwhile, of which gate and archive know nothing; only the longest wait ends now.
+            facts = replace(facts, slices=None, archive=None)
+        verdict = judge(facts, patience)
+        if isinstance(verdict, Wait):
+            return verdict
+        evidence = as_json(verdict, facts) | ({} if judged.lossy is None else {"lossy": judged.lossy})
+        return replace(judged, values={**judged.values, "evidence": evidence})
+
+    def _facts(self, seen: Row, rows: Sequence[Row], judged: _Judged, archive: ArchiveCount | None = None) -> Facts:
+        now, decided_until = self.now(), seen["assembled_at"] or 0.0
+        undecided = [row["received_at"] for row in rows if row["received_at"] > decided_until]
+        return Facts(
+            instances=len(rows),
+            slices=judged.slices,
+            left_out=judged.left_out,
+            dense=judged.dense,
+            released=bool(seen["released"]),
+            quiet_s=now - seen["last_at"],
+            waiting_s=now - min(undecided, default=seen["last_at"]),
+            archive=archive,
+        )
+
+    def _patience(self, source_ae: str) -> Patience:
+        return Patience(
+            quiet_time_s=self.config.quiet_time_s(source_ae),
+            proven_quiet_time_s=self.config.assemble.proven_quiet_time_s,
+            longest_wait_s=self.config.assemble.longest_wait_s,
+        )
+
+    def _ask(self, count_from: str | None, seen: Row) -> ArchiveCount | None:
+        if count_from is None:
+            return None
+        peer, calling_ae = self.config.peers[count_from], self.config.receive.ae_title
         try:
-            state, more = self._judge(rows, seen["source_ae"], values["evidence"])
+            answer = self.count(peer, calling_ae, study_uid=seen["study_uid"], series_uid=seen["series_uid"])
+        except Exception:
+            # Nobody foresaw it. An archive is asked for evidence only: without it the other rungs decide.
+            log.exception("archive not asked", extra={"action": "count", "series": seen["series_uid"]})
+            answer = ArchiveCount(ae_title=peer.ae_title, problem="can't be asked for a count")
+        extra = {"action": "count", "series": seen["series_uid"], "peer": count_from}
+        log.info("archive asked", extra={**extra, "instances": answer.instances, "problem": answer.problem})
+        return answer
+
+    def _judged(self, rows: Sequence[Row], source_ae: str) -> _Judged:
+        try:
+            return self._judge(rows, source_ae)
         except StorageError:
             raise
         except Exception as err:
             # Nobody foresaw it. The series must not vanish: an operator sees it, and can have it decided on again.
-            log.exception("series not decided on", extra={"action": "failed", "job": job_id})
-            state, more = "failed", {"reason": "FAILED", "reason_text": describe(err)}
-        self.database.create_job(job_id, state=state, **{**values, **more})
+            log.exception("series not decided on", extra={"action": "failed", "series": rows[0]["series_uid"]})
+            return _Judged(state="failed", values={"reason": "FAILED", "reason_text": describe(err)})
 
-    def _judge(
-        self, rows: Sequence[Row], source_ae: str, evidence: dict[str, Any]
-    ) -> tuple[Literal["queued", "rejected"], dict[str, Any]]:
-        """The new job's state, and what its row says of gate and route."""
+    def _judge(self, rows: Sequence[Row], source_ae: str) -> _Judged:
         paths = [self.storage.path(row["path"]) for row in rows]
         too_large = len(paths) > self.config.gate.max_instances
         # Of too many the first is enough to find the route that says whether to report it.
@@ -151,29 +250,23 @@ class Flow:
         values: dict[str, Any] = {"explanation": choice.explain()}
         if choice.route is not None:
             values |= {"route": choice.route.name, "priority": choice.route.priority}
-        if series is not None:
-            values["evidence"] = {**evidence, "slices": len(series.images), "left_out": len(series.left_out)}
         if rejected is not None:
             values |= {"reason": rejected.reason, "reason_text": rejected.text}
-        return ("queued" if rejected is None else "rejected"), values
+        return _Judged(
+            state="queued" if rejected is None else "rejected",
+            values=values,
+            slices=None if series is None else len(series.images),
+            left_out=0 if series is None else len(series.left_out),
+            dense=series is not None and _dense(files, series.left_out),
+            count_from=None if choice.route is None else choice.route.count_from,
+            lossy=None if series is None else series.lossy,
+        )
 
     def _gate(self, files: Sequence[InstanceFile]) -> tuple[CTSeries | None, SeriesRejected | None]:
         try:
             return check_series(files, self.config.gate), None
         except SeriesRejected as err:
             return None, err
-
-    def _evidence(self, seen: Row, rows: Sequence[Row]) -> dict[str, Any]:
-        """Why the series counts as complete: stored, shown, and written into the report."""
-        waited = self.now() - seen["last_at"]
-        forced = self.now() - seen["first_at"] >= self.config.assemble.longest_wait_s
-        return {
-            "instances": len(rows),
-            "association_released": bool(seen["released"]),
-            "quiet_time_s": self.config.quiet_time_s(seen["source_ae"]),
-            "quiet_s": round(waited, 1),
-            "partial": forced and waited < self.config.quiet_time_s(seen["source_ae"]),
-        }
 
     def _write_manifest(self, job_id: str, rows: Sequence[Row]) -> None:
         files = {row["sop_instance_uid"]: row["path"] for row in rows}
@@ -304,7 +397,7 @@ class Flow:
             # Content date and time come from the job, so the same job makes the same bytes. In local time, as
             # PS3.3 C.12.1.1.8 reads times without an offset.
             made_at=datetime.fromtimestamp(int(job["created_at"]), UTC).astimezone(),
-            evidence=evidence_text(job),
+            evidence=job["evidence"]["text"],
             complete=not job["evidence"]["partial"],
             predecessor=predecessor,
         )
@@ -353,15 +446,14 @@ def manifest_sha256(sop_instance_uids: Any) -> str:
     return hashlib.sha256("\n".join(sorted(set(sop_instance_uids))).encode()).hexdigest()
 
 
-def evidence_text(job: Row) -> str:
-    """The completeness evidence as one line for people."""
-    evidence = job["evidence"]
-    parts = [f"{evidence['instances']} instances received"]
-    if "slices" in evidence:
-        parts.append(f"{evidence['slices']} axial slices, contiguous")
-    if evidence["association_released"]:
-        parts.append("Association released")
-    parts.append(f"quiet for {evidence['quiet_time_s']:g} s")
-    if evidence["partial"]:
-        parts.append("PARTIAL: taken at the time limit while images still came")
-    return "; ".join(parts)
+def _dense(files: Sequence[InstanceFile], left_out: Collection[str]) -> bool:
+    """A localizer may have its number among those of the slices, or one of its own."""
+    numbers = {str(file.header.SOPInstanceUID): _instance_number(file) for file in files}
+    return is_dense(numbers.values()) or is_dense(n for uid, n in numbers.items() if uid not in left_out)
+
+
+def _instance_number(file: InstanceFile) -> int | None:
+    try:
+        return int(file.header.get("InstanceNumber"))
+    except (TypeError, ValueError):
+        return None

@@ -40,7 +40,7 @@ def print_job(out: Console, shown: Mapping[str, Any]) -> None:
         f"{series['instances']} images from {series['source_ae']}",
         f"study {series['study_instance_uid']}",
         f"series {series['series_instance_uid']}",
-        "evidence: " + ", ".join(f"{name} {value}" for name, value in shown["evidence"].items()),
+        f"evidence ({shown['evidence']['rung']}): {shown['evidence']['text']}",
         *(f"route {line}" for line in shown["explanation"]),
     ]
     if shown["model"]:

@@ -12,6 +12,7 @@ import multiprocessing
 import os
 import socket
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -64,7 +65,14 @@ def _serve(config: Config, stop: Stop, ready: Callable[[int], None]) -> None:
     def bounce(series_uid: str, quiet_time_s: float) -> None:
         client.bounce("assemble", series_uid, quiet_time_s, series_uid, longest_s=config.assemble.longest_wait_s)
 
-    receiver = Receiver(config, storage, database, Announcer(bounce, config.quiet_time_s))
+    def look(series_uid: str) -> None:
+        # Not by a bounce, which the engine takes up a second later at worst. Each look is a workflow of its own.
+        client.enqueue("assemble", f"{series_uid}:look:{uuid.uuid4().hex}", series_uid, priority="stat")
+
+    announcer = Announcer(
+        bounce, config.quiet_time_s, look=look, proven_quiet_time_s=config.assemble.proven_quiet_time_s
+    )
+    receiver = Receiver(config, storage, database, announcer)
     ready(receiver.start())
     try:
         stop.wait()

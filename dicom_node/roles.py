@@ -25,6 +25,7 @@ from dicom_node.storage import Storage
 if TYPE_CHECKING:
     # The receiver starts in half the time without what only the workflows need.
     from dicom_node.analysis import Detector
+    from dicom_node.completeness import ArchiveCount
     from dicom_node.delivery import SendOutcome
     from dicom_node.flow import Flow
 
@@ -105,10 +106,24 @@ def _send(files: Sequence[Path], peer: PeerConfig, calling_ae: str) -> Sequence[
     return list(send(files, peer, calling_ae))
 
 
+def _count(peer: PeerConfig, calling_ae: str, *, study_uid: str, series_uid: str) -> ArchiveCount:
+    from dicom_node.dimse.counts import count_instances
+
+    return count_instances(peer, calling_ae, study_uid=study_uid, series_uid=series_uid)
+
+
 def _flow(config: Config, database: Database, storage: Storage, me: str, detector: Callable[[str], Detector]) -> Flow:
     from dicom_node.flow import Flow
 
-    return Flow(config=config, database=database, storage=storage, executor_id=me, detector=detector, send=_send)
+    return Flow(
+        config=config,
+        database=database,
+        storage=storage,
+        executor_id=me,
+        detector=detector,
+        send=_send,
+        count=_count,
+    )
 
 
 def _run_engine(config: Config, flow: Flow, database: Database, stop: Stop, *, queues: Sequence[str]) -> None:

@@ -10,7 +10,7 @@ from pydicom.datadict import tag_for_keyword
 
 from dicom_node.config import NODE_ATTRIBUTES, Condition, RouteConfig
 from dicom_node.domain import CTSeries
-from dicom_node.series import InstanceFile, consensus
+from dicom_node.series import InstanceFile, consensus, images_of
 
 Values = Sequence[str | float]
 _PATIENT_GROUP = 0x0010
@@ -48,9 +48,10 @@ def facts_of(files: Sequence[InstanceFile], series: CTSeries | None, source_ae: 
         "SliceCount": None if series is None else [float(len(series.images))],
         "SliceSpacing": None if series is None else [series.spacing_mm[0]],
     }
+    images = images_of(files)
 
     def look_up(keyword: str) -> Values | None:
-        return known[keyword] if keyword in NODE_ATTRIBUTES else consensus(files, keyword)
+        return known[keyword] if keyword in NODE_ATTRIBUTES else consensus(images, keyword)
 
     return look_up
 

@@ -32,7 +32,9 @@ instance = sa.Table(
     sa.Column("received_at", sa.Double, nullable=False),
 )
 
-# One row a series, kept by the receiver. assembled_sha256: the set of instances that assemble saw last.
+# One row a series, kept by the receiver. released: the Associations that brought it ended in order, none is open.
+# aborted: one broke off since the series was decided on last.
+# assembled_sha256: the set of instances that was decided on last.
 series = sa.Table(
     "series",
     metadata,
@@ -43,8 +45,17 @@ series = sa.Table(
     sa.Column("first_at", sa.Double, nullable=False),
     sa.Column("last_at", sa.Double, nullable=False),
     sa.Column("released", sa.Boolean, nullable=False),
+    sa.Column("aborted", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Column("assembled_sha256", sa.String(64), nullable=True),
     sa.Column("assembled_at", sa.Double, nullable=True),
+)
+
+# An Association that brought something new of a series and is not over.
+carrier = sa.Table(
+    "carrier",
+    metadata,
+    sa.Column("series_uid", sa.String(64), primary_key=True),
+    sa.Column("association", sa.String(32), primary_key=True),
 )
 
 job = sa.Table(

@@ -15,6 +15,7 @@ import socket
 import subprocess
 import tempfile
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,44 @@ def run_orthanc(folder: Path, settings: Mapping[str, Any] | None = None) -> Iter
     with _stopped(process):
         log = _wait_for_line(process, "Orthanc has started")
         yield Orthanc(dicom_port=dicom_port, http_port=http_port, log=log)
+
+
+@contextlib.contextmanager
+def run_dcmqrscp(folder: Path, hosts: Mapping[str, tuple[str, int]] | None = None) -> Iterator[int]:
+    """DCMTK's archive, AE title DCMQR, empty; its port. hosts: AE title -> (host, port) that it may send to."""
+    port = free_port()
+    (folder / "store").mkdir(parents=True)
+    known = [f"h{n} = ({ae}, {host}, {port_})" for n, (ae, (host, port_)) in enumerate((hosts or {}).items())]
+    lines = [
+        f"NetworkTCPPort = {port}",
+        "MaxPDUSize = 131072",
+        "MaxAssociations = 16",
+        *("HostTable BEGIN", *known, "HostTable END"),
+        *("VendorTable BEGIN", "VendorTable END"),
+        *("AETable BEGIN", f"DCMQR {folder / 'store'} RW (500, 1024mb) ANY", "AETable END"),
+    ]
+    config = folder / "dcmqrscp.cfg"
+    config.write_text("\n".join(lines) + "\n")
+    process = subprocess.Popen(
+        ["/usr/bin/dcmqrscp", "-c", str(config)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env={**os.environ, "TCP_NODELAY": "1"},
+    )
+    with _stopped(process):
+        _wait_for_port(process, port)
+        yield port
+
+
+def _wait_for_port(process: subprocess.Popen[str], port: int) -> None:
+    """dcmqrscp says nothing when it is ready."""
+    deadline = time.monotonic() + _START_S
+    while time.monotonic() < deadline and process.poll() is None:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+            return
+        time.sleep(0.05)
+    raise RuntimeError(f"{process.args!r} did not start")
 
 
 def _orthanc_settings(folder: Path, dicom_port: int, http_port: int) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import socket
 import socketserver
 import threading
 import time
+import uuid
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
@@ -52,13 +53,18 @@ _NARRATORS = (
 
 @dataclass(slots=True, kw_only=True)
 class Caller:
-    """The peer of one Association, the series that it brought so far, and those of them that grew by it."""
+    """The peer of one Association, the series that it brought so far, and those of them that grew by it.
+
+    association: its name among all Associations. begun_uids: the series that count it as one that brings them.
+    """
 
     ae_title: str
     called: str
     address: str
     series_uids: set[str] = field(default_factory=set)
     grown_uids: set[str] = field(default_factory=set)
+    begun_uids: set[str] = field(default_factory=set)
+    association: str = field(default_factory=lambda: uuid.uuid4().hex)
 
 
 class Service(Protocol):
@@ -67,6 +73,8 @@ class Service(Protocol):
     def admit(self, caller: Caller) -> Rejection | None: ...
 
     def store(self, request: StoreRequest) -> StoreAnswer: ...
+
+    def began(self, caller: Caller, series_uid: str) -> None: ...
 
     def ended(self, caller: Caller, *, released: bool) -> None: ...
 
@@ -284,6 +292,8 @@ class _Inbound(Association):
             self.caller.series_uids.add(answer.series_uid)
             if answer.arrival != "same":
                 self.caller.grown_uids.add(answer.series_uid)
+                if answer.series_uid not in self.caller.begun_uids:
+                    self._acceptor.service.began(self.caller, answer.series_uid)
         return store_response(request, answer.status, answer.comment)
 
     def _answer(self, request: StoreRequest) -> StoreAnswer:

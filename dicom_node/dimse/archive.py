@@ -109,5 +109,8 @@ class Archive:
             self._on_stored(came)
         return StoreAnswer(status=SUCCESS)
 
+    def began(self, caller: Caller, series_uid: str) -> None:
+        """Nobody waits for its series to be complete."""
+
     def ended(self, caller: Caller, *, released: bool) -> None:
         """Nothing hangs on how an Association ends."""

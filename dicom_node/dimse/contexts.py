@@ -9,31 +9,10 @@ import pydicom.uid as sop_class
 from pynetdicom.presentation import AllStoragePresentationContexts, PresentationContext
 
 from dicom_node.config import StorageClassGroup
-
-EXPLICIT_LITTLE = "1.2.840.10008.1.2.1"
-IMPLICIT_LITTLE = "1.2.840.10008.1.2"
-EXPLICIT_BIG = "1.2.840.10008.1.2.2"
-DEFLATED = "1.2.840.10008.1.2.1.99"
+from dicom_node.transfer_syntaxes import ACCEPTED, DEFLATED, EXPLICIT_BIG, EXPLICIT_LITTLE, IMPLICIT_LITTLE
 
 UNCOMPRESSED = (EXPLICIT_LITTLE, IMPLICIT_LITTLE, EXPLICIT_BIG, DEFLATED)
-
-# In order of preference, for peers that offer several in one context: what needs no decoder first, then
-# lossless, then lossy. Nothing is decoded on the way in, so every syntax that CT archives hold is welcome.
-TRANSFER_SYNTAXES = (
-    *UNCOMPRESSED,
-    "1.2.840.10008.1.2.4.80",  # JPEG-LS lossless
-    "1.2.840.10008.1.2.4.90",  # JPEG 2000 lossless
-    "1.2.840.10008.1.2.5",  # RLE
-    "1.2.840.10008.1.2.4.70",  # JPEG lossless, first-order prediction
-    "1.2.840.10008.1.2.4.57",  # JPEG lossless
-    "1.2.840.10008.1.2.4.201",  # HTJ2K lossless
-    "1.2.840.10008.1.2.4.202",  # HTJ2K lossless, RPCL
-    "1.2.840.10008.1.2.4.203",  # HTJ2K
-    "1.2.840.10008.1.2.4.91",  # JPEG 2000
-    "1.2.840.10008.1.2.4.81",  # JPEG-LS near lossless
-    "1.2.840.10008.1.2.4.51",  # JPEG extended, 12 bits
-    "1.2.840.10008.1.2.4.50",  # JPEG baseline, 8 bits
-)
+TRANSFER_SYNTAXES = tuple(syntax.uid for syntax in ACCEPTED)
 
 CT_IMAGE = str(sop_class.CTImageStorage)
 VERIFICATION = "1.2.840.10008.1.1"

@@ -7,9 +7,9 @@ import zlib
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from dicom_node.dimse.contexts import DEFLATED, EXPLICIT_BIG, IMPLICIT_LITTLE
 from dicom_node.errors import UnreadableInstance
 from dicom_node.identity import IMPLEMENTATION_CLASS_UID
+from dicom_node.transfer_syntaxes import DEFLATED, EXPLICIT_BIG, IMPLICIT_LITTLE
 
 SOP_CLASS_UID = 0x00080016
 SOP_INSTANCE_UID = 0x00080018

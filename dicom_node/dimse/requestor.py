@@ -11,7 +11,7 @@ import logging
 import queue
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from io import BytesIO
 from typing import Any
 
@@ -19,7 +19,7 @@ from pydicom.uid import UID
 from pynetdicom import _handlers, evt
 from pynetdicom.ae import ApplicationEntity
 from pynetdicom.association import Association
-from pynetdicom.dimse_primitives import C_ECHO, C_STORE
+from pynetdicom.dimse_primitives import C_CANCEL, C_ECHO, C_STORE
 from pynetdicom.presentation import PresentationContext
 from pynetdicom.transport import T_CONNECT, AddressInformation, AssociationSocket
 
@@ -30,6 +30,8 @@ from dicom_node.peers import PeerConfig
 log = logging.getLogger(__name__)
 
 MAX_CONTEXTS = 128  # PS3.8 9.3.2.2: odd numbers from 1 to 255
+# PS3.7 9.1.2.1.6: more answers follow; 0xFF01 says that some optional keys were not matched.
+PENDING = (0xFF00, 0xFF01)
 # How often a wait for a reply looks whether the peer still takes our data.
 _LOOK_S = 0.25
 
@@ -97,16 +99,49 @@ class Requested:
         reply = self._exchange(request, context_id)
         return int(reply.Status), str(reply.ErrorComment or "")
 
+    def ask(self, request: Any, context_id: int) -> Generator[Any, None, None]:
+        """The replies to a request that may have several, the pending ones first. Raises NoAnswer.
+
+        Each may take the response time-out. Who stops before the last one leaves the Association broken.
+        """
+        request.MessageID = self._next_id()
+        self._send(request, context_id)
+        ended = False
+        try:
+            while not ended:
+                reply = self._checked(self._reply(), request)
+                ended = reply.Status not in PENDING
+                yield reply
+        finally:
+            self.broken = self.broken or not ended
+
+    def cancel(self, request: Any, context_id: int) -> None:
+        """C-CANCEL: the peer may stop answering `request`; its last reply still comes."""
+        message = C_CANCEL()
+        message.MessageIDBeingRespondedTo = request.MessageID
+        self._send(message, context_id)
+
     def _next_id(self) -> int:
         self._message_id = self._message_id % 65535 + 1
         return self._message_id
 
     def _exchange(self, request: Any, context_id: int) -> Any:
+        self._send(request, context_id)
+        return self._checked(self._reply(), request)
+
+    def _send(self, request: Any, context_id: int) -> None:
         if self.broken:
             raise NoAnswer("the Association is over")
         self._association.dimse.send_msg(request, context_id)
-        reply = self._reply()
-        if reply is None or not reply.is_valid_response or reply.MessageIDBeingRespondedTo != request.MessageID:
+
+    def _checked(self, reply: Any, request: Any) -> Any:
+        """`reply` if it is one to `request`."""
+        if (
+            reply is None
+            or type(reply) is not type(request)
+            or not reply.is_valid_response
+            or reply.MessageIDBeingRespondedTo != request.MessageID
+        ):
             self.broken = True
             raise NoAnswer("the peer did not answer" if reply is None else "the peer's answer is none to this request")
         return reply

@@ -32,6 +32,7 @@ def mend(storage: Storage, database: Database, intake: Intake) -> Lock | None:
         log.info("another receiver runs: no sweep", extra={"action": "sweep"})
         intake.start()
         return None
+    database.associations_lost()
     removed = storage.sweep()
     if removed:
         log.info("half-written files removed", extra={"action": "sweep", "files": removed})
@@ -96,20 +97,31 @@ class Receiver:
     def store(self, request: StoreRequest) -> StoreAnswer:
         return self._intake.store(request)
 
+    def began(self, caller: Caller, series_uid: str) -> None:
+        """The first new Instance of a series is safe. Called before its response: the peer goes on only then."""
+        try:
+            self._database.association_began(series_uid, caller.association)
+            caller.begun_uids.add(series_uid)
+        except (sa.exc.SQLAlchemyError, DicomNodeError) as err:
+            # Tried again with the next Instance.
+            log.error("association not counted", extra={"action": "count", "error": describe(err)})
+
     def ended(self, caller: Caller, *, released: bool) -> None:
         series = sorted(caller.series_uids)
         if not series:
             return
         extra = {"action": "release" if released else "abort", "calling_ae": caller.ae_title, "series": len(series)}
         log.info("association ended", extra=extra)
-        if not self._intake.settle_series(series):
+        settled = self._intake.settle_series(series)
+        try:
+            if caller.begun_uids:
+                in_order = released and settled
+                self._database.association_ended(sorted(caller.begun_uids), caller.association, released=in_order)
+        except (sa.exc.SQLAlchemyError, DicomNodeError) as err:
+            # Only evidence of completeness is lost: the full quiet time decides instead.
+            log.error("end not recorded", extra={"action": "release", "error": describe(err)})
+        if not settled:
             # Without their rows nothing may be decided on these series; they are announced when the rows are there.
             log.error("rows are late", extra={"action": "release", "calling_ae": caller.ae_title})
             return
-        if released:
-            try:
-                self._database.association_released(series)
-            except (sa.exc.SQLAlchemyError, DicomNodeError) as err:
-                # Only evidence of completeness is lost: the full quiet time decides instead.
-                log.error("release not recorded", extra={"action": "release", "error": describe(err)})
         self._announcer.ended(sorted(caller.grown_uids), caller.ae_title)

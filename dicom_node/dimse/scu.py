@@ -10,7 +10,7 @@ from typing import Literal
 import pydicom
 from pynetdicom.dsutils import encode
 
-from dicom_node.dimse.contexts import EXPLICIT_BIG, EXPLICIT_LITTLE, IMPLICIT_LITTLE, UNCOMPRESSED, VERIFICATION
+from dicom_node.dimse.contexts import UNCOMPRESSED, VERIFICATION
 from dicom_node.dimse.part10 import read_file_head
 from dicom_node.dimse.requestor import (
     MAX_CONTEXTS,
@@ -22,6 +22,7 @@ from dicom_node.dimse.requestor import (
 )
 from dicom_node.errors import DeliveryError, UnreadableInstance
 from dicom_node.peers import PeerConfig
+from dicom_node.transfer_syntaxes import EXPLICIT_BIG, EXPLICIT_LITTLE, IMPLICIT_LITTLE
 
 Kind = Literal["stored", "retry", "unknown", "refused"]
 

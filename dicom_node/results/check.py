@@ -8,12 +8,22 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
-from pydicom.uid import CTImageStorage, SegmentationStorage
+from pydicom.uid import (
+    CTImageStorage,
+    EnhancedCTImageStorage,
+    LegacyConvertedEnhancedCTImageStorage,
+    SegmentationStorage,
+)
 
 from dicom_node.domain import RESEARCH_USE, CTSeries
 from dicom_node.errors import ResultError
 
-_IMAGE_CLASSES = (CTImageStorage, SegmentationStorage)
+_IMAGE_CLASSES = (
+    CTImageStorage,
+    EnhancedCTImageStorage,
+    LegacyConvertedEnhancedCTImageStorage,
+    SegmentationStorage,
+)
 _VOLUME_TOLERANCE_MM3 = 0.01  # the SR has three decimals, PixelSpacing a decimal string's sixteen characters
 
 

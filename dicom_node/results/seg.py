@@ -46,7 +46,7 @@ def build_seg(
     slices = _slices(series, findings, only_occupied=omit_empty_frames)
     images = [series.images[index] for index in slices]
     seg = Segmentation(
-        source_images=[_geometry_of(image, series) for image in images],
+        source_images=[_geometry_of(image, index, series) for index, image in zip(slices, images, strict=True)],
         pixel_array=_pixels(series, findings, slices),
         segmentation_type="BINARY",
         segment_descriptions=[
@@ -69,6 +69,7 @@ def build_seg(
     )
     _copy_geometry(seg, series, images)
     _sort_frames(seg, series)
+    _put_references(seg, series, images)
     _put_dimension_uid(seg, origin.uid(Kind.SEGMENTATION, "dimensions"))
     put_headers(seg, origin, Kind.SEGMENTATION, "Lung nodules")
     return seal(seg, origin, Kind.SEGMENTATION)
@@ -108,8 +109,12 @@ def _window(array: NDArray[Any], finding: Finding, place: dict[int, int]) -> NDA
     return array[start : start + len(finding.mask), rows, columns]
 
 
-def _geometry_of(image: CTImage, series: CTSeries) -> Dataset:
-    """What highdicom needs of a source image and no more: it refuses headers that lack or bend the rest."""
+def _geometry_of(image: CTImage, index: int, series: CTSeries) -> Dataset:
+    """What highdicom needs of a source image and no more: it refuses headers that lack or bend the rest.
+
+    Each image stands as a single-frame Instance named after its index, so that frames of one multi-frame Instance
+    can be told apart; `_put_references` puts the true references in place.
+    """
     header = image.header
     if not header.get("FrameOfReferenceUID"):
         raise ResultError(f"source image {image.sop_instance_uid} has no FrameOfReferenceUID: no segmentation")
@@ -117,16 +122,59 @@ def _geometry_of(image: CTImage, series: CTSeries) -> Dataset:
     for keyword in TYPE_2:
         setattr(source, keyword, "")
     for keyword in (
-        "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "FrameOfReferenceUID", "Rows", "Columns",
+        "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "Rows", "Columns",
         "PixelSpacing", "ImageOrientationPatient", "ImagePositionPatient", "PositionReferenceIndicator",
         "LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod",
     ):  # fmt: skip
         if keyword in header:
             source[keyword] = header[keyword]
+    source.SOPInstanceUID = _stand_in(index)
     source.SliceThickness = _slice_thickness_mm(series)
     source.SOPClassUID = CTImageStorage
     source.Modality = "CT"
     return source
+
+
+def _stand_in(index: int) -> str:
+    return f"2.25.{index}"
+
+
+def _index_of(frame: Dataset) -> int:
+    """The index of the image that a frame was drawn on, by the name that `_geometry_of` gave it."""
+    source = frame.DerivationImageSequence[0].SourceImageSequence[0]
+    return int(str(source.ReferencedSOPInstanceUID).removeprefix("2.25."))
+
+
+def _put_references(seg: Dataset, series: CTSeries, images: list[CTImage]) -> None:
+    """References to the true Instances, and to the frame of a multi-frame one (PS3.3 10.3)."""
+    frames = list(seg.PerFrameFunctionalGroupsSequence)
+    # All indices first: highdicom lets frames of one slice share the item that is changed here.
+    for frame, index in zip(frames, [_index_of(frame) for frame in frames], strict=True):
+        image = series.images[index]
+        source = frame.DerivationImageSequence[0].SourceImageSequence[0]
+        source.ReferencedSOPClassUID = image.sop_class_uid
+        source.ReferencedSOPInstanceUID = image.sop_instance_uid
+        if image.frame is not None:
+            source.ReferencedFrameNumber = image.frame
+    seg.ReferencedSeriesSequence[0].ReferencedInstanceSequence = _instances(images, with_frames=False)
+    seg.SourceImageSequence = _instances(images, with_frames=True)
+
+
+def _instances(images: list[CTImage], *, with_frames: bool) -> list[Dataset]:
+    """A reference to each Instance, once, and to those of its frames that are among `images`."""
+    frames: dict[tuple[str, str], list[int]] = {}
+    for image in images:
+        of = frames.setdefault((image.sop_class_uid, image.sop_instance_uid), [])
+        if image.frame is not None:
+            of.append(image.frame)
+    references = []
+    for (sop_class, uid), numbers in frames.items():
+        reference = Dataset()
+        reference.ReferencedSOPClassUID, reference.ReferencedSOPInstanceUID = sop_class, uid
+        if numbers and with_frames:
+            reference.ReferencedFrameNumber = sorted(numbers)
+        references.append(reference)
+    return references
 
 
 def _slice_thickness_mm(series: CTSeries) -> float:
@@ -187,21 +235,17 @@ def _copy_geometry(seg: Dataset, series: CTSeries, images: list[CTImage]) -> Non
     """Position and orientation with the source's very digits: viewers join frames to images by them."""
     # Again: highdicom 0.28 takes SpacingBetweenSlices out where the occupied slices are not neighbours.
     seg.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence = _pixel_measures(series)
-    header_of = {image.sop_instance_uid: image.header for image in images}
     shared = seg.SharedFunctionalGroupsSequence[0]
     shared.PlaneOrientationSequence[0].ImageOrientationPatient = images[0].header.ImageOrientationPatient
     for frame in seg.PerFrameFunctionalGroupsSequence:
-        source = frame.DerivationImageSequence[0].SourceImageSequence[0].ReferencedSOPInstanceUID
-        frame.PlanePositionSequence[0].ImagePositionPatient = header_of[source].ImagePositionPatient
+        source = series.images[_index_of(frame)].header
+        frame.PlanePositionSequence[0].ImagePositionPatient = source.ImagePositionPatient
 
 
 def _sort_frames(seg: Dataset, series: CTSeries) -> None:
     """By segment, then along the series; highdicom 0.28 goes the other way along it, from head to feet."""
-    place = {uid: index for index, uid in enumerate(series.sop_instance_uids)}
     frames = list(seg.PerFrameFunctionalGroupsSequence)
-    slices = [
-        place[frame.DerivationImageSequence[0].SourceImageSequence[0].ReferencedSOPInstanceUID] for frame in frames
-    ]
+    slices = [_index_of(frame) for frame in frames]
     segments = [int(frame.FrameContentSequence[0].DimensionIndexValues[0]) for frame in frames]
     order = sorted(range(len(frames)), key=lambda number: (segments[number], slices[number]))
     # PS3.3 C.7.6.17.2: the index counts the positions that occur.

@@ -10,7 +10,7 @@ from highdicom import sr
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
-from pydicom.uid import Comprehensive3DSRStorage, CTImageStorage
+from pydicom.uid import Comprehensive3DSRStorage
 
 from dicom_node.domain import RESEARCH_USE, CTSeries, Detection
 from dicom_node.errors import SeriesRejected
@@ -136,6 +136,8 @@ def _analysis_statements(series: CTSeries, detection: Detection) -> list[sr.Cont
         ),
         content.text(content.MODEL, content.model_text(detection.model)),
     ]
+    if series.lossy is not None:
+        statements.append(content.text(content.LOSSY, f"{series.lossy}. Small structures may be altered by it."))
     if series.left_out:
         reasons = Counter(series.left_out.values())
         listed = ", ".join(f"{count} x {why}" for why, count in sorted(reasons.items()))
@@ -229,10 +231,14 @@ def _study_item(study_uid: str, references: Sequence[Reference]) -> Dataset:
 
 
 def _images(series: CTSeries) -> list[Reference]:
-    return [
-        Reference(sop_class_uid=CTImageStorage, sop_instance_uid=uid, series_uid=series.series_uid)
-        for uid in series.sop_instance_uids
-    ]
+    """Each Instance once, however many of its frames were looked at."""
+    references = (
+        Reference(
+            sop_class_uid=image.sop_class_uid, sop_instance_uid=image.sop_instance_uid, series_uid=series.series_uid
+        )
+        for image in series.images
+    )
+    return list(dict.fromkeys(references))
 
 
 def _reference(ds: Dataset) -> Reference:

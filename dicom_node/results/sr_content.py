@@ -24,6 +24,7 @@ SLICES_ANALYSED = Code("SLICES_ANALYSED", CODING_SCHEME, "Slices analysed")
 LEFT_OUT = Code("LEFT_OUT", CODING_SCHEME, "Instances left out")
 MODEL = Code("MODEL", CODING_SCHEME, "Model")
 REASON = Code("REASON", CODING_SCHEME, "Reason for no analysis")
+LOSSY = Code("LOSSY", CODING_SCHEME, "Lossy compression of the images")
 REPLACES = Code("REPLACES", CODING_SCHEME, "Replaces report")
 SCORE = Code("SCORE", CODING_SCHEME, "Detection score")
 
@@ -65,7 +66,15 @@ def model_text(model: ModelIdentity) -> str:
 
 def image_library(images: Sequence[CTImage], series: CTSeries) -> sr.ImageLibrary:
     """PS3.16 TID 1600 of the images that the report refers to, not of the whole series."""
-    return sr.ImageLibrary([_library_entry(image, series) for image in images])
+    library = sr.ImageLibrary([_library_entry(image, series) for image in images])
+    # highdicom 0.28 has no way to name a frame here, and takes geometry from single-frame headers only.
+    entries = [item for item in library[0].ContentSequence[0].ContentSequence if item.ValueType == "IMAGE"]
+    for entry, image in zip(entries, images, strict=True):
+        reference = entry.ReferencedSOPSequence[0]
+        reference.ReferencedSOPClassUID = image.sop_class_uid
+        if image.frame is not None:
+            reference.ReferencedFrameNumber = image.frame
+    return library
 
 
 def _library_entry(image: CTImage, series: CTSeries) -> Dataset:
@@ -127,7 +136,9 @@ def planar_group(
             graphic_type=sr.GraphicTypeValues.POLYLINE,
             graphic_data=measurement.contours[0],
             source_image=sr.SourceImageForRegion(
-                referenced_sop_class_uid=CTImageStorage, referenced_sop_instance_uid=image.sop_instance_uid
+                referenced_sop_class_uid=image.sop_class_uid,
+                referenced_sop_instance_uid=image.sop_instance_uid,
+                referenced_frame_numbers=None if image.frame is None else [image.frame],
             ),
         ),
         finding_type=codes.SCT.Nodule,

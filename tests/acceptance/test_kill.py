@@ -110,20 +110,22 @@ def test_receiver_killed_between_success_and_row_has_the_instance_after_its_rest
 ) -> None:
     series_uid, uids = tiny_uids
     node.start("receive")
-    with closing(sqlite3.connect(node.storage.root / "node.sqlite")) as blocker:
-        blocker.execute("BEGIN IMMEDIATE")  # no row can be written while we hold this
-        with associate(to_node(node), "SENDER", proposed(tiny_files[0])) as requested:
-            assert store_file(requested, tiny_files[0]) == 0x0000
-            node.wait(lambda: uids[0] in received_files(node), "the durable file")
-            assert store_file(requested, tiny_files[1]) == 0x0000, "safe in the journal, without file or row"
+    with associate(to_node(node), "SENDER", proposed(tiny_files[0])) as requested:
+        assert store_file(requested, tiny_files[0]) == 0x0000
+        node.wait(lambda: len(node.database.instances(series_uid)) == 1, "the first row")
+        with closing(sqlite3.connect(node.storage.root / "node.sqlite")) as blocker:
+            blocker.execute("BEGIN IMMEDIATE")  # no row can be written while we hold this
+            assert store_file(requested, tiny_files[1]) == 0x0000
+            node.wait(lambda: uids[1] in received_files(node), "the durable file")
+            assert store_file(requested, tiny_files[2]) == 0x0000, "safe in the journal, without file or row"
             node.kill("receive")
             with pytest.raises(NoAnswer):
-                store_file(requested, tiny_files[2])
-    assert node.database.instances(series_uid) == []
-    assert received_files(node) == {uids[0]}
-    node.start("receive")
-    assert [row["sop_instance_uid"] for row in node.database.instances(series_uid)] == sorted(uids[:2])
+                store_file(requested, tiny_files[3])
+    assert [row["sop_instance_uid"] for row in node.database.instances(series_uid)] == uids[:1]
     assert received_files(node) == set(uids[:2])
+    node.start("receive")
+    assert [row["sop_instance_uid"] for row in node.database.instances(series_uid)] == sorted(uids[:3])
+    assert received_files(node) == set(uids[:3])
     row = node.database.series(series_uid)
     assert row is not None
     assert row["source_ae"] == "SENDER"

@@ -91,8 +91,8 @@ def _slice(index: int, pixels: NDArray[np.int16], header: Mapping[str, Any]) -> 
         if value is not None:
             setattr(ds, keyword, value)
     ds.SOPClassUID = CTImageStorage
-    ds.SOPInstanceUID = f"{ds.SeriesInstanceUID}.{index + 1}"
-    ds.InstanceNumber = index + 1
+    ds.SOPInstanceUID = attributes.get("SOPInstanceUID") or f"{ds.SeriesInstanceUID}.{index + 1}"
+    ds.InstanceNumber = attributes.get("InstanceNumber") or index + 1
     ds.Rows, ds.Columns = pixels.shape
     ds.SamplesPerPixel, ds.PhotometricInterpretation = 1, "MONOCHROME2"
     ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 16, 16, 15, 1

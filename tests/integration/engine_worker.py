@@ -1,7 +1,8 @@
 """A worker process for the engine's tests: toy workflows that write what they do to a journal file.
 
 Usage: engine_worker.py URL EXECUTOR JOURNAL; lines of the journal are "<executor> <event> <argument>".
-Files beside the journal tell a step what to do: hold-<job> waits, fail-<job> raises, away-<job> finds no database.
+Files beside the journal tell a step what to do: hold-<job> waits, fail-<job> raises, away-<job> finds no database;
+grows-<series> makes `assemble` look again after the seconds it holds.
 """
 
 from __future__ import annotations
@@ -58,8 +59,16 @@ def main() -> None:
                 "deliver", again, f"{job}:again", destination, priority="high", partition=destination, delay_s=3
             )
 
+    def look(series: str) -> float:
+        note("assemble", series)
+        while Path(journal).with_name(f"hold-{series}").exists():
+            time.sleep(0.02)
+        grows = Path(journal).with_name(f"grows-{series}")
+        return float(grows.read_text()) if grows.exists() else 0.0
+
     def assemble(run: Run, series: str) -> None:
-        run.step("assemble", lambda: note("assemble", series))
+        if more_s := run.step("assemble", look, series):
+            run.bounce("assemble", series, more_s, series, longest_s=60)
 
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())

@@ -61,7 +61,8 @@ def test_of_one_instance_twice_in_a_batch_the_later_counts(database: Database) -
 
 def test_what_is_known_does_not_touch_its_series(database: Database) -> None:
     database.record_instances([received(1)])
-    database.association_released(["1.2.4"])
+    database.association_began("1.2.4", "a")
+    database.association_ended(["1.2.4"], "a", released=True)
     before = database.series("1.2.4")
     assert database.record_instances([received(1, source_ae="OTHER")]) == ["same"]
     assert database.series("1.2.4") == before

@@ -93,7 +93,7 @@ class PreparedNode:
             "source_ae": "CT1",
             "priority": "routine",
             "route": "chest",
-            "evidence": {"instances": 1},
+            "evidence": {"rung": "archive", "partial": False, "text": "1 of 1 instances by ORTHANC", "instances": 1},
             "explanation": ["chest: matches"],
         }
         self.database.create_job(job_id, state=state, **{**values, **more})
@@ -262,7 +262,9 @@ def test_a_job_is_shown_with_all_that_is_known(node: PreparedNode, run: Callable
     assert shown["deliveries"][0]["state"] == "waiting"
     assert [event["action"] for event in shown["events"]] == ["job queued", "job running", "job complete"]
     assert shown["notice"] == "Research use, not for diagnosis"
+    assert (shown["evidence"]["rung"], shown["evidence"]["partial"]) == ("archive", False)
     text = run("jobs", "show", JOB, "-c", node.config).out
+    assert "evidence (archive): 1 of 1 instances by ORTHANC" in text
     for part in ("8.2 x 6.0", "0.91", "sr to pacs: waiting, 0 attempts", "job complete", "Research use"):
         assert part in text
 

@@ -208,6 +208,45 @@ def test_bounces_without_an_end_run_at_the_time_limit(workers: Workers, client: 
         time.sleep(0.2)
 
 
+def waiting_runs(client: EngineClient) -> int:
+    return len(client.states(status=["DELAYED"], name="assemble"))
+
+
+def test_a_run_that_bounces_itself_runs_again_until_it_has_seen_enough(workers: Workers, client: EngineClient) -> None:
+    grows = workers.flag("grows-series")
+    grows.write_text("0.2")
+    workers.ready("w1")
+    client.bounce("assemble", "series", 0.0, "series", longest_s=600)
+    workers.wait_for("assemble", "series", times=3)
+    grows.unlink()
+    workers.wait(lambda: not client.states(status=["DELAYED", "ENQUEUED", "PENDING"]))
+
+
+def test_a_bounce_from_outside_and_one_of_the_run_itself_are_one(workers: Workers, client: EngineClient) -> None:
+    workers.flag("grows-series").write_text("1000")
+    workers.ready("w1")
+    client.bounce("assemble", "series", 0.0, "series", longest_s=600)
+    workers.wait(lambda: workers.count(None, "assemble", "series") and waiting_runs(client))
+    client.bounce("assemble", "series", 0.0, "series", longest_s=600)
+    workers.wait_for("assemble", "series", times=2)
+    workers.wait(lambda: not client.states(status=["ENQUEUED", "PENDING"]))
+    assert (workers.count(None, "assemble", "series"), waiting_runs(client)) == (2, 1)
+
+
+def test_a_run_killed_before_its_bounce_bounces_once_after_recovery(workers: Workers, client: EngineClient) -> None:
+    workers.flag("grows-series").write_text("1000")
+    hold = workers.flag("hold-series")
+    worker = workers.ready("w1")
+    client.enqueue("assemble", "series:look", "series", priority="stat")
+    workers.wait_for("assemble", "series", "w1")
+    worker.kill()
+    worker.wait()
+    hold.unlink()
+    workers.ready("w2")
+    workers.wait(lambda: status(client, "series:look") == "SUCCESS")
+    assert (workers.count(None, "assemble", "series"), waiting_runs(client)) == (2, 1)
+
+
 def test_stat_goes_before_routine_before_low(workers: Workers, client: EngineClient) -> None:
     for priority in ("low", "routine", "stat", "high"):
         enqueue(client, priority, priority)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from pydicom.uid import (
     UID,
     CTImageStorage,
@@ -24,6 +25,7 @@ from pydicom.uid import (
     MRImageStorage,
 )
 
+from dicom_node import schema
 from dicom_node.config import Config
 from dicom_node.db import Database
 from dicom_node.dimse import scu
@@ -440,6 +442,53 @@ def test_an_abort_is_no_evidence_of_completeness_but_is_announced(start_receiver
     row = running.database.series(SERIES)
     assert row is not None
     assert not row["released"]
+
+
+def test_two_associations_that_carry_one_series_must_both_be_released(start_receiver: Start) -> None:
+    running = start_receiver()
+
+    def is_released() -> bool:
+        row = running.database.series(SERIES)
+        return row is not None and bool(row["released"])
+
+    with association(running) as slow:
+        store(slow, fake_instance(1))
+        with association(running) as quick:
+            store(quick, fake_instance(2))
+            store(slow, fake_instance(3))
+        wait_until(lambda: len(acceptors()) == 1)
+        assert not is_released(), "one still brings images"
+        store(slow, fake_instance(4))
+    wait_until(lambda: not acceptors())
+    assert is_released()
+
+
+def test_an_association_that_brings_nothing_new_holds_up_no_proof(start_receiver: Start) -> None:
+    running = start_receiver()
+    with association(running) as requested:
+        store(requested, fake_instance(1))
+    wait_until(lambda: not acceptors())
+    with association(running) as again:
+        store(again, fake_instance(1))
+        row = running.database.series(SERIES)
+        assert row is not None
+        assert row["released"]
+
+
+def test_a_receiver_that_was_killed_leaves_no_association_open(start_receiver: Start) -> None:
+    running = start_receiver()
+    with association(running) as requested:
+        store(requested, fake_instance(1))
+    running.receiver.stop(5.0)
+    running.database.association_began(SERIES, "a")  # as of an Association that the kill cut off
+    again, _ = restarted(running)
+    again.start()
+    again.stop(0.0)
+    row = running.database.series(SERIES)
+    assert row is not None
+    assert (row["released"], row["aborted"]) == (False, True)
+    with running.database.engine.connect() as connection:
+        assert connection.execute(sa.select(schema.carrier)).all() == []
 
 
 @pytest.mark.parametrize("reset", [True, False])

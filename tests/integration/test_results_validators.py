@@ -23,6 +23,7 @@ from dicom_node.errors import Reason, SeriesRejected
 from dicom_node.results import Predecessor, Results, build_rejection, build_results, to_bytes
 from dicom_node.series import read_series, to_volume
 from tests.fakes.ct import PRONE, make_ct_series
+from tests.fakes.enhanced import make_enhanced_ct, make_legacy_ct
 from tests.fakes.findings import JOB, ball, detection_of, finding_of
 
 PIXELMED = [Path("/usr/share/java") / name for name in ("pixelmed.jar", "Saxon-HE.jar")]
@@ -84,24 +85,45 @@ NO_TYPE_2 = dict.fromkeys(
     )
 )
 JAPANESE = {"SpecificCharacterSet": ["", "ISO 2022 IR 87"], "PatientName": "Yamada^Tarou=山田^太郎=やまだ^たろう"}
+LOSSY = {
+    "LossyImageCompression": "01",
+    "LossyImageCompressionRatio": "9.5",
+    "LossyImageCompressionMethod": "ISO_15444_1",
+}
 CHINESE = {"SpecificCharacterSet": "GB18030", "PatientName": "Wang^XiaoDong=王^小东"}
 
-CASES: dict[str, tuple[dict[str, Any], Callable[[Volume], tuple[Finding, ...]]]] = {
-    "two nodules": ({}, two_nodules),
-    "prone": ({"orientation": PRONE, "spacing_mm": (2.5, 0.6, 0.8)}, one_nodule),
-    "overlapping": ({}, overlapping_nodules),
-    "single voxel, odd matrix": ({"shape": (44, 61, 63)}, single_voxel),
-    "bare header": ({"header": NO_TYPE_2}, one_nodule),
-    "Japanese": ({"header": JAPANESE}, one_nodule),
-    "Chinese": ({"header": CHINESE}, one_nodule),
+Converter = Callable[[list[Path], Path], list[Path]]
+
+
+def as_they_are(ct: list[Path], _folder: Path) -> list[Path]:
+    return ct
+
+
+def concatenation(ct: list[Path], folder: Path) -> list[Path]:
+    return make_enhanced_ct(ct, folder, parts=3)
+
+
+CASES: dict[str, tuple[dict[str, Any], Callable[[Volume], tuple[Finding, ...]], Converter]] = {
+    "two nodules": ({}, two_nodules, as_they_are),
+    "prone": ({"orientation": PRONE, "spacing_mm": (2.5, 0.6, 0.8)}, one_nodule, as_they_are),
+    "overlapping": ({}, overlapping_nodules, as_they_are),
+    "single voxel, odd matrix": ({"shape": (44, 61, 63)}, single_voxel, as_they_are),
+    "bare header": ({"header": NO_TYPE_2}, one_nodule, as_they_are),
+    "Japanese": ({"header": JAPANESE}, one_nodule, as_they_are),
+    "Chinese": ({"header": CHINESE}, one_nodule, as_they_are),
+    "lossy": ({"header": LOSSY}, one_nodule, as_they_are),
+    "Enhanced CT": ({}, two_nodules, make_enhanced_ct),
+    "Enhanced CT, a concatenation": ({"header": JAPANESE}, overlapping_nodules, concatenation),
+    "Legacy Converted Enhanced CT": ({}, two_nodules, make_legacy_ct),
 }
 
 
 @pytest.fixture(scope="module", params=CASES.values(), ids=CASES.keys())
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
-    source, make_findings = request.param
+    source, make_findings, convert = request.param
     folder = tmp_path_factory.mktemp("case")
-    return build_case(folder, make_ct_series(folder / "ct", **source), make_findings)
+    ct = convert(make_ct_series(folder / "ct", **source), folder / "converted")
+    return build_case(folder, ct, make_findings, GateConfig(lossy="accept"))
 
 
 def build_case(
@@ -118,7 +140,7 @@ def build_case(
     none = build_results(series, volume, detection_of(), **JOB, predecessor=old)
     rejection = build_rejection(
         series.header,
-        [(str(image.header.SOPClassUID), image.sop_instance_uid) for image in series.images],
+        dict.fromkeys((image.sop_class_uid, image.sop_instance_uid) for image in series.images),
         SeriesRejected(Reason.SLICE_GAP, "gap of 5.00 mm after slice 12 of 44, elsewhere 2.50 mm"),
         **JOB,
     )
@@ -143,6 +165,8 @@ def test_dcentvfy_finds_every_reference_and_one_patient(case: Case) -> None:
 
     predecessor = "Missing SOPInstanceUID that was referenced - 1.2.9 for file"
     errors = [line for line in said if line.startswith("Error") and predecessor not in line]
+    # A converted source names the images that it was made of, which are not here.
+    errors = [line for line in errors if "legacy.dcm>" not in line]
     # It compares bytes, and where ISO 2022 became UTF-8 they differ on purpose.
     if isinstance(case.series.header.get("SpecificCharacterSet"), MultiValue):
         errors = [line for line in errors if "PatientName" not in line]

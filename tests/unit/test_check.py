@@ -58,7 +58,7 @@ def test_a_database_is_tried_before_and_after_its_first_start(
     database = Database(node_config().database_url())
     database.migrate()
     database.close()
-    assert item("database").text == "sqlite, schema 0001"
+    assert item("database").text.startswith("sqlite, schema 0")
 
 
 def test_a_database_that_does_not_answer_is_told_without_its_password(item: Callable[..., Item]) -> None:

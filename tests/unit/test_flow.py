@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import itertools
 import json
@@ -15,13 +16,14 @@ import pytest
 import sqlalchemy as sa
 
 from dicom_node import flow, logs, schema
+from dicom_node.completeness import ArchiveCount
 from dicom_node.config import Config
 from dicom_node.db import Database, ReceivedInstance, Row
 from dicom_node.delivery import delivery_id
 from dicom_node.dimse.scu import Outcome
 from dicom_node.domain import Detection, ModelIdentity, Volume
 from dicom_node.errors import DatabaseUnavailable, DicomNodeError, Reason, SeriesRejected
-from dicom_node.flow import Flow, evidence_text, manifest_sha256
+from dicom_node.flow import Flow, manifest_sha256
 from dicom_node.peers import PeerConfig
 from dicom_node.storage import Storage
 from tests.fakes.ct import HEADER, make_ct_series
@@ -56,6 +58,7 @@ class FakeRun:
         self.steps: list[str] = []
         self.enqueued: list[tuple[str, str, tuple[Any, ...], dict[str, Any]]] = []
         self.slept: list[float] = []
+        self.bounced: list[float] = []
 
     def step(self, name: str, function: Callable[..., Any], *args: Any) -> Any:
         self.steps.append(name)
@@ -65,6 +68,10 @@ class FakeRun:
 
     def enqueue(self, workflow: str, workflow_id: str, *args: Any, **options: Any) -> None:
         self.enqueued.append((workflow, workflow_id, args, options))
+
+    def bounce(self, workflow: str, key: str, delay_s: float, *args: Any, longest_s: float) -> None:
+        assert (workflow, args) == ("assemble", (key,))
+        self.bounced.append(delay_s)
 
     def sleep(self, seconds: float) -> None:
         self.slept.append(seconds)
@@ -116,6 +123,23 @@ class FakeSender:
         return Outcome(path=path, kind=kind, status=status, message="" if kind == "stored" else comment)
 
 
+class FakeArchive:
+    """The network edge of an archive that is asked for counts: answers `says`; `also` runs while it does."""
+
+    def __init__(self) -> None:
+        self.says: int | str = "does not answer"
+        self.asked: list[str] = []
+        self.also: Callable[[], None] = lambda: None
+
+    def __call__(self, peer: PeerConfig, calling_ae: str, *, study_uid: str, series_uid: str) -> ArchiveCount:
+        assert (calling_ae, study_uid, series_uid) == ("DICOMNODE", HEADER["StudyInstanceUID"], SERIES)
+        self.asked.append(peer.ae_title)
+        self.also()
+        if isinstance(self.says, str):
+            return ArchiveCount(ae_title=peer.ae_title, problem=self.says)
+        return ArchiveCount(ae_title=peer.ae_title, instances=self.says)
+
+
 class Node:
     """A Flow on a real SQLite and a real storage root, with a clock of its own."""
 
@@ -125,7 +149,7 @@ class Node:
         self.storage = Storage(config.storage.root)
         self.database = Database(config.database_url(), now=lambda: self.clock + next(tick) * 1e-3)
         self.database.migrate()
-        self.detector, self.sender = FakeDetector(), FakeSender()
+        self.detector, self.sender, self.archive = FakeDetector(), FakeSender(), FakeArchive()
         self.flow = self.flow_with(config)
 
     def flow_with(self, config: Config, executor_id: str = "host/work") -> Flow:
@@ -136,29 +160,44 @@ class Node:
             executor_id=executor_id,
             detector=lambda _name: self.detector,
             send=self.sender,
+            count=self.archive,
             now=lambda: self.clock,
+            pause=self.let_pass,
         )
+
+    def let_pass(self, seconds: float) -> None:
+        self.clock += seconds
 
     def receive(self, count: int | None = None, **series: Any) -> None:
         """A series of eight images arrives, or its first `count`."""
         for path in make_ct_series(self.folder / "scanner", **{"shape": (8, 64, 64), **series})[:count]:
-            data = path.read_bytes()
-            ds = pydicom.dcmread(path, stop_before_pixels=True)
-            uids = str(ds.StudyInstanceUID), str(ds.SeriesInstanceUID), str(ds.SOPInstanceUID)
-            stored = self.storage.write_instance(*uids, data)
-            instance = ReceivedInstance(
-                sop_instance_uid=uids[2],
-                sop_class_uid=str(ds.SOPClassUID),
-                transfer_syntax_uid=str(ds.file_meta.TransferSyntaxUID),
-                study_uid=uids[0],
-                series_uid=uids[1],
-                path=stored.path,
-                sha256=stored.sha256,
-                size_bytes=stored.size_bytes,
-            )
-            self.database.record_instance(instance, source_ae="CT1", source_ip="192.0.2.1")
+            self._store(path)
 
-    def assemble(self, times: int = 1) -> FakeRun:
+    def _store(self, path: Path) -> None:
+        data = path.read_bytes()
+        ds = pydicom.dcmread(path, stop_before_pixels=True)
+        uids = str(ds.StudyInstanceUID), str(ds.SeriesInstanceUID), str(ds.SOPInstanceUID)
+        stored = self.storage.write_instance(*uids, data)
+        instance = ReceivedInstance(
+            sop_instance_uid=uids[2],
+            sop_class_uid=str(ds.SOPClassUID),
+            transfer_syntax_uid=str(ds.file_meta.TransferSyntaxUID),
+            study_uid=uids[0],
+            series_uid=uids[1],
+            path=stored.path,
+            sha256=stored.sha256,
+            size_bytes=stored.size_bytes,
+        )
+        self.database.record_instance(instance, source_ae="CT1", source_ip="192.0.2.1")
+
+    def receive_one(self, header: dict[str, Any]) -> None:
+        """One more instance of the series."""
+        for path in make_ct_series(self.folder / "one more", shape=(1, 64, 64), header=header):
+            self._store(path)
+
+    def assemble(self, times: int = 1, *, after_s: float = 60.0) -> FakeRun:
+        """A look at the series, by default when its quiet time is over."""
+        self.clock += after_s
         run = FakeRun(times)
         self.flow.assemble(run, SERIES)
         return run
@@ -223,14 +262,26 @@ def test_a_complete_series_is_queued_for_analysis(node: Node) -> None:
     assert (job["state"], job["route"], job["instance_count"], job["source_ae"]) == ("queued", "chest", 8, "CT1")
     assert job["explanation"] == ["chest: matches"]
     assert job["evidence"] == {
+        "rung": "quiet",
+        "partial": False,
+        "text": "8 instances received, 8 axial slices contiguous, quiet for 60.0 s",
         "instances": 8,
         "slices": 8,
         "left_out": 0,
-        "association_released": False,
-        "quiet_time_s": 0.5,
-        "quiet_s": pytest.approx(0, abs=0.2),
-        "partial": False,
+        "dense": True,
+        "released": False,
+        "quiet_s": 60.0,
+        "waiting_s": 60.0,
+        "archive": None,
     }
+
+
+def test_lossy_images_that_the_settings_accept_are_named_in_the_evidence(make_node: Callable[..., Node]) -> None:
+    node = make_node(gate={**SETTINGS["gate"], "lossy": "accept"})
+    node.receive(header={"LossyImageCompression": "01", "LossyImageCompressionRatio": "8"})
+    node.assemble()
+    assert node.job()["state"] == "queued"
+    assert node.job()["evidence"]["lossy"] == ("8 of 8 images were compressed with loss: method not told, ratio 8")
 
 
 def test_an_unchanged_set_of_instances_does_nothing(node: Node) -> None:
@@ -430,6 +481,7 @@ def test_a_lost_database_is_raised_at_each_place_and_fails_no_job(node: Node, mo
             return
 
     node.receive()
+    node.clock += 60
     until_done(lambda: node.flow.decide(SERIES), {"queued"})
     job_id = node.job()["job_id"]
     until_done(lambda: node.flow.analyse_job(job_id), {"queued", "running", "complete"})
@@ -462,31 +514,245 @@ def test_a_rejection_and_its_report_end_the_job_at_once(node: Node, monkeypatch:
     assert [row["kind"] for row in node.database.results(job_id)] == ["sr"]
 
 
-def test_a_series_taken_at_the_time_limit_says_that_it_is_partial(make_node: Callable[..., Node]) -> None:
-    node = make_node(assemble={"quiet_time_s": 20, "longest_wait_s": 600})
-    node.receive(5)
-    node.clock += 600
-    node.receive()
-    [(_, job_id, _, _)] = node.assemble().enqueued
-    assert node.job()["evidence"]["partial"]
-    assert "PARTIAL" in evidence_text(node.job())
-    node.analyse(job_id)
-    sr = pydicom.dcmread(node.storage.path(f"results/{job_id}/sr.dcm"))
-    assert sr.CompletionFlag == "PARTIAL"
-
-
-def test_the_evidence_is_one_line(node: Node) -> None:
-    node.receive()
-    node.database.association_released([SERIES])
-    node.assemble()
-    assert evidence_text(node.job()) == (
-        "8 instances received; 8 axial slices, contiguous; Association released; quiet for 0.5 s"
-    )
-
-
 def test_the_hash_of_a_set_knows_neither_order_nor_repetition() -> None:
     assert manifest_sha256(["1.2", "1.3"]) == manifest_sha256(iter(["1.3", "1.2", "1.2"]))
     assert manifest_sha256(["1.2", "1.3"]) != manifest_sha256(["1.2"])
+
+
+# -- completeness --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def patient(make_node: Callable[..., Node]) -> Node:
+    """Waits 20 s for what is not proven, 1 s for what is; its route asks no archive."""
+    return make_node(assemble={"quiet_time_s": 20, "proven_quiet_time_s": 1, "longest_wait_s": 600})
+
+
+@pytest.fixture
+def asking(make_node: Callable[..., Node]) -> Node:
+    """As `patient`, and its route counts in the archive."""
+    [route] = SETTINGS["routes"]
+    archive = {**SETTINGS["peers"]["archive"], "may_be_queried": True}
+    return make_node(
+        assemble={"quiet_time_s": 20, "proven_quiet_time_s": 1, "longest_wait_s": 600},
+        peers={**SETTINGS["peers"], "archive": archive},
+        routes=[{**route, "count_from": "archive"}],
+    )
+
+
+def come_and_go(node: Node, count: int | None = None, *, released: bool = True, **series: Any) -> None:
+    """An Association brings the series, or its first `count` images, and ends."""
+    node.receive(count, **series)
+    node.database.association_began(SERIES, "a")
+    node.database.association_ended([SERIES], "a", released=released)
+
+
+def rung(node: Node) -> tuple[str, bool]:
+    evidence = node.job()["evidence"]
+    return evidence["rung"], evidence["partial"]
+
+
+def test_a_released_series_without_a_hole_waits_a_moment_only(patient: Node) -> None:
+    come_and_go(patient)
+    assert len(patient.assemble(after_s=0.3).enqueued) == 1
+    assert rung(patient) == ("released", False)
+    assert patient.job()["evidence"]["text"] == (
+        "8 instances received, 8 axial slices contiguous, Association released, no InstanceNumber missing, "
+        "quiet for 1.0 s"
+    )
+
+
+def test_a_look_that_comes_much_too_early_holds_up_nobody(make_node: Callable[..., Node]) -> None:
+    node = make_node(assemble={"quiet_time_s": 20, "proven_quiet_time_s": 5})
+    come_and_go(node)
+    assert node.assemble(after_s=1).bounced == [pytest.approx(4, abs=0.1)]
+    assert node.database.jobs() == []
+
+
+def holed(node: Node) -> None:
+    come_and_go(node)
+    [row] = [r for r in node.database.instances(SERIES) if r["path"].endswith(".4.dcm")]
+    with node.database.engine.begin() as connection:
+        connection.execute(sa.delete(schema.instance).where(schema.instance.c.path == row["path"]))
+
+
+def unnumbered(node: Node) -> None:
+    come_and_go(node, header={"InstanceNumber": 7})
+
+
+@pytest.mark.parametrize(
+    "arrive",
+    [
+        lambda node: node.receive(),
+        lambda node: come_and_go(node, released=False),
+        holed,
+        unnumbered,
+        lambda node: come_and_go(node, header={"FrameOfReferenceUID": None}),
+        lambda node: come_and_go(node, header={"SeriesInstanceUID": SERIES, "Modality": "MR"}),
+    ],
+    ids=["association open", "association aborted", "a slice missing", "one number for all", "no geometry", "no CT"],
+)
+def test_what_is_not_proven_waits_its_full_quiet_time(patient: Node, arrive: Callable[[Node], None]) -> None:
+    arrive(patient)
+    assert patient.assemble(after_s=0.5).bounced == [pytest.approx(19.5, abs=0.1)]
+    assert patient.assemble(after_s=19.0).bounced == [pytest.approx(0.5, abs=0.1)]
+    assert patient.database.jobs() == []
+    assert patient.assemble(after_s=0.6).bounced == []
+    assert rung(patient) == ("quiet", False)
+
+
+def test_of_what_cannot_be_proven_no_header_is_read_early(patient: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    patient.receive()
+    monkeypatch.setattr(flow, "readable_headers", lambda _: pytest.fail("read"))
+    assert patient.assemble(after_s=1).bounced != []
+
+
+def test_an_association_that_still_brings_images_holds_up_the_proof(patient: Node) -> None:
+    patient.receive(4)
+    patient.database.association_began(SERIES, "slow")
+    patient.receive(6)
+    patient.database.association_began(SERIES, "quick")
+    patient.database.association_ended([SERIES], "quick", released=True)
+    assert patient.assemble(after_s=5).bounced != []
+    patient.receive()
+    patient.database.association_ended([SERIES], "slow", released=True)
+    assert patient.assemble(after_s=1).bounced == []
+    assert (rung(patient), patient.job()["instance_count"]) == (("released", False), 8)
+
+
+def test_an_abort_spoils_the_proof_until_the_series_was_decided_on(patient: Node) -> None:
+    come_and_go(patient, 6, released=False)
+    come_and_go(patient, 7)
+    assert patient.assemble(after_s=5).bounced != []
+    patient.assemble(after_s=20)
+    assert rung(patient) == ("quiet", False)
+    come_and_go(patient)
+    patient.assemble(after_s=1)
+    assert [job["evidence"]["rung"] for job in patient.database.jobs()] == ["released", "quiet"]
+
+
+def test_what_comes_during_a_look_pushes_it_off(patient: Node) -> None:
+    come_and_go(patient, 6)
+
+    def pause(_seconds: float) -> None:
+        come_and_go(patient)
+
+    patient.flow = dataclasses.replace(patient.flow, pause=pause)
+    assert patient.assemble(after_s=0.5).bounced == [pytest.approx(20, abs=0.1)]
+    assert patient.database.jobs() == []
+
+
+def test_the_archives_count_proves_a_series_whose_association_stays_open(asking: Node) -> None:
+    asking.receive()
+    asking.archive.says = 8
+    [(_, job_id, _, _)] = asking.assemble(after_s=0.3).enqueued
+    assert rung(asking) == ("archive", False)
+    assert asking.archive.asked == ["ARCHIVE"]
+    asking.analyse(job_id)
+    sr = pydicom.dcmread(asking.storage.path(f"results/{job_id}/sr.dcm"))
+    assert "8 of 8 instances by ARCHIVE, 8 axial slices contiguous" in sr.to_json()
+    assert sr.CompletionFlag == "COMPLETE"
+
+
+def test_a_series_that_still_grows_in_the_archive_is_not_decided_early(asking: Node) -> None:
+    come_and_go(asking, 6)
+    asking.archive.says = 8
+    assert asking.assemble(after_s=2).bounced == [pytest.approx(18, abs=0.1)]
+    come_and_go(asking)
+    assert asking.assemble(after_s=2).bounced == []
+    assert (rung(asking), asking.job()["instance_count"]) == (("archive", False), 8)
+
+
+def test_what_the_archive_has_and_never_came_makes_the_result_partial(asking: Node) -> None:
+    come_and_go(asking, 6)
+    asking.archive.says = 8
+    [(_, job_id, _, _)] = asking.assemble(after_s=21).enqueued
+    assert rung(asking) == ("quiet", True)
+    assert asking.job()["evidence"]["text"].startswith("PARTIAL: 6 of 8 instances by ARCHIVE, ")
+    asking.analyse(job_id)
+    assert pydicom.dcmread(asking.storage.path(f"results/{job_id}/sr.dcm")).CompletionFlag == "PARTIAL"
+
+
+@pytest.mark.parametrize("says", ["does not answer", "does not know the series", 6])
+def test_an_archive_that_proves_nothing_leaves_the_next_rung_and_is_named(asking: Node, says: int | str) -> None:
+    asking.archive.says = says
+    asking.receive()
+    asking.database.association_began(SERIES, "a")
+    assert asking.assemble(after_s=2).bounced == [pytest.approx(18, abs=0.1)]
+    asking.database.association_ended([SERIES], "a", released=True)
+    assert asking.assemble(after_s=2).bounced == []
+    assert rung(asking) == ("released", False)
+    expected = f"ARCHIVE {says}" if isinstance(says, str) else "8 instances received, ARCHIVE has 6"
+    assert expected in asking.job()["evidence"]["text"]
+    assert asking.archive.asked == ["ARCHIVE"] * 2, "once a look"
+
+
+def test_an_error_that_nobody_foresaw_in_asking_loses_no_series(asking: Node) -> None:
+    def fail() -> None:
+        raise ValueError("Canary^Secret")
+
+    come_and_go(asking)
+    asking.archive.also = fail
+    assert len(asking.assemble(after_s=1).enqueued) == 1
+    assert rung(asking) == ("released", False)
+    assert asking.job()["evidence"]["text"].endswith("ARCHIVE can't be asked for a count")
+
+
+def test_what_comes_while_the_archive_is_asked_is_not_missed(asking: Node) -> None:
+    come_and_go(asking, 7)
+    asking.archive.says = 7
+    asking.archive.also = asking.receive
+    assert asking.assemble(after_s=2).bounced == [pytest.approx(20, abs=0.1)]
+    assert asking.database.jobs() == []
+
+
+def test_a_localizer_counts_with_the_archive_and_is_no_slice(asking: Node) -> None:
+    come_and_go(asking)
+    localizer = {"SOPInstanceUID": f"{SERIES}.99", "ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}
+    asking.receive_one(localizer)
+    asking.archive.says = 9
+    assert asking.assemble(after_s=1).bounced == []
+    assert asking.job()["evidence"]["text"] == (
+        "9 of 9 instances by ARCHIVE, 8 axial slices contiguous, 1 instances not part of them"
+    )
+
+
+def test_a_series_that_never_stops_growing_is_taken_at_the_longest_wait_as_partial(patient: Node) -> None:
+    patient.receive(5)
+    patient.clock += 599
+    patient.receive(6)
+    assert patient.assemble(after_s=0).bounced == [pytest.approx(1, abs=0.1)]
+    patient.receive()
+    [(_, job_id, _, _)] = patient.assemble(after_s=1.5).enqueued
+    assert rung(patient) == ("forced", True)
+    assert patient.job()["evidence"]["text"] == (
+        "PARTIAL: 8 instances received, 8 axial slices contiguous, images still came after 600 s"
+    )
+    patient.analyse(job_id)
+    sr = pydicom.dcmread(patient.storage.path(f"results/{job_id}/sr.dcm"))
+    assert sr.CompletionFlag == "PARTIAL"
+
+
+def test_the_longest_wait_of_late_images_begins_with_them(patient: Node) -> None:
+    patient.receive(6)
+    patient.assemble()
+    patient.clock += 7 * 86400
+    patient.receive()
+    assert patient.assemble(after_s=1).bounced == [pytest.approx(19, abs=0.1)]
+
+
+def test_evidence_once_stored_does_not_change_the_bytes(asking: Node) -> None:
+    come_and_go(asking)
+    asking.archive.says = 8
+    [(_, job_id, _, _)] = asking.assemble(2, after_s=1).enqueued
+    asking.analyse(job_id)
+    before = asking.results(job_id)
+    asking.archive.says = "does not answer"
+    asking.assemble()
+    with asking.database.engine.begin() as connection:
+        connection.execute(sa.update(schema.job).values(state="running"))
+    asking.analyse(job_id)
+    assert asking.results(job_id) == before
 
 
 # -- analyse -------------------------------------------------------------------------------------------

@@ -32,15 +32,8 @@ from pydicom.uid import (
 from dicom_node.config import GateConfig
 from dicom_node.domain import CTSeries
 from dicom_node.errors import Reason, SeriesRejected, UnreadableInstance
-from dicom_node.series import (
-    InstanceFile,
-    check_series,
-    consensus,
-    read_headers,
-    read_series,
-    to_hu,
-    to_volume,
-)
+from dicom_node.series import InstanceFile, check_series, consensus, images_of, read_headers, read_series, to_volume
+from dicom_node.series.decode import to_hu
 from tests.fakes.ct import make_ct_series
 
 SUPINE = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0))
@@ -239,6 +232,16 @@ def _uneven() -> Headers:
     return made
 
 
+def _projections() -> Headers:
+    [ds] = headers(1)
+    frame = Dataset()
+    frame.FrameType, frame.VolumeBasedCalculationTechnique = ["DERIVED", "PRIMARY", "VOLUME", "MAXIMUM"], "MAX_IP"
+    groups = Dataset()
+    groups.CTImageFrameTypeSequence = [frame]
+    ds.SOPClassUID, ds.NumberOfFrames, ds.PerFrameFunctionalGroupsSequence = EnhancedCTImageStorage, 1, [groups]
+    return [ds]
+
+
 REFUSED: dict[str, tuple[Callable[[], Headers], Reason, str]] = {
     "no files": (list, Reason.TOO_FEW_SLICES, "no files"),
     "missing slice": (lambda: _without(20), Reason.SLICE_GAP, "gap of 5.00 mm after slice 20 of 49"),
@@ -313,10 +316,19 @@ REFUSED: dict[str, tuple[Callable[[], Headers], Reason, str]] = {
     "a matrix that no scanner has": (
         lambda: [_sized(ds, 65535) for ds in headers()],
         Reason.TOO_LARGE,
+        "a matrix of 65535 x 65535",
+    ),
+    "more voxels than fit": (
+        lambda: [_sized(ds, 4096) for ds in headers(200)],
+        Reason.TOO_LARGE,
         "voxels",
     ),
-    "lossy by syntax": (lambda: _transfer_syntax(JPEGBaseline8Bit), Reason.LOSSY, "50 of 50 images"),
-    "near-lossless by syntax": (lambda: _transfer_syntax(JPEGLSNearLossless), Reason.LOSSY, "lossy"),
+    "lossy by syntax": (
+        lambda: _transfer_syntax(JPEGBaseline8Bit),
+        Reason.LOSSY,
+        "50 of 50 images were compressed with loss: ISO_10918_1, ratio not told; gate.lossy is refuse",
+    ),
+    "near-lossless by syntax": (lambda: _transfer_syntax(JPEGLSNearLossless), Reason.LOSSY, "ISO_14495_1"),
     "lossy by declaration": (
         lambda: _transfer_syntax(ExplicitVRLittleEndian, LossyImageCompression="01"),
         Reason.LOSSY,
@@ -324,6 +336,11 @@ REFUSED: dict[str, tuple[Callable[[], Headers], Reason, str]] = {
     ),
     "lossy JPEG 2000": (
         lambda: _transfer_syntax(JPEG2000, LossyImageCompressionRatio=[10]),
+        Reason.LOSSY,
+        "50 of 50 images were compressed with loss: ISO_15444_1, ratio 10",
+    ),
+    "JPEG 2000 that says nothing and has no codestream": (
+        lambda: _transfer_syntax(JPEG2000),
         Reason.LOSSY,
         "50 of 50",
     ),
@@ -349,11 +366,18 @@ REFUSED: dict[str, tuple[Callable[[], Headers], Reason, str]] = {
         Reason.NOT_CT,
         "no CT Image Storage",
     ),
-    "multi-frame only": (
+    "multi-frame without frames": (
         lambda: _all("SOPClassUID", EnhancedCTImageStorage),
-        Reason.MULTIFRAME_UNSUPPORTED,
-        "send single frames",
+        Reason.FRAMES_MISSING,
+        "NumberOfFrames is absent, and 0 frames are described",
     ),
+    "multi-frame maximum intensity": (
+        _projections,
+        Reason.MULTIFRAME_UNSUPPORTED,
+        "VolumeBasedCalculationTechnique is MAX_IP: send the plain frames",
+    ),
+    "iodine map": (lambda: _all("RescaleType", "MGML"), Reason.NOT_HU, "RescaleType is 'MGML'"),
+    "one image of another unit": (lambda: _one("RescaleType", "Z_EFF"), Reason.NOT_HU, "'Z_EFF'"),
     "zero spacing": (lambda: _all("PixelSpacing", [0, 0.7]), Reason.MISSING_GEOMETRY, "values that cannot be"),
     "negative spacing": (lambda: _all("PixelSpacing", [0.7, -0.7]), Reason.MISSING_GEOMETRY, "values that cannot be"),
     "spacing NaN": (lambda: _all("PixelSpacing", ["NaN", "0.7"]), Reason.MISSING_GEOMETRY, "values that cannot be"),
@@ -462,7 +486,7 @@ def test_no_header_value_of_any_kind_gets_past_the_gate_by_a_crash(
             ds.pop(keyword, None)
         elif vr == "LO" or (isinstance(value, (int, float)) and not isinstance(value, bool)):
             ds[keyword] = DataElement(keyword, vr, value, validation_mode=pydicom_config.IGNORE, already_converted=True)
-    consensus(files_of(made), keyword)
+    consensus(images_of(files_of(made)), keyword)
     with contextlib.suppress(SeriesRejected):
         series = checked(made, min_length_mm=0)
         assert np.isfinite(series.affine).all()
@@ -504,7 +528,7 @@ def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
 def test_pixels_come_out_in_the_order_of_the_slices(tmp_path: Path) -> None:
     hu = np.arange(4 * 6 * 5, dtype=np.int16).reshape(4, 6, 5) - 1000
     paths = make_ct_series(tmp_path, hu=hu)
-    volume = to_volume(read_series([paths[n] for n in (2, 0, 3, 1)], LIMITS), threads=2)
+    volume = to_volume(read_series([paths[n] for n in (2, 0, 3, 1)], LIMITS))
     assert np.array_equal(volume.hu, hu)
     assert volume.to_mm((1, 2, 3)) == pytest.approx([-22.4 + 3 * 0.7, -20.1 + 2 * 0.7, -110.5 + 2.5])
 
@@ -528,7 +552,9 @@ def _undecodable(paths: Sequence[Path]) -> str:
 def test_truncated_pixels_are_refused(tmp_path: Path) -> None:
     paths = make_ct_series(tmp_path, shape=(3, 8, 8))
     _rewritten(paths[1:2], lambda ds: setattr(ds, "PixelData", ds.PixelData[:60]))
-    assert _undecodable(paths) == "slice 2 (Explicit VR Little Endian) can't be decoded: ValueError"
+    assert _undecodable(paths) == (
+        "slice 2 (Explicit VR Little Endian) can't be decoded: PixelData has 60 bytes, and its frames need 128"
+    )
 
 
 def test_a_file_cut_off_in_its_pixels_is_refused(tmp_path: Path) -> None:
@@ -538,8 +564,8 @@ def test_a_file_cut_off_in_its_pixels_is_refused(tmp_path: Path) -> None:
 
 
 def test_headers_that_ask_for_far_more_than_the_file_has_are_refused(tmp_path: Path) -> None:
-    paths = _rewritten(make_ct_series(tmp_path, shape=(3, 8, 8)), lambda ds: _sized(ds, 20_000) and None)
-    assert "can't be decoded" in _undecodable(paths)
+    paths = _rewritten(make_ct_series(tmp_path, shape=(3, 8, 8)), lambda ds: _sized(ds, 4_000) and None)
+    assert "PixelData has 128 bytes, and its frames need 32000000" in _undecodable(paths)
 
 
 def test_a_file_without_pixels_is_refused(tmp_path: Path) -> None:
@@ -626,12 +652,12 @@ def test_the_value_of_most_axial_images_counts() -> None:
         ds.KVP = kvp
     made[0].ImageType = ["ORIGINAL", "PRIMARY", "LOCALIZER"]
     files = files_of(made)
-    assert consensus(files, "KVP") == [120.0]
-    assert consensus(files, "ImageType") == ["ORIGINAL", "PRIMARY", "AXIAL"]
-    assert consensus(files, "BodyPartExamined") == []
+    assert consensus(images_of(files), "KVP") == [120.0]
+    assert consensus(images_of(files), "ImageType") == ["ORIGINAL", "PRIMARY", "AXIAL"]
+    assert consensus(images_of(files), "BodyPartExamined") == []
 
 
 def test_without_any_axial_image_all_files_are_asked() -> None:
-    assert consensus(files_of(_all("Modality", "SR")[:2]), "Modality") == ["SR"]
-    assert consensus(files_of(_all("SOPClassUID", SecondaryCaptureImageStorage)), "Modality") == ["CT"]
+    assert consensus(images_of(files_of(_all("Modality", "SR")[:2])), "Modality") == ["SR"]
+    assert consensus(images_of(files_of(_all("SOPClassUID", SecondaryCaptureImageStorage))), "Modality") == ["CT"]
     assert consensus([], "Modality") == []

@@ -93,7 +93,7 @@ def read_case(files: Sequence[Path], labels: Path | None, uid: str) -> Case:
     from dicom_node.series import read_series, to_volume
 
     try:
-        volume = to_volume(read_series(files), threads=1)
+        volume = to_volume(read_series(files))
     except (SeriesRejected, UnreadableInstance) as err:
         raise DataProblem(f"{uid}: {err}") from err
     return Case(volume=volume, nodules=() if labels is None else read_segments(labels, volume, uid), ignored=())

@@ -1,79 +1,34 @@
-"""Files of one series -> headers -> the geometry gate -> CTSeries -> Volume. Nothing is inferred: in doubt, refuse."""
+"""The geometry gate: headers of one series -> CTSeries, or SeriesRejected with a reason. In doubt, refuse."""
 
 from __future__ import annotations
 
-import contextlib
-import os
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pydicom
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
-from pydicom.uid import (
-    JPEG2000,
-    JPEG2000MC,
-    CTImageStorage,
-    EnhancedCTImageStorage,
-    JPEGBaseline8Bit,
-    JPEGExtended12Bit,
-    JPEGLSNearLossless,
-    LegacyConvertedEnhancedCTImageStorage,
-)
+from pydicom.uid import CTImageStorage, EnhancedCTImageStorage
 
 from dicom_node.config import GateConfig
-from dicom_node.domain import CTImage, CTSeries, Volume
-from dicom_node.errors import Reason, SeriesRejected, UnreadableInstance
+from dicom_node.domain import CTImage, CTSeries
+from dicom_node.errors import Reason, SeriesRejected
+from dicom_node.series import lossy
+from dicom_node.series.headers import InstanceFile, read_headers
+from dicom_node.series.multiframe import MULTIFRAME, Image, split
+from dicom_node.series.values import numbers, text, upper, values
 
-_LOSSY_SYNTAXES = {JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless, JPEG2000, JPEG2000MC}
-_MULTIFRAME = {EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage}
 _COSINE_TOLERANCE = 1e-3
 _DRIFT_TOLERANCE_MM = 0.1
 _GEOMETRY = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
 _FARTHEST_MM = 1e5
 _FINEST_MM = 1e-3
-_LARGEST_RESCALE = 1e9
 # 4 GB of HU; a scan of 1024 x 1024 has 2048 slices then. A header of a few bytes may ask for more.
 _MOST_VOXELS = 2**31
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InstanceFile:
-    """A readable file and its data set without PixelData."""
-
-    path: str
-    header: Dataset
-
-
-def read_headers(paths: Sequence[str | Path]) -> list[InstanceFile]:
-    """The headers of `paths`, in order. Raises UnreadableInstance for the first file that is no DICOM data set."""
-    files = []
-    for number, path in enumerate(paths, start=1):
-        try:
-            header = pydicom.dcmread(path, stop_before_pixels=True)
-            # Sequences are parsed on first touch; a broken one must show here, not in the middle of a result.
-            for _ in header.iterall():
-                pass
-        except Exception as err:  # the parser meets whatever a peer sent, and raises whatever it likes
-            raise UnreadableInstance(
-                f"file {number} of {len(paths)} ({Path(path).name}) is no readable DICOM: {type(err).__name__}"
-            ) from err
-        files.append(InstanceFile(path=str(path), header=header))
-    return files
-
-
-def readable_headers(paths: Sequence[str | Path]) -> tuple[list[InstanceFile], int]:
-    """The headers of those `paths` that can be read, and how many can't."""
-    files: list[InstanceFile] = []
-    for path in paths:
-        with contextlib.suppress(UnreadableInstance):
-            files += read_headers([path])
-    return files, len(paths) - len(files)
+_LARGEST_MATRIX = 4096
+_DERIVED = "derived frame"
 
 
 def read_series(paths: Sequence[str | Path], limits: GateConfig | None = None) -> CTSeries:
@@ -84,7 +39,7 @@ def read_series(paths: Sequence[str | Path], limits: GateConfig | None = None) -
 def check_series(files: Sequence[InstanceFile], limits: GateConfig) -> CTSeries:
     """The geometry gate. Raises SeriesRejected with the first reason found, from the plainest to the subtlest."""
     _check_identity(files, limits)
-    axial, left_out = _axial_images(files)
+    axial, left_out = _axial_images(files, limits)
     _check_agreement(axial, limits)
     orientation = _check_orientation(axial)
     images = _sorted(axial, orientation)
@@ -95,6 +50,7 @@ def check_series(files: Sequence[InstanceFile], limits: GateConfig) -> CTSeries:
         rows=int(images[0].header.Rows),
         columns=int(images[0].header.Columns),
         left_out=left_out,
+        lossy=lossy.describe(axial),
     )
 
 
@@ -104,7 +60,7 @@ def _check_identity(files: Sequence[InstanceFile], limits: GateConfig) -> None:
     if len(files) > limits.max_instances:
         raise SeriesRejected(Reason.TOO_LARGE, f"{len(files)} instances, gate.max_instances is {limits.max_instances}")
     for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID"):
-        missing = sum(len(_values(file.header.get(keyword))) != 1 for file in files)
+        missing = sum(len(values(file.header.get(keyword))) != 1 for file in files)
         if missing:
             raise SeriesRejected(Reason.MISSING_UID, f"{keyword} is missing in {missing} of {len(files)} instances")
     for keyword in ("StudyInstanceUID", "SeriesInstanceUID"):
@@ -115,58 +71,81 @@ def _check_identity(files: Sequence[InstanceFile], limits: GateConfig) -> None:
         raise SeriesRejected(Reason.DUPLICATE_POSITION, "two files hold the same SOP Instance UID")
 
 
-def _axial_images(files: Sequence[InstanceFile]) -> tuple[list[InstanceFile], dict[str, str]]:
-    """The images that make the volume, and why each other instance is left out of it."""
-    axial: list[InstanceFile] = []
+def _axial_images(files: Sequence[InstanceFile], limits: GateConfig) -> tuple[list[Image], dict[str, str]]:
+    """The images that make the volume, and why each other image is left out of it."""
+    images = split(files)
+    if len(images) > limits.max_instances:
+        raise SeriesRejected(Reason.TOO_LARGE, f"{len(images)} images, gate.max_instances is {limits.max_instances}")
+    axial: list[Image] = []
     left_out: dict[str, str] = {}
-    for file in files:
-        why = _why_left_out(file.header)
+    for image in images:
+        why = _why_left_out(image.header)
         if why is None:
-            axial.append(file)
+            axial.append(image)
         else:
-            left_out[str(file.header.SOPInstanceUID)] = why
+            left_out[image.name] = why
     if not axial:
-        if any(f.header.SOPClassUID in _MULTIFRAME for f in files):
-            raise SeriesRejected(Reason.MULTIFRAME_UNSUPPORTED, "multi-frame CT is not read yet; send single frames")
-        if not any(f.header.SOPClassUID == CTImageStorage for f in files):
+        whys = "; ".join(sorted(set(left_out.values())))
+        if any(why.startswith(_DERIVED) for why in left_out.values()):
+            raise SeriesRejected(Reason.MULTIFRAME_UNSUPPORTED, f"{whys}: send the plain frames")
+        if not any(file.header.SOPClassUID in (CTImageStorage, *MULTIFRAME) for file in files):
             raise SeriesRejected(Reason.NOT_CT, "no CT Image Storage instance")
-        raise SeriesRejected(Reason.NO_AXIAL_IMAGES, "; ".join(sorted(set(left_out.values()))))
+        raise SeriesRejected(Reason.NO_AXIAL_IMAGES, whys)
     return axial, left_out
 
 
 def _why_left_out(header: Dataset) -> str | None:
-    if header.SOPClassUID != CTImageStorage:
+    if header.SOPClassUID not in (CTImageStorage, *MULTIFRAME):
         return f"{getattr(header.SOPClassUID, 'name', 'an unknown SOP Class')} is no CT image"
-    image_type = [str(value).upper() for value in _values(header.get("ImageType"))]
+    image_type = upper(header.get("ImageType"))
     if "LOCALIZER" in image_type:
         return "localizer"
     has_geometry = all(header.get(k) for k in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"))
     if not has_geometry and "SECONDARY" in image_type:
         return "secondary image without geometry"
+    return _why_derived(header) if header.SOPClassUID in MULTIFRAME else None
+
+
+def _why_derived(header: Dataset) -> str | None:
+    """Frames that show something other than a slice of the body in grey (PS3.3 C.8.16.2)."""
+    for keyword, plain in (
+        ("VolumeBasedCalculationTechnique", "NONE"),
+        ("VolumetricProperties", "VOLUME"),
+        ("PixelPresentation", "MONOCHROME"),
+    ):
+        told = upper(header.get(keyword))
+        if told and told != [plain]:
+            return f"{_DERIVED}, {keyword} is {_printable(told[0], 16)}"
     return None
 
 
-def _check_agreement(axial: Sequence[InstanceFile], limits: GateConfig) -> None:
+def _check_agreement(axial: Sequence[Image], limits: GateConfig) -> None:
     """What all images of one volume must share."""
-    for file in axial:
-        _check_attributes(file.header)
+    for image in axial:
+        _check_attributes(image.header)
     for keywords, reason in (
         (("FrameOfReferenceUID",), Reason.MIXED_FRAME_OF_REFERENCE),
         (("Rows", "Columns", "PixelSpacing", "PixelRepresentation", "BitsAllocated"), Reason.MIXED_MATRIX),
         (("ConvolutionKernel",), Reason.MIXED_KERNEL),
     ):
         for keyword in keywords:
-            seen = {_text(file.header.get(keyword)) for file in axial}
+            seen = {text(image.header.get(keyword)) for image in axial}
             if len(seen) > 1:
-                values = "".join(c for c in ", ".join(sorted(seen))[:120] if c.isprintable())
-                raise SeriesRejected(reason, f"{len(seen)} values of {keyword}: {values}")
-    voxels = int(axial[0].header.Rows) * int(axial[0].header.Columns) * len(axial)
+                shown = _printable(", ".join(sorted(seen)), 120)
+                raise SeriesRejected(reason, f"{len(seen)} values of {keyword}: {shown}")
+    rows, columns = int(axial[0].header.Rows), int(axial[0].header.Columns)
+    if max(rows, columns) > _LARGEST_MATRIX:
+        raise SeriesRejected(Reason.TOO_LARGE, f"a matrix of {rows} x {columns}, larger than {_LARGEST_MATRIX}")
+    voxels = rows * columns * len(axial)
     if voxels > _MOST_VOXELS:
         raise SeriesRejected(Reason.TOO_LARGE, f"{voxels} voxels, more than {_MOST_VOXELS}")
-    if limits.lossy == "refuse":
-        lossy = sum(_is_lossy(file.header) for file in axial)
-        if lossy:
-            raise SeriesRejected(Reason.LOSSY, f"{lossy} of {len(axial)} images are lossy compressed")
+    compressed = lossy.describe(axial)
+    if limits.lossy == "refuse" and compressed is not None:
+        raise SeriesRejected(Reason.LOSSY, f"{compressed}; gate.lossy is refuse")
+
+
+def _printable(value: str, longest: int) -> str:
+    return "".join(c for c in value[:longest] if c.isprintable())
 
 
 def _check_attributes(header: Dataset) -> None:
@@ -181,22 +160,37 @@ def _check_attributes(header: Dataset) -> None:
         ("Rows", 1),
         ("Columns", 1),
     ):
-        values = _values(header.get(keyword))
-        if len(values) != count or any(value in (None, "") for value in values):
+        found = values(header.get(keyword))
+        if len(found) != count or any(value in (None, "") for value in found):
             raise SeriesRejected(Reason.MISSING_GEOMETRY, f"{keyword} is missing or incomplete")
-    numbers = np.array([n for k in _GEOMETRY for n in _numbers(header, k)])
+    geometry = np.array([n for k in _GEOMETRY for n in numbers(header, k)])
     # No body is farther from the scanner's isocentre; NaN is not below it either.
-    if not (np.abs(numbers) < _FARTHEST_MM).all() or min(_numbers(header, "PixelSpacing")) < _FINEST_MM:
+    if not (np.abs(geometry) < _FARTHEST_MM).all() or min(numbers(header, "PixelSpacing")) < _FINEST_MM:
         raise SeriesRejected(Reason.MISSING_GEOMETRY, "geometry holds values that cannot be")
-    if not all(number >= 1 for keyword in ("Rows", "Columns") for number in _numbers(header, keyword)):
+    if not all(number >= 1 for keyword in ("Rows", "Columns") for number in numbers(header, keyword)):
         raise SeriesRejected(Reason.MISSING_GEOMETRY, "Rows or Columns is zero")
-    if any(value not in (None, 1) for k in ("SamplesPerPixel", "NumberOfFrames") for value in _values(header.get(k))):
+    if any(value not in (None, 1) for k in ("SamplesPerPixel", "NumberOfFrames") for value in values(header.get(k))):
         raise SeriesRejected(Reason.NOT_CT, "images are coloured or hold several frames")
+    _check_units(header)
 
 
-def _check_orientation(axial: Sequence[InstanceFile]) -> NDArray[np.float64]:
+def _check_units(header: Dataset) -> None:
+    """That rescaled values are Hounsfield units: maps of iodine or electron density are CT Images too.
+
+    PS3.3 C.11.1.1.2: "US" is unspecified. In a CT Image (C.8.2.1) an absent type means HU, and converters write US
+    into legacy frames where the source said nothing; an Enhanced CT image has to say HU itself (C.8.15.3.10).
+    """
+    unit = text(header.get("RescaleType")).strip().upper()
+    # Workstations write the name out, not always as Sir Godfrey did.
+    if unit in ("HU", "HOUNSFIELD", "HOUNSFIELD UNIT", "HOUNSFIELD UNITS", "HOUNDSFIELD UNIT", "HOUNDSFIELD UNITS"):
+        return
+    if header.SOPClassUID == EnhancedCTImageStorage or unit not in ("", "US"):
+        raise SeriesRejected(Reason.NOT_HU, f"RescaleType is {_printable(unit, 16)!r}, not 'HU'")
+
+
+def _check_orientation(axial: Sequence[Image]) -> NDArray[np.float64]:
     """The one orientation of all images, shape (2, 3): direction of a row, of a column."""
-    orientations = np.array([_numbers(file.header, "ImageOrientationPatient") for file in axial]).reshape(-1, 2, 3)
+    orientations = np.array([numbers(file.header, "ImageOrientationPatient") for file in axial]).reshape(-1, 2, 3)
     first = orientations[0]
     if np.abs(first @ first.T - np.eye(2)).max() > _COSINE_TOLERANCE:
         raise SeriesRejected(Reason.MISSING_GEOMETRY, "ImageOrientationPatient is not orthonormal")
@@ -208,7 +202,7 @@ def _check_orientation(axial: Sequence[InstanceFile]) -> NDArray[np.float64]:
         raise SeriesRejected(Reason.NOT_AXIAL, f"the slices' normal is {degrees:.0f} degrees off the body's axis")
     off_axis = max(float(np.hypot(normal[0], normal[1])), abs(float(first[0][1])), abs(float(first[1][0])))
     if off_axis > _COSINE_TOLERANCE:
-        tilt = _text(axial[0].header.get("GantryDetectorTilt"))
+        tilt = text(axial[0].header.get("GantryDetectorTilt"))
         if tilt not in ("", "0", "0.0", "0.00") and degrees > 0.1:
             raise SeriesRejected(Reason.GANTRY_TILT, f"the gantry was tilted: slices are {degrees:.1f} degrees oblique")
         raise SeriesRejected(Reason.NOT_AXIAL, f"slices are oblique: {degrees:.1f} degrees, or turned in their plane")
@@ -216,20 +210,21 @@ def _check_orientation(axial: Sequence[InstanceFile]) -> NDArray[np.float64]:
     return found
 
 
-def _sorted(axial: Sequence[InstanceFile], orientation: NDArray[np.float64]) -> tuple[CTImage, ...]:
+def _sorted(axial: Sequence[Image], orientation: NDArray[np.float64]) -> tuple[CTImage, ...]:
     """By projection on the normal, feet to head; never by InstanceNumber or file name."""
     normal = _normal(orientation)
     images = [
         CTImage(
-            path=file.path,
-            sop_instance_uid=str(file.header.SOPInstanceUID),
-            header=file.header,
-            position_mm=_point(file.header),
-            projection_mm=float(np.dot(_point(file.header), normal)),
+            path=image.path,
+            sop_instance_uid=str(image.header.SOPInstanceUID),
+            frame=image.frame,
+            header=image.header,
+            position_mm=_point(image.header),
+            projection_mm=float(np.dot(_point(image.header), normal)),
         )
-        for file in axial
+        for image in axial
     ]
-    return tuple(sorted(images, key=lambda image: (image.projection_mm, image.sop_instance_uid)))
+    return tuple(sorted(images, key=lambda image: (image.projection_mm, image.sop_instance_uid, image.frame or 0)))
 
 
 def _check_positions(images: Sequence[CTImage], orientation: NDArray[np.float64], limits: GateConfig) -> None:
@@ -263,7 +258,7 @@ def _check_positions(images: Sequence[CTImage], orientation: NDArray[np.float64]
 
 def _thickness_mm(images: Sequence[CTImage]) -> float:
     """The thickest slice; 0 where no header tells."""
-    told = [number for image in images for number in _numbers(image.header, "SliceThickness")]
+    told = [number for image in images for number in numbers(image.header, "SliceThickness")]
     if not all(0 <= number < _FARTHEST_MM for number in told):
         raise SeriesRejected(Reason.MISSING_GEOMETRY, "SliceThickness holds values that cannot be")
     return max(told, default=0.0)
@@ -281,10 +276,10 @@ def _check_shear(images: Sequence[CTImage], orientation: NDArray[np.float64]) ->
 def _check_gaps(at: NDArray[np.float64], gaps: NDArray[np.float64], spacing: float) -> None:
     widest = int(np.argmax(gaps))
     if gaps[widest] > 1.5 * spacing:
-        text = f"gap of {gaps[widest]:.2f} mm after slice {widest + 1} of {len(at)}, elsewhere {spacing:.2f} mm"
+        what = f"gap of {gaps[widest]:.2f} mm after slice {widest + 1} of {len(at)}, elsewhere {spacing:.2f} mm"
         # One or two holes are missing slices; many are another kind of acquisition.
         many = int((gaps > 1.5 * spacing).sum()) > max(2, len(gaps) // 10)
-        raise SeriesRejected(Reason.UNEVEN_SPACING if many else Reason.SLICE_GAP, text)
+        raise SeriesRejected(Reason.UNEVEN_SPACING if many else Reason.SLICE_GAP, what)
     regular = np.linspace(at[0], at[-1], len(at))
     off = float(np.abs(at - regular).max())
     if off > 0.25 * spacing or float(np.abs(gaps - spacing).max()) > max(0.02, 0.15 * spacing):
@@ -293,7 +288,7 @@ def _check_gaps(at: NDArray[np.float64], gaps: NDArray[np.float64], spacing: flo
 
 def _affine(images: Sequence[CTImage], orientation: NDArray[np.float64]) -> NDArray[np.float64]:
     """PS3.3 C.7.6.2.1.1: PixelSpacing is (between rows, between columns)."""
-    between_rows, between_columns = _numbers(images[0].header, "PixelSpacing")
+    between_rows, between_columns = numbers(images[0].header, "PixelSpacing")
     affine = np.eye(4)
     affine[:3, 0] = (np.array(images[-1].position_mm) - images[0].position_mm) / (len(images) - 1)
     affine[:3, 1] = orientation[1] * between_rows
@@ -302,70 +297,23 @@ def _affine(images: Sequence[CTImage], orientation: NDArray[np.float64]) -> NDAr
     return affine
 
 
-def to_volume(series: CTSeries, *, threads: int | None = None) -> Volume:
-    """Decode the images of `series` to Hounsfield units. Raises SeriesRejected when an image can't be decoded."""
-    hu = np.empty((len(series.images), series.rows, series.columns), np.int16)
-
-    def decode(index: int) -> None:
-        hu[index] = _decode(series.images[index], index, (series.rows, series.columns))
-
-    with ThreadPoolExecutor(threads or min(4, os.cpu_count() or 1)) as pool:
-        for _ in pool.map(decode, range(len(series.images))):
-            pass
-    return Volume(hu=hu, affine=series.affine)
-
-
-def _decode(image: CTImage, index: int, shape: tuple[int, int]) -> NDArray[np.int16]:
+def images_of(files: Sequence[InstanceFile]) -> list[Image]:
+    """The axial images of a series whose gate may have failed; all of them where none is axial."""
     try:
-        dataset = pydicom.dcmread(image.path)
-        stored = dataset.pixel_array
-    except Exception as err:  # decoders raise whatever they like; none of it may end the worker
-        syntax = getattr(getattr(image.header, "file_meta", None), "TransferSyntaxUID", None)
-        name = getattr(syntax, "name", "unknown transfer syntax")
-        text = f"slice {index + 1} ({name}) can't be decoded: {type(err).__name__}"
-        raise SeriesRejected(Reason.PIXELS_UNDECODABLE, text) from err
-    if stored.shape != shape:
-        raise SeriesRejected(Reason.PIXELS_UNDECODABLE, f"slice {index + 1} decodes to {stored.shape}, not {shape}")
-    return to_hu(stored, image.header)
+        images = split(files)
+    except SeriesRejected:
+        images = [Image(path=file.path, header=file.header) for file in files]
+    return [i for i in images if i.header.get("SOPClassUID") and _why_left_out(i.header) is None] or images
 
 
-def to_hu(stored: NDArray[Any], header: Dataset) -> NDArray[np.int16]:
-    """Stored values -> Hounsfield units, rounded to integers and held within int16 (PS3.3 C.11.1.1.2)."""
-    slope, intercept = _rescale(header, "RescaleSlope", 1.0), _rescale(header, "RescaleIntercept", 0.0)
-    if not (abs(slope) < _LARGEST_RESCALE and abs(intercept) < _LARGEST_RESCALE and slope != 0):
-        raise SeriesRejected(Reason.PIXELS_UNDECODABLE, "RescaleSlope or RescaleIntercept is no usable number")
-    if slope == 1.0 and intercept.is_integer():
-        exact = stored.astype(np.int64) + int(intercept)
-        return np.clip(exact, -32768, 32767).astype(np.int16)
-    hu: NDArray[np.int16] = np.clip(np.rint(stored.astype(np.float64) * slope + intercept), -32768, 32767).astype(
-        np.int16
-    )
-    return hu
-
-
-def _rescale(header: Dataset, keyword: str, default: float) -> float:
-    numbers = _numbers(header, keyword)
-    return numbers[0] if len(numbers) == 1 else default if not numbers else float("nan")
-
-
-def consensus(files: Sequence[InstanceFile], keyword: str) -> list[str | float]:
-    """The values of an attribute that most of the axial images share; of all files where none is axial."""
-    axial = [f for f in files if f.header.get("SOPClassUID") and _why_left_out(f.header) is None] or list(files)
-    seen = Counter(tuple(_plain(v) for v in _values(f.header.get(keyword))) for f in axial)
+def consensus(images: Sequence[Image], keyword: str) -> list[str | float]:
+    """The values of an attribute that most of `images` share."""
+    seen = Counter(tuple(_plain(v) for v in values(image.header.get(keyword))) for image in images)
     return list(seen.most_common(1)[0][0]) if seen else []
 
 
 def _plain(value: Any) -> str | float:
     return float(value) if isinstance(value, (int, float)) else str(value)
-
-
-def _is_lossy(header: Dataset) -> bool:
-    syntax = getattr(getattr(header, "file_meta", None), "TransferSyntaxUID", None)
-    declared = str(header.get("LossyImageCompression") or "")
-    # JPEG 2000 (.91) may be either: its header decides.
-    if syntax == JPEG2000 and declared != "01":
-        return bool(header.get("LossyImageCompressionRatio"))
-    return declared == "01" or syntax in _LOSSY_SYNTAXES
 
 
 def _normal(orientation: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -375,27 +323,5 @@ def _normal(orientation: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _point(header: Dataset) -> tuple[float, float, float]:
-    x, y, z = _numbers(header, "ImagePositionPatient")
+    x, y, z = numbers(header, "ImagePositionPatient")
     return x, y, z
-
-
-def _numbers(header: Dataset, keyword: str) -> list[float]:
-    return [_float(value) for value in _values(header.get(keyword))]
-
-
-def _float(value: Any) -> float:
-    """NaN for what is no number: an element may come with any VR."""
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        return float("nan")
-
-
-def _values(value: Any) -> list[Any]:
-    if value is None or value == "":
-        return []
-    return list(value) if isinstance(value, (list, tuple, pydicom.multival.MultiValue)) else [value]
-
-
-def _text(value: Any) -> str:
-    return "\\".join(str(v) for v in _values(value))
