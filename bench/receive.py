@@ -120,7 +120,14 @@ def our_receiver(folder: Path) -> Iterator[Running]:
     process.start()
     try:
         database = Database(f"sqlite:///{folder / 'node.sqlite'}")
-        yield ours.recv(), lambda: sum(len(database.instances(s["series_uid"])) for s in database.series_to_assemble())
+        port = ours.recv()
+
+        def count() -> int:
+            ours.send("settle")  # rows follow their Success by a moment
+            ours.recv()
+            return sum(len(database.instances(s["series_uid"])) for s in database.series_to_assemble())
+
+        yield port, count
         database.close()
     finally:
         ours.send("stop")
@@ -140,7 +147,8 @@ def _serve(folder: Path, channel: Connection) -> None:
     announcer = Announcer(lambda series_uid, quiet_time_s: None, config.quiet_time_s)
     receiver = Receiver(config, Storage(folder), database, announcer)
     channel.send(receiver.start())
-    channel.recv()
+    while channel.recv() == "settle":
+        channel.send(receiver.settle())
     receiver.stop(10.0)
     database.close()
 

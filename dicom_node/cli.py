@@ -78,9 +78,9 @@ def receive(config: ConfigOption = DEFAULT_CONFIG) -> None:
 
     Example: dicom-node receive --config config.yaml
     """
-    from dicom_node import roles
+    from dicom_node import receivers, roles
 
-    roles.receive(_role(config, "receive"), roles.Stop().on_signals())
+    receivers.receive(_role(config, "receive"), roles.Stop().on_signals())
 
 
 @app.command()

@@ -92,6 +92,8 @@ class ReceiveConfig(Section):
     """The Storage SCP. `also_accept`: groups of storage classes beside CT Image Storage.
 
     port null: only the TLS port is open. processes: how many share the port and its Associations.
+    journal_mb: of a file below storage.root, one a process, in which each instance is safe a moment before its own
+    file and row are; 0: each has file and row before its Success.
     """
 
     ae_title: AETitle = "DICOMNODE"
@@ -102,6 +104,7 @@ class ReceiveConfig(Section):
     max_pdu_bytes: int = Field(default=131072, ge=4096, le=16 * 1024 * 1024)
     max_associations: int = Field(default=20, ge=1, le=500)
     max_associations_per_peer: int = Field(default=10, ge=1, le=500)
+    journal_mb: int = Field(default=256, ge=0, le=16384)
     max_instance_mb: int = Field(default=2048, ge=1, le=4096)
     associate_timeout_s: Seconds = 10.0
     idle_timeout_s: Seconds = 60.0

@@ -13,7 +13,8 @@ from typing import Any, Literal
 
 import sqlalchemy as sa
 
-from dicom_node import carriers, schema
+from dicom_node import arrivals, carriers, schema
+from dicom_node.arrivals import Arrival, Received, ReceivedInstance
 from dicom_node.commitments import Commitments
 from dicom_node.connection import no_answer
 from dicom_node.errors import ConfigError, DicomNodeError, StaleState
@@ -24,23 +25,8 @@ from dicom_node.rows import Row
 
 __all__ = ["FINISHED", "Arrival", "Database", "ReceivedInstance", "ResultObject", "Row"]
 
-Arrival = Literal["new", "same", "replaced"]
 
 FINISHED = ("complete", "rejected", "failed", "parked", "cancelled")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReceivedInstance:
-    """A durable file and what its header says. `path` is relative to the storage root."""
-
-    sop_instance_uid: str
-    sop_class_uid: str
-    transfer_syntax_uid: str
-    study_uid: str
-    series_uid: str
-    path: str
-    sha256: str
-    size_bytes: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,45 +76,18 @@ class Database(Ledger, Commitments, Pulls):
 
     def record_instance(self, new: ReceivedInstance, *, source_ae: str, source_ip: str) -> Arrival:
         """The row of a durable file, committed on return. A known instance with equal bytes changes nothing."""
+        [arrival] = self.record_instances([Received(instance=new, source_ae=source_ae, source_ip=source_ip)])
+        return arrival
+
+    def record_instances(self, received: Sequence[Received]) -> list[Arrival]:
+        """The rows of durable files, all committed on return."""
         now = self._now()
         with self._begin() as connection:
-            known = connection.execute(
-                sa.select(schema.instance.c.sha256, schema.instance.c.series_uid).where(
-                    schema.instance.c.sop_instance_uid == new.sop_instance_uid
-                )
-            ).one_or_none()
-            if known is not None and tuple(known) == (new.sha256, new.series_uid):
-                return "same"
-            values = {
-                **{name: getattr(new, name) for name in new.__dataclass_fields__},
-                "received_at": now,
-            }
-            insert = self._insert(schema.instance).values(values)
-            connection.execute(insert.on_conflict_do_update(index_elements=["sop_instance_uid"], set_=values))
-            self._touch_series(connection, new, source_ae, source_ip, now)
-            if known is not None:
-                self._event(connection, "instance replaced", series_uid=new.series_uid)
-        return "new" if known is None else "replaced"
-
-    def _touch_series(
-        self, connection: sa.Connection, new: ReceivedInstance, source_ae: str, source_ip: str, now: float
-    ) -> None:
-        insert = self._insert(schema.series).values(
-            series_uid=new.series_uid,
-            study_uid=new.study_uid,
-            source_ae=source_ae,
-            source_ip=source_ip,
-            first_at=now,
-            last_at=now,
-            released=False,
-            aborted=False,
-        )
-        connection.execute(
-            insert.on_conflict_do_update(
-                index_elements=["series_uid"],
-                set_={"last_at": now, "released": False, "source_ae": source_ae, "source_ip": source_ip},
-            )
-        )
+            found = arrivals.record(connection, self._insert, received, now)
+            for one, arrival in zip(received, found, strict=True):
+                if arrival == "replaced":
+                    self._event(connection, "instance replaced", series_uid=one.instance.series_uid)
+        return found
 
     def instance(self, sop_instance_uid: str) -> Row | None:
         return self._one(sa.select(schema.instance).where(schema.instance.c.sop_instance_uid == sop_instance_uid))

@@ -1,6 +1,6 @@
-"""The long-running processes: receive, work, deliver. Start in order, wait for a signal, drain, stop in order.
+"""The long-running processes that run the job engine, work and deliver, and what every role needs.
 
-Nothing but the database and the storage root is between them.
+Start in order, wait for a signal, drain, stop in order. Nothing but the database and the storage root is between them.
 """
 
 from __future__ import annotations
@@ -94,26 +94,6 @@ def make_announcer(config: Config, client: EngineClient) -> Announcer:
         client.enqueue("assemble", f"{series_uid}:look:{uuid.uuid4().hex}", series_uid, priority="stat")
 
     return Announcer(bounce, config.quiet_time_s, look=look, proven_quiet_time_s=config.assemble.proven_quiet_time_s)
-
-
-def receive(config: Config, stop: Stop) -> None:
-    """The Storage SCP. Imports neither torch nor pixel decoders."""
-    from dicom_node.dimse.scp import Receiver
-    from dicom_node.dimse.tls import ExpiryWatch, certificate_files
-
-    storage, database = open_state(config)
-    client = EngineClient(config.database_url())
-    announcer = make_announcer(config, client)
-    receiver = Receiver(config, storage, database, announcer)
-    port = receiver.start()
-    log.info("receiving", extra={"action": "ready", "port": port, "ae_title": config.receive.ae_title})
-    try:
-        stop.wait(ExpiryWatch(certificate_files(config)).look)
-    finally:
-        log.info("stopping", extra={"action": "stopping"})
-        receiver.stop(drain_s=config.work.drain_s)
-        client.close()
-        database.close()
 
 
 def work(config: Config, stop: Stop, name: str | None = None) -> None:

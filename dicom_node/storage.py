@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +30,12 @@ def checked_uid(uid: object, name: str) -> str:
     return text
 
 
+def instance_path(study_uid: str, series_uid: str, sop_instance_uid: str) -> str:
+    """Where a received Instance lies below the storage root. Raises InvalidUID."""
+    folder = f"incoming/{checked_uid(study_uid, 'StudyInstanceUID')}/{checked_uid(series_uid, 'SeriesInstanceUID')}"
+    return f"{folder}/{checked_uid(sop_instance_uid, 'SOPInstanceUID')}.dcm"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredFile:
     """A durable file. `path` is relative to the storage root."""
@@ -37,6 +43,15 @@ class StoredFile:
     path: str
     sha256: str
     size_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DueFile:
+    """A file to write below the storage root, its bytes being `parts` joined. received_at: seconds since the epoch."""
+
+    path: str
+    parts: tuple[bytes, ...]
+    received_at: float
 
 
 class Storage:
@@ -74,9 +89,30 @@ class Storage:
 
     def write_instance(self, study_uid: str, series_uid: str, sop_instance_uid: str, *parts: bytes) -> StoredFile:
         """The received file, durable on return; one that is there already with equal bytes is left alone."""
-        folder = f"incoming/{checked_uid(study_uid, 'StudyInstanceUID')}/{checked_uid(series_uid, 'SeriesInstanceUID')}"
-        path = f"{folder}/{checked_uid(sop_instance_uid, 'SOPInstanceUID')}.dcm"
-        return self._write(path, *parts, keep_free=True)
+        return self._write(instance_path(study_uid, series_uid, sop_instance_uid), *parts, keep_free=True)
+
+    def write_instances(self, due: Iterable[DueFile]) -> list[StoredFile | None]:
+        """Files of Instances that are safe elsewhere, all durable on return; their time is that of reception.
+
+        None for one that was left alone, since a newer file with other bytes is there.
+        """
+        folders: dict[Path, None] = {}
+        written: list[StoredFile | None] = []
+        with _as_storage_error():
+            for one in due:
+                stored, final = _described(one.path, one.parts), self.root / one.path
+                same = _same_file(final, stored)
+                if not same and _is_newer(final, one.received_at):
+                    written.append(None)
+                    continue
+                written.append(stored)
+                folders[final.parent] = None
+                if not same:
+                    _make_durable_folder(final.parent, self.root)
+                    _rename_durable(final, one.parts, one.received_at)
+            for folder in folders:
+                _sync_folder(folder)
+        return written
 
     def write_result(self, job_id: str, name: str, data: bytes) -> StoredFile:
         """A result file of a job. The same bytes again change nothing.
@@ -90,25 +126,18 @@ class Storage:
         return self._write(f"results/{job_id}/{name}", data)
 
     def _write(self, relative: str, *parts: bytes, keep_free: bool = False) -> StoredFile:
-        size = sum(len(part) for part in parts)
-        digest = hashlib.sha256()
-        for part in parts:
-            digest.update(part)
-        stored = StoredFile(path=relative, sha256=digest.hexdigest(), size_bytes=size)
+        stored = _described(relative, parts)
         final = self.root / relative
-        try:
+        with _as_storage_error():
             if _same_file(final, stored):
                 # Whoever wrote it may have been killed before the folder's flush.
                 _sync_folder(final.parent)
                 return stored
             if keep_free:
-                self.check_space(size)
+                self.check_space(stored.size_bytes)
             _make_durable_folder(final.parent, self.root)
-            _replace(final, parts)
-        except OSError as err:
-            if err.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise OutOfSpace("the disk is full: free some space under storage.root") from err
-            raise StorageError(f"a file could not be made durable: {err.strerror}") from err
+            _rename_durable(final, parts)
+            _sync_folder(final.parent)
         return stored
 
     def sweep(self) -> int:
@@ -135,6 +164,30 @@ class Storage:
             yield str(path.relative_to(self.root))
 
 
+@contextlib.contextmanager
+def _as_storage_error() -> Iterator[None]:
+    try:
+        yield
+    except OSError as err:
+        if err.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise OutOfSpace("the disk is full: free some space under storage.root") from err
+        raise StorageError(f"a file could not be made durable: {err.strerror}") from err
+
+
+def _described(relative: str, parts: tuple[bytes, ...]) -> StoredFile:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return StoredFile(path=relative, sha256=digest.hexdigest(), size_bytes=sum(map(len, parts)))
+
+
+def _is_newer(final: Path, received_at: float) -> bool:
+    try:
+        return final.stat().st_mtime > received_at
+    except FileNotFoundError:
+        return False
+
+
 def _same_file(final: Path, stored: StoredFile) -> bool:
     try:
         if final.stat().st_size != stored.size_bytes:
@@ -156,7 +209,8 @@ def _make_durable_folder(folder: Path, root: Path) -> None:
         _sync_folder(new.parent)
 
 
-def _replace(final: Path, parts: tuple[bytes, ...]) -> None:
+def _rename_durable(final: Path, parts: tuple[bytes, ...], received_at: float | None = None) -> None:
+    """The flushed bytes under their final name; the folder is still to be flushed."""
     # Two Associations may bring the same instance at once: each has a temporary name of its own.
     temporary = final.with_name(f".{uuid.uuid4().hex}{_TEMPORARY}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
@@ -166,12 +220,13 @@ def _replace(final: Path, parts: tuple[bytes, ...]) -> None:
                 view = memoryview(part)
                 while view:
                     view = view[file.write(view) :]
+            if received_at is not None:
+                os.utime(file.fileno(), (received_at, received_at))
             os.fsync(file.fileno())
         temporary.replace(final)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    _sync_folder(final.parent)
 
 
 def _sync_folder(folder: Path) -> None:

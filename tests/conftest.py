@@ -49,7 +49,13 @@ def node_config(tmp_path: Path) -> Callable[..., Config]:
     def build(**sections: Any) -> Config:
         base: dict[str, Any] = {
             "storage": {"root": str(tmp_path / "node"), "min_free_gb": 0},
-            "receive": {"host": "127.0.0.1", "port": 0, "unknown_peers": "accept", "idle_timeout_s": 10},
+            "receive": {
+                "host": "127.0.0.1",
+                "port": 0,
+                "unknown_peers": "accept",
+                "idle_timeout_s": 10,
+                "journal_mb": 8,
+            },
             "assemble": {"quiet_time_s": 0.5},
         }
         return Config.model_validate(_merged(base, sections))
@@ -88,8 +94,13 @@ class RunningReceiver:
         """The same on its TLS port, called with these settings."""
         return self.peer.model_copy(update={"port": self.receiver.tls_port, "tls": PeerTLS(**tls)})
 
+    def settle(self) -> None:
+        """File and row follow Success by a moment."""
+        assert self.receiver.settle()
+
     def files(self) -> list[str]:
-        """Everything below incoming/, temporary files too."""
+        """Everything below incoming/ once all that was acknowledged has its file; temporary files too."""
+        self.settle()
         incoming = self.storage.root / "incoming"
         return sorted(str(p.relative_to(self.storage.root)) for p in incoming.rglob("*") if p.is_file())
 

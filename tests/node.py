@@ -62,7 +62,7 @@ class Node:
         self.port = free_port()
         settings: dict[str, Any] = {
             "storage": {"root": str(folder / "root"), "min_free_gb": 0},
-            "receive": {"host": "127.0.0.1", "port": self.port, "unknown_peers": "accept"},
+            "receive": {"host": "127.0.0.1", "port": self.port, "unknown_peers": "accept", "journal_mb": 16},
             # Longer than any pause of a sender on a busy machine: else a part of the series is a job of its own.
             "assemble": {"quiet_time_s": 4},
             "gate": {"max_slice_spacing_mm": 4.5, "max_slice_thickness_mm": 4.5},

@@ -102,6 +102,7 @@ class Acceptor:
 
     max_associations_per_peer: of one peer of the settings, or of one address (None: no such limit).
     associate_timeout_s: from the connection to the whole of the A-ASSOCIATE-RQ.
+    reuse_port: other processes listen there too.
     """
 
     def __init__(
@@ -120,8 +121,10 @@ class Acceptor:
         max_associations_per_peer: int | None = None,
         max_instance_bytes: int = MAX_DATA_SET_BYTES,
         associate_timeout_s: float = 10.0,
+        reuse_port: bool = False,
     ) -> None:
         self.service, self.contexts, self.commitment = service, contexts, commitment
+        self.reuse_port = reuse_port
         self.idle_timeout_s = idle_timeout_s or None
         self.associate_timeout_s = associate_timeout_s or None
         self.max_instance_bytes = max_instance_bytes
@@ -252,6 +255,11 @@ class _Server(AssociationServer):
         self.acceptor, self.tls = acceptor, tls
         # pynetdicom is not told of TLS: it would do the handshake in this one thread, and a slow peer would stop all.
         super().__init__(ae, address, ae.ae_title, acceptor.contexts, request_handler=_Connection)
+
+    def server_bind(self) -> None:
+        if self.acceptor.reuse_port and self.socket is not None:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        super().server_bind()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         log.error("connection failed", extra={"action": "accept", "address": client_address[0]}, exc_info=True)

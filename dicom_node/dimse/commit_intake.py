@@ -6,7 +6,7 @@ Both ways: a peer asks whether we keep what it sent, and a destination tells wha
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from dicom_node.commitments import Settled
 from dicom_node.config import Config
@@ -39,10 +39,13 @@ ELSEWHERE_S = 30.0
 
 
 class CommitmentIntake:
-    """A CommitmentService on the node's rows and files. Safe to call from many threads."""
+    """A CommitmentService on the node's rows and files. Safe to call from many threads.
 
-    def __init__(self, config: Config, storage: Storage, database: Database) -> None:
-        self._config, self._storage, self._database = config, storage, database
+    settle: waits until all that was acknowledged has file and row; False when it takes too long.
+    """
+
+    def __init__(self, config: Config, storage: Storage, database: Database, settle: Callable[[], bool]) -> None:
+        self._config, self._storage, self._database, self._settle = config, storage, database, settle
 
     # -- peers ask us ------------------------------------------------------------------------------
 
@@ -55,6 +58,8 @@ class CommitmentIntake:
         peer = next((name for name in senders if self._config.peers[name].port is not None), senders[0])
         try:
             transaction_uid, references = read_request(message)
+            if not self._settle():
+                raise StorageError("what was received just now has no rows yet")
             self._database.record_commit_request(peer, transaction_uid, references, due_s=ELSEWHERE_S)
         except InvalidMessage as err:
             return self._refused(caller, str(err), err.status), None

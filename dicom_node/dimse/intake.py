@@ -1,4 +1,4 @@
-"""Received Instance -> checked identifiers -> durable file -> committed row -> status. Nothing decodes pixels."""
+"""Received Instance -> checked identifiers -> durable record, or durable file and row -> status. Decodes no pixels."""
 
 from __future__ import annotations
 
@@ -6,15 +6,18 @@ import contextlib
 import hashlib
 import logging
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import PurePosixPath
 
 import sqlalchemy as sa
 
-from dicom_node.db import Arrival, Database, ReceivedInstance, Row
+from dicom_node.arrivals import Arrival, ReceivedInstance
+from dicom_node.db import Database, Row
 from dicom_node.dimse import part10
+from dicom_node.dimse.backlog import Announced, Backlog, Grew
 from dicom_node.dimse.statuses import (
     OUT_OF_RESOURCES,
     SUCCESS,
@@ -24,7 +27,7 @@ from dicom_node.dimse.statuses import (
 )
 from dicom_node.errors import DicomNodeError, UnreadableInstance
 from dicom_node.logs import describe
-from dicom_node.storage import Storage, StoredFile, checked_uid
+from dicom_node.storage import Storage, StoredFile, checked_uid, instance_path
 
 log = logging.getLogger(__name__)
 
@@ -55,13 +58,40 @@ class StoreAnswer:
 class Intake:
     """Makes received Instances durable. Safe to call from many threads."""
 
-    def __init__(self, storage: Storage, database: Database) -> None:
-        self._storage, self._database = storage, database
+    def __init__(
+        self,
+        storage: Storage,
+        database: Database,
+        grew: Grew = lambda series_uid, source_ae: None,
+        *,
+        journal_mb: int = 0,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        """grew(series_uid, source_ae): rows of the series were committed. journal_mb: 0 is none."""
+        self._storage, self._database, self._grew, self._now = storage, database, grew, now
         self._instances = _KeyedLocks()
+        self._backlog = Backlog(storage, database, grew, capacity_mb=journal_mb)
+
+    def start(self) -> None:
+        """What a crash left in the journal becomes file and row. Raises StorageError or DatabaseUnavailable."""
+        self._backlog.start()
+
+    def stop(self) -> None:
+        """Nothing more is stored; what is acknowledged becomes file and row."""
+        self._backlog.stop()
+
+    def settle_series(self, series_uids: Collection[str]) -> bool:
+        """Wait until all that was acknowledged of these series has file and row; False when it takes too long."""
+        return self._backlog.settle_series(series_uids)
+
+    def settle_all(self) -> bool:
+        """The same for all series."""
+        return self._backlog.settle_all()
 
     def store(self, request: StoreRequest) -> StoreAnswer:
-        """Success only when file and row are safe; any other status leaves nothing half-written behind.
+        """Success only when the Instance is safe; any other status leaves nothing half-written behind.
 
+        Safe is a flushed record in the journal, which becomes file and row a moment later, or file and row.
         A complete file whose row could not be committed stays: sending again, or the next start, adopts it.
         """
         try:
@@ -85,30 +115,30 @@ class Intake:
             sop_instance_uid=identifiers.sop_instance_uid,
             transfer_syntax_uid=request.transfer_syntax_uid,
         )
-        # The same Instance may come on two Associations at once: file and row of one stay together.
+        new = _announced(identifiers, request, len(head), self._now())
+        # The same Instance may come on two Associations at once: each finds what the other did.
         with self._instances.held(identifiers.sop_instance_uid):
-            stored = self._storage.write_instance(
-                identifiers.study_uid,
-                identifiers.series_uid,
-                identifiers.sop_instance_uid,
-                head,
-                request.data_set,
-            )
-            arrival = self._database.record_instance(
-                _row(identifiers, request.transfer_syntax_uid, stored),
-                source_ae=request.source_ae,
-                source_ip=request.source_ip,
-            )
-            if not self._storage.path(stored.path).exists():
-                # A purge of the series took the file between its writing and its row; from here on it takes no more.
-                self._storage.write_instance(
-                    identifiers.study_uid,
-                    identifiers.series_uid,
-                    identifiers.sop_instance_uid,
-                    head,
-                    request.data_set,
-                )
+            arrival = self._keep(new, head, request.data_set)
         return StoreAnswer(status=SUCCESS, series_uid=identifiers.series_uid, arrival=arrival)
+
+    def _keep(self, new: Announced, *parts: bytes) -> Arrival:
+        if self._backlog.holds(new.sop_instance_uid):
+            self._backlog.settle(new.sop_instance_uid)
+        # A file that is there is compared and perhaps replaced, so the journal is for those that come first.
+        elif not self._storage.path(new.path).exists() and self._backlog.accept(new, *parts):
+            return "new"
+        return self._write_at_once(new, *parts)
+
+    def _write_at_once(self, new: Announced, *parts: bytes) -> Arrival:
+        stored = self._storage.write_instance(new.study_uid, new.series_uid, new.sop_instance_uid, *parts)
+        instance = new.received(stored).instance
+        arrival = self._database.record_instance(instance, source_ae=new.source_ae, source_ip=new.source_ip)
+        if not self._storage.path(stored.path).exists():
+            # A purge of the series took the file between its writing and its row; from here on it takes no more.
+            self._storage.write_instance(new.study_uid, new.series_uid, new.sop_instance_uid, *parts)
+        if arrival != "same":
+            self._grew(new.series_uid, new.source_ae)
+        return arrival
 
     def adopt(self) -> int:
         """Give durable files a row that a crash kept from them; how many there were."""
@@ -165,6 +195,23 @@ def _checked(request: StoreRequest) -> part10.Identifiers:
     if found.sop_instance_uid != request.sop_instance_uid:
         raise DataSetMismatch("SOPInstanceUID is not that of the request")
     return found
+
+
+def _announced(
+    identifiers: part10.Identifiers, request: StoreRequest, head_bytes: int, received_at: float
+) -> Announced:
+    return Announced(
+        sop_instance_uid=identifiers.sop_instance_uid,
+        sop_class_uid=identifiers.sop_class_uid,
+        transfer_syntax_uid=request.transfer_syntax_uid,
+        study_uid=identifiers.study_uid,
+        series_uid=identifiers.series_uid,
+        path=instance_path(identifiers.study_uid, identifiers.series_uid, identifiers.sop_instance_uid),
+        size_bytes=head_bytes + len(request.data_set),
+        source_ae=request.source_ae,
+        source_ip=request.source_ip,
+        received_at=received_at,
+    )
 
 
 def _row(identifiers: part10.Identifiers, transfer_syntax_uid: str, stored: StoredFile) -> ReceivedInstance:

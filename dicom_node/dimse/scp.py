@@ -23,12 +23,33 @@ from dicom_node.storage import Storage
 log = logging.getLogger(__name__)
 
 
+def mend(storage: Storage, database: Database, intake: Intake) -> Lock | None:
+    """Start `intake` and mend what a crash left behind; the lock that keeps others from doing so meanwhile.
+
+    None where another receiver holds it: the temporary files of a living one, here or on another machine that
+    receives into the same storage root, are alive.
+    """
+    housekeeper = try_lock(database.url, "receive")
+    if housekeeper is None:
+        log.info("another receiver runs: no sweep", extra={"action": "sweep"})
+        intake.start()
+        return None
+    database.associations_lost()
+    removed = storage.sweep()
+    if removed:
+        log.info("half-written files removed", extra={"action": "sweep", "files": removed})
+    # Records say who sent an Instance, a file without a row does not.
+    intake.start()
+    intake.adopt()
+    return housekeeper
+
+
 class Receiver:
     """The receiving role of a node: `start`, then Associations are served until `stop`."""
 
     def __init__(self, config: Config, storage: Storage, database: Database, announcer: Announcer) -> None:
         self._config, self._storage, self._database, self._announcer = config, storage, database, announcer
-        self._intake = Intake(storage, database)
+        self._intake = Intake(storage, database, announcer.grew, journal_mb=config.receive.journal_mb)
         self._housekeeper: Lock | None = None
         check_preferences(config)
         receive = config.receive
@@ -36,7 +57,7 @@ class Receiver:
             self,
             ae_title=receive.ae_title,
             contexts=[*supported_contexts(receive.also_accept), commitment_context()],
-            commitment=CommitmentIntake(config, storage, database),
+            commitment=CommitmentIntake(config, storage, database, self._intake.settle_all),
             host=receive.host,
             port=receive.port,
             tls=None if receive.tls is None else SecurePort(receive.tls.port, server_context(receive.tls)),
@@ -46,11 +67,12 @@ class Receiver:
             max_instance_bytes=receive.max_instance_mb * 1024**2,
             associate_timeout_s=receive.associate_timeout_s,
             idle_timeout_s=receive.idle_timeout_s,
+            reuse_port=receive.processes > 1,
         )
 
     def start(self) -> int:
         """Mend what a crash left behind, announce it, then listen; the port, the TLS one where no other is open."""
-        self._mend()
+        self._housekeeper = mend(self._storage, self._database, self._intake)
         self._announcer.start()
         for series in self._database.series_to_assemble():
             self._announcer.ended([series["series_uid"]], series["source_ae"])
@@ -68,25 +90,18 @@ class Receiver:
         """The port that speaks TLS, while it is open."""
         return self._acceptor.tls_port
 
+    def settle(self) -> bool:
+        """Wait until all that was acknowledged has file and row; False when it takes too long."""
+        return self._intake.settle_all()
+
     def stop(self, drain_s: float) -> None:
         """No new Association; running ones may end within `drain_s`. Every series that grew is announced."""
         self._acceptor.stop(drain_s)
+        self._intake.stop()
         self._announcer.close()
         if self._housekeeper is not None:
             self._housekeeper.release()
             self._housekeeper = None
-
-    def _mend(self) -> None:
-        # Where several machines receive into one storage root, the temporary files of the others are alive.
-        self._housekeeper = try_lock(self._database.url, "receive")
-        if self._housekeeper is None:
-            log.info("another receiver runs: no sweep", extra={"action": "sweep"})
-            return
-        self._database.associations_lost()
-        removed = self._storage.sweep()
-        if removed:
-            log.info("half-written files removed", extra={"action": "sweep", "files": removed})
-        self._intake.adopt()
 
     # -- what happens on Associations, called from their threads -----------------------------------
 
@@ -100,10 +115,7 @@ class Receiver:
         )
 
     def store(self, request: StoreRequest) -> StoreAnswer:
-        answer = self._intake.store(request)
-        if answer.series_uid is not None and answer.arrival != "same":
-            self._announcer.grew(answer.series_uid, request.source_ae)
-        return answer
+        return self._intake.store(request)
 
     def began(self, caller: Caller, series_uid: str) -> None:
         """The first new Instance of a series is safe. Called before its response: the peer goes on only then."""
@@ -120,10 +132,16 @@ class Receiver:
             return
         extra = {"action": "release" if released else "abort", "calling_ae": caller.ae_title, "series": len(series)}
         log.info("association ended", extra=extra)
+        settled = self._intake.settle_series(series)
         try:
             if caller.begun_uids:
-                self._database.association_ended(sorted(caller.begun_uids), caller.association, released=released)
+                in_order = released and settled
+                self._database.association_ended(sorted(caller.begun_uids), caller.association, released=in_order)
         except (sa.exc.SQLAlchemyError, DicomNodeError) as err:
             # Only evidence of completeness is lost: the full quiet time decides instead.
             log.error("end not recorded", extra={"action": "release", "error": describe(err)})
+        if not settled:
+            # Without their rows nothing may be decided on these series; they are announced when the rows are there.
+            log.error("rows are late", extra={"action": "release", "calling_ae": caller.ae_title})
+            return
         self._announcer.ended(sorted(caller.grown_uids), caller.ae_title)

@@ -14,10 +14,12 @@ import pydicom
 import pytest
 
 from dicom_node.dimse.archive import Archive, ArchivedObject
+from dicom_node.dimse.part10 import read_file_head
+from dicom_node.dimse.requestor import NoAnswer, Requested, associate
 from dicom_node.dimse.scu import send
 from dicom_node.peers import PeerConfig
 from tests.node import Node, environment
-from tests.peers import tool
+from tests.peers import free_port, tool
 
 Uids = tuple[str, list[str]]
 
@@ -28,6 +30,17 @@ def to_node(node: Node) -> PeerConfig:
 
 def send_all(node: Node, files: list[Path]) -> None:
     assert all(outcome.kind == "stored" for outcome in send(files, to_node(node), "SENDER"))
+
+
+def proposed(path: Path) -> list[tuple[str, list[str]]]:
+    head = read_file_head(path.read_bytes())
+    return [(head.sop_class_uid, [head.transfer_syntax_uid])]
+
+
+def store_file(requested: Requested, path: Path) -> int:
+    data = path.read_bytes()
+    head = read_file_head(data)
+    return requested.store(1, head.sop_class_uid, head.sop_instance_uid, data[head.data_set_at :])[0]
 
 
 def received_files(node: Node) -> set[str]:
@@ -76,12 +89,14 @@ def test_killed_receiver_has_all_that_it_acknowledged(
     sender.communicate()
     acknowledged = {str(pydicom.dcmread(path, stop_before_pixels=True).SOPInstanceUID) for path in answered}
     assert len(acknowledged) >= 20
-    assert acknowledged <= {row["sop_instance_uid"] for row in node.database.instances(series_uid)}
-    assert acknowledged <= received_files(node)
     for row in node.database.instances(series_uid):
         pydicom.dcmread(node.storage.path(row["path"])).pixel_array  # noqa: B018  decodes: the file is whole
 
     node.start("receive")
+    assert acknowledged <= {row["sop_instance_uid"] for row in node.database.instances(series_uid)}
+    assert acknowledged <= received_files(node)
+    for row in node.database.instances(series_uid):
+        pydicom.dcmread(node.storage.path(row["path"])).pixel_array  # noqa: B018  decodes: the file is whole
     send_all(node, tiny_files)
     node.start("work", "deliver")
     result = node.wait_ended(node.job_of(uids, series_uid))
@@ -90,10 +105,40 @@ def test_killed_receiver_has_all_that_it_acknowledged(
     assert not list(node.storage.root.rglob("*.part"))
 
 
-def test_receiver_killed_between_file_and_row_adopts_the_file(
+def test_receiver_killed_between_success_and_row_has_the_instance_after_its_restart(
     node: Node, tiny_files: list[Path], tiny_uids: Uids
 ) -> None:
     series_uid, uids = tiny_uids
+    node.start("receive")
+    with associate(to_node(node), "SENDER", proposed(tiny_files[0])) as requested:
+        assert store_file(requested, tiny_files[0]) == 0x0000
+        node.wait(lambda: len(node.database.instances(series_uid)) == 1, "the first row")
+        with closing(sqlite3.connect(node.storage.root / "node.sqlite")) as blocker:
+            blocker.execute("BEGIN IMMEDIATE")  # no row can be written while we hold this
+            assert store_file(requested, tiny_files[1]) == 0x0000
+            node.wait(lambda: uids[1] in received_files(node), "the durable file")
+            assert store_file(requested, tiny_files[2]) == 0x0000, "safe in the journal, without file or row"
+            node.kill("receive")
+            with pytest.raises(NoAnswer):
+                store_file(requested, tiny_files[3])
+    assert [row["sop_instance_uid"] for row in node.database.instances(series_uid)] == uids[:1]
+    assert received_files(node) == set(uids[:2])
+    node.start("receive")
+    assert [row["sop_instance_uid"] for row in node.database.instances(series_uid)] == sorted(uids[:3])
+    assert received_files(node) == set(uids[:3])
+    row = node.database.series(series_uid)
+    assert row is not None
+    assert row["source_ae"] == "SENDER"
+
+
+def test_receiver_without_a_journal_killed_between_file_and_row_adopts_the_file(
+    make_node: Callable[..., Node], tiny_files: list[Path], tiny_uids: Uids
+) -> None:
+    series_uid, uids = tiny_uids
+    port = free_port()
+    receive = {"host": "127.0.0.1", "port": port, "unknown_peers": "accept", "journal_mb": 0}
+    node = make_node(peers={}, receive=receive, routes=[])
+    node.port = port
     node.start("receive")
     outcomes: list[str] = []
     with closing(sqlite3.connect(node.storage.root / "node.sqlite")) as blocker:

@@ -33,7 +33,7 @@ from dicom_node.dimse.announce import Announcer
 from dicom_node.dimse.contexts import TRANSFER_SYNTAXES
 from dicom_node.dimse.requestor import CannotAssociate, NoAnswer, NothingAccepted, Requested, associate
 from dicom_node.dimse.scp import Receiver
-from dicom_node.errors import DicomNodeError
+from dicom_node.errors import DatabaseUnavailable, DicomNodeError
 from dicom_node.peers import PeerConfig
 from dicom_node.storage import Storage
 from tests.conftest import RunningReceiver
@@ -85,6 +85,7 @@ def test_a_series_is_durable_recorded_and_announced(start_receiver: Start) -> No
     running = start_receiver(peers={"ct": {"ae_title": "SCANNER", "host": "127.0.0.1", "quiet_time_s": 3}})
     with association(running) as requested:
         assert [store(requested, fake_instance(n)) for n in range(1, 6)] == [0x0000] * 5
+        running.settle()
         row = running.database.series(SERIES)
         assert row is not None
         assert not row["released"]
@@ -123,6 +124,7 @@ def test_each_syntax_of_ct_archives_is_accepted_and_kept(start_receiver: Start, 
         ):
             data_set = path.read_bytes()[head.data_set_at :]
             assert requested.store(1, head.sop_class_uid, head.sop_instance_uid, data_set)[0] == 0x0000
+            running.settle()
             row = running.database.instance(head.sop_instance_uid)
             assert row is not None
             assert row["transfer_syntax_uid"] == head.transfer_syntax_uid
@@ -136,6 +138,54 @@ def test_uncompressed_is_chosen_where_a_peer_offers_several(start_receiver: Star
     offered = ["1.2.840.10008.1.2.4.70", "1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"]
     with association(start_receiver(), [(str(CTImageStorage), offered)]) as requested:
         assert list(requested.contexts) == [(CTImageStorage, ExplicitVRLittleEndian)]
+
+
+def test_disk_and_database_that_fail_after_success_lose_nothing(
+    start_receiver: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = start_receiver()
+    failed = threading.Event()
+
+    def flush(descriptor: int) -> None:
+        failed.set()
+        raise OSError(errno.ENOSPC, "no space")
+
+    def away(received: Any) -> Any:
+        failed.set()
+        raise DatabaseUnavailable("the database does not answer: OperationalError")
+
+    with association(running) as requested:
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "fsync", flush)
+            assert store(requested, fake_instance(1)) == 0x0000, "it is safe in the journal"
+            assert failed.wait(10)
+        failed.clear()
+        with monkeypatch.context() as patched:
+            patched.setattr(running.database, "record_instances", away)
+            assert store(requested, fake_instance(2)) == 0x0000
+            assert failed.wait(10)
+            assert running.bounced == [], "nothing is decided on a series whose rows are not there"
+    wait_until(lambda: bool(running.bounced))
+    assert len(running.files()) == len(running.database.instances(SERIES)) == 2
+
+
+@pytest.mark.slow
+def test_memory_stays_flat_over_two_thousand_instances(start_receiver: Start) -> None:
+    running = start_receiver()
+
+    def resident_mb() -> float:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE") / 1e6
+
+    def send(first: int, last: int) -> None:
+        for n in range(first, last):
+            assert store(requested, fake_instance(n, pixels=bytes(100_000))) == 0x0000
+
+    with association(running) as requested:
+        send(1, 401)
+        before = resident_mb()
+        send(401, 2401)
+        assert resident_mb() - before < 40, "200 MB went through"
+    assert len(running.files()) == len(running.database.instances(SERIES)) == 2400
 
 
 def test_a_resend_is_success_and_announces_nothing_new(start_receiver: Start) -> None:
@@ -250,15 +300,19 @@ def test_below_the_watermark_the_peer_may_try_again_later(start_receiver: Start)
     assert running.files() == []
 
 
-def test_a_full_disk_is_no_success(start_receiver: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    running = start_receiver()
+@pytest.mark.parametrize("journal_mb", [0, 8])
+def test_what_cannot_be_made_durable_is_no_success(
+    start_receiver: Start, monkeypatch: pytest.MonkeyPatch, journal_mb: int
+) -> None:
+    running = start_receiver(receive={"journal_mb": journal_mb})
 
-    def fsync(descriptor: int) -> None:
+    def flush(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, "no space")
 
     with association(running) as requested:
         with monkeypatch.context() as patched:
-            patched.setattr(os, "fsync", fsync)
+            patched.setattr(os, "fsync", flush)
+            patched.setattr(os, "fdatasync", flush)
             assert store(requested, fake_instance()) == 0xA700
         assert running.files() == []
         assert store(requested, fake_instance()) == 0x0000
@@ -267,7 +321,7 @@ def test_a_full_disk_is_no_success(start_receiver: Start, monkeypatch: pytest.Mo
 def test_an_unexpected_failure_is_a_status_and_not_the_end(
     start_receiver: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    running = start_receiver()
+    running = start_receiver(receive={"journal_mb": 0})
     with association(running) as requested:
         with monkeypatch.context() as patched:
             patched.setattr(running.database, "record_instance", lambda *args, **kwargs: 1 / 0)
