@@ -28,6 +28,7 @@ _RECEIVE = {
     "port": "TCP port without TLS; null: only the port with TLS is open",
     "tls": "a port with TLS; see Secure Transport",
     "processes": "acceptor processes that share port and Associations",
+    "journal_mb": "size of the journal of received Instances of one process, MB; 0: none",
     "max_pdu_bytes": "maximum PDU size that we receive, bytes",
     "max_associations": "maximum number of simultaneous Associations accepted",
     "max_associations_per_peer": "the same for one calling AE",

@@ -444,6 +444,7 @@ def test_a_file_that_is_gone_or_cut_is_not_committed_to(
     provider: RunningReceiver, modality: CommitmentUser, tmp_path: Any
 ) -> None:
     references = _sent(provider, tmp_path)
+    provider.settle()
     rows = [provider.database.instance(uid) for _, uid in references]
     assert rows[0] is not None
     assert rows[1] is not None

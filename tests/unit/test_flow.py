@@ -1103,8 +1103,16 @@ def test_an_error_of_the_sender_is_kept_without_its_text(node: Node) -> None:
     assert CANARY not in message
 
 
-@pytest.mark.parametrize("peers", [{}, {"pacs": {"ae_title": "PACS", "host": "h"}}])
-def test_a_destination_that_is_gone_from_the_settings_parks_its_objects(node: Node, peers: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("peers", "said"),
+    [
+        ({}, "pacs is not in config.yaml"),
+        ({"pacs": {"ae_title": "PACS", "host": "h"}}, "pacs can't be sent to by its settings"),
+    ],
+)
+def test_a_destination_that_the_settings_rule_out_parks_its_objects(
+    node: Node, peers: dict[str, Any], said: str
+) -> None:
     job_id = node.complete()
     changed = node.flow.config.model_copy(update={"peers": Config.model_validate(
         {"storage": {"root": "x"}, "peers": peers}).peers})  # fmt: skip
@@ -1112,7 +1120,7 @@ def test_a_destination_that_is_gone_from_the_settings_parks_its_objects(node: No
     node.flow_with(changed).delivery.deliver(run, job_id, "pacs")
     assert (run.slept, node.sender.sent) == ([], [])
     assert node.ledger(job_id) == ["parked", "parked"]
-    assert "pacs is not in config.yaml" in node.database.deliveries(job_id, "pacs")[0]["message"]
+    assert said in node.database.deliveries(job_id, "pacs")[0]["message"]
 
 
 def test_what_was_cancelled_is_not_sent(node: Node) -> None:
