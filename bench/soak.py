@@ -268,11 +268,9 @@ def verdict(
         waits.append(job["finished_at"] - max(row["received_at"] for row in node.database.instances(series.series_uid)))
         wrong += [f"{job_id}: {row['state']}" for row in node.database.deliveries(job_id) if row["state"] != "stored"]
         made |= {row["sop_instance_uid"] for row in node.database.results(job_id)}
-    all_made = {
-        row["sop_instance_uid"]
-        for job in node.database.jobs(limit=10**6)
-        for row in node.database.results(job["job_id"])
-    }
+    jobs = [job["job_id"] for job in node.database.jobs(limit=10**6)]
+    all_made = {row["sop_instance_uid"] for job_id in jobs for row in node.database.results(job_id)}
+    begun = sum(event["action"] == "job running" for job_id in jobs for event in node.database.events(job_id))
     wrong += [f"not in the archive: {uid}" for uid in sorted(made - held.keys())]
     wrong += [f"in the archive and no result: {uid}" for uid in sorted(held.keys() - all_made)]
     wrong += [f"half-written: {path.name}" for path in node.storage.root.rglob("*.part")]
