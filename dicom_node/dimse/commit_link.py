@@ -16,7 +16,7 @@ from pynetdicom.dimse_primitives import N_ACTION, N_EVENT_REPORT
 
 from dicom_node.dimse.commitment import PROCESSING_FAILURE, PUSH_MODEL_INSTANCE, Message, Report, encoded, write_report
 from dicom_node.dimse.contexts import STORAGE_COMMITMENT
-from dicom_node.dimse.requestor import event_answer, event_report
+from dicom_node.dimse.events import event_answer, event_report
 from dicom_node.logs import describe
 
 if TYPE_CHECKING:

@@ -13,7 +13,6 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
 
@@ -21,11 +20,12 @@ from pydicom.uid import UID
 from pynetdicom import _handlers, evt
 from pynetdicom.ae import ApplicationEntity
 from pynetdicom.association import Association
-from pynetdicom.dimse_primitives import C_CANCEL, C_ECHO, C_STORE, N_ACTION, N_EVENT_REPORT
+from pynetdicom.dimse_primitives import C_CANCEL, C_ECHO, C_STORE, N_ACTION
 from pynetdicom.pdu_primitives import SCP_SCU_RoleSelectionNegotiation
 from pynetdicom.presentation import PresentationContext
 from pynetdicom.transport import T_CONNECT, AddressInformation
 
+from dicom_node.dimse.events import Event, event_answer, event_report
 from dicom_node.dimse.tls import client_context
 from dicom_node.dimse.transport import Connection
 from dicom_node.errors import ConfigError, DeliveryError
@@ -68,18 +68,6 @@ class NoAnswer(DeliveryError):
     """The request went out and no reply came: whether the peer acted on it is unknown."""
 
     retry_helps = True
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Event:
-    """An N-EVENT-REPORT request that came on an Association of ours."""
-
-    context_id: int
-    message_id: int
-    sop_class_uid: str
-    sop_instance_uid: str
-    type_id: int
-    data_set: bytes
 
 
 class Requested:
@@ -400,32 +388,6 @@ def _as_scp(sop_class_uid: str) -> SCP_SCU_RoleSelectionNegotiation:
     role.sop_class_uid = UID(sop_class_uid)
     role.scu_role, role.scp_role = False, True
     return role
-
-
-def event_report(
-    message_id: int, sop_class_uid: str, sop_instance_uid: str, event_type: int, data_set: bytes
-) -> N_EVENT_REPORT:
-    """An N-EVENT-REPORT request (PS3.7 10.1.1)."""
-    request = N_EVENT_REPORT()
-    request.MessageID = message_id
-    request.AffectedSOPClassUID = sop_class_uid
-    request.AffectedSOPInstanceUID = sop_instance_uid
-    request.EventTypeID = event_type
-    request.EventInformation = BytesIO(data_set)
-    return request
-
-
-def event_answer(
-    message_id: int, sop_class_uid: str, sop_instance_uid: str, event_type: int, status: int
-) -> N_EVENT_REPORT:
-    """The response to an N-EVENT-REPORT."""
-    reply = N_EVENT_REPORT()
-    reply.MessageIDBeingRespondedTo = message_id
-    reply.AffectedSOPClassUID = sop_class_uid
-    reply.AffectedSOPInstanceUID = sop_instance_uid
-    reply.EventTypeID = event_type
-    reply.Status = status
-    return reply
 
 
 def _context(number: int, sop_class_uid: str, transfer_syntaxes: Sequence[str]) -> PresentationContext:
