@@ -83,14 +83,20 @@ class Commitments:
                 self._ask_about(name, peer)
 
     def send_again(self) -> None:
-        """A delivery for each round of objects that a destination does not keep. The same one twice is one."""
+        """A delivery for each word that a destination does not keep objects. The same one twice is one.
+
+        The time is in the id: a job's objects are reported on one by one, and what comes later in a round is due, too.
+        """
         for row in self.database.to_send_again():
             job_id, destination = row["job_id"], row["destination"]
+            again = f":round {row['round']} at {round(row['said_at'] * 1000)}"
             self.engine.enqueue(
                 "deliver",
-                f"{delivery_id(job_id, destination)}:round {row['round']}",
+                delivery_id(job_id, destination) + again,
                 job_id,
                 destination,
+                0,
+                again,
                 priority=row["priority"],
                 partition=destination,
             )

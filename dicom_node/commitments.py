@@ -247,10 +247,12 @@ class Commitments(Rows):
         return {"message": not_kept(reason, rounds), "created_at": self._now(), "attempts": 0}
 
     def to_send_again(self) -> list[Row]:
-        """Job, destination and round of what a destination did not keep and nobody has begun to send again."""
+        """Job and destination of what a destination did not keep and nobody has begun to send again; the round, and
+        when it was said last."""
         d = schema.delivery.c
+        latest = sa.func.max(d.commit_rounds).label("round"), sa.func.max(d.created_at).label("said_at")
         return self._all(
-            sa.select(d.job_id, d.destination, sa.func.max(d.commit_rounds).label("round"), schema.job.c.priority)
+            sa.select(d.job_id, d.destination, *latest, schema.job.c.priority)
             .join(schema.job, schema.job.c.job_id == d.job_id)
             .where(d.state == "waiting", d.commit_rounds > 0)
             .group_by(d.job_id, d.destination, schema.job.c.priority)

@@ -68,8 +68,8 @@ class Delivery:
     send: Sender
     now: Callable[[], float]
 
-    def deliver(self, run: Run, job_id: str, destination: str, turn: int = 0) -> None:
-        """Until each object is stored, parked or cancelled.
+    def deliver(self, run: Run, job_id: str, destination: str, turn: int = 0, again: str = "") -> None:
+        """Until each object is stored, parked or cancelled. again: in the id of what is sent again for not being kept.
 
         While a destination is down this waits at the head of its queue, so that one job probes for all. Where it
         answers and only has no room for this job's objects, this job waits at the side.
@@ -83,10 +83,11 @@ class Delivery:
             run.sleep(outcome["wait_s"])
         run.enqueue(
             "deliver",
-            f"{delivery_id(job_id, destination)}:{turn + 1}",
+            f"{delivery_id(job_id, destination)}{again}:{turn + 1}",
             job_id,
             destination,
             turn + 1,
+            again,
             priority=outcome["priority"],
             partition=destination,
             delay_s=outcome["wait_s"],

@@ -19,10 +19,9 @@ from pynetdicom.sop_class import StorageCommitmentPushModel, Verification
 from dicom_node import engine
 from dicom_node.commitment import Commitments, Keeper
 from dicom_node.commitments import MOST_ROUNDS
-from dicom_node.delivery import delivery_id
 from dicom_node.dimse.commit_intake import ELSEWHERE_S
 from dicom_node.dimse.scu import send
-from dicom_node.engine import EngineClient
+from dicom_node.engine import EngineClient, WorkflowState
 from tests.conftest import RunningReceiver
 from tests.fakes.committing import (
     INSTANCE,
@@ -79,6 +78,10 @@ class Deliverer:
 
     def states(self) -> dict[str, str]:
         return states(self.database, "keeper")
+
+    def deliveries(self) -> list[WorkflowState]:
+        """All that were queued, also those that ended."""
+        return self.client.states(name="deliver")
 
     def transactions(self) -> list[str]:
         return [row["state"] for row in self.database.commitments(JOB)]
@@ -169,12 +172,32 @@ def test_what_is_not_kept_is_sent_again_and_parked_after_some_rounds(
         assert deliverer.states() == {"seg": "committed", "sr": "waiting"}
         deliverer.look()
         deliverer.look()
-        workflow = f"{delivery_id(JOB, 'keeper')}:round {number}"
-        assert [state.workflow_id for state in deliverer.client.states(name="deliver")].count(workflow) == 1
+        assert len(deliverer.deliveries()) == number, "one a round, however often it is looked"
         deliverer.store(SR.sop_instance_uid)
     assert deliverer.states() == {"seg": "committed", "sr": "parked"}
     [row] = [row for row in deliverer.database.deliveries(JOB) if row["kind"] == "sr"]
     assert row["message"] == "the peer stored it and does not keep it: no such object instance (0x0112), 3 times"
+
+
+def test_each_object_is_sent_again_where_a_job_s_objects_are_reported_on_one_after_the_other(
+    deliverer: Deliverer, keeper: CommittingArchive
+) -> None:
+    deliverer.look()
+    for number, one in enumerate((SEG, SR), 1):
+        of_one = Dataset()
+        of_one.TransactionUID = keeper.requests[0].TransactionUID
+        named = (
+            i for i in keeper.requests[0].ReferencedSOPSequence if i.ReferencedSOPInstanceUID == one.sop_instance_uid
+        )
+        of_one.ReferencedSOPSequence = list(named)
+        deliverer.clock.now += 60
+        assert keeper.report_to(deliverer.running.port, of_one, lost) == 0x0000
+        assert deliverer.states()[one.kind] == "waiting"
+        deliverer.look()
+        assert len(deliverer.deliveries()) == number, "what was queued for the first has ended before the second's word"
+        for state in deliverer.deliveries():
+            deliverer.client.cancel(state.workflow_id)
+        deliverer.store(one.sop_instance_uid)
 
 
 def test_a_peer_that_refuses_is_asked_again_after_growing_pauses(

@@ -988,17 +988,28 @@ def test_a_job_waits_at_the_head_while_its_destination_gives_no_answer(node: Nod
     assert node.ledger(job_id) == ["stored", "stored"]
 
 
+def test_what_is_sent_again_and_finds_no_room_waits_under_an_id_of_its_own(node: Node) -> None:
+    """The first delivery of the job may have waited, too: the engine knows those ids, and would do nothing."""
+    job_id = node.complete()
+    node.sender.kinds = ["retry"]
+    run = FakeRun()
+    node.flow.delivery.deliver(run, job_id, "pacs", 0, ":round 1 at 5")
+    [(_, workflow_id, args, _)] = run.enqueued
+    assert workflow_id == f"{job_id}:pacs:round 1 at 5:1"
+    assert args == (job_id, "pacs", 1, ":round 1 at 5")
+
+
 def test_a_job_whose_objects_find_no_room_waits_at_the_side_and_lets_others_by(node: Node) -> None:
     job_id = node.complete()
     node.sender.kinds = ["retry"]  # 0xA700: the peer answers, but not for these
     first = node.deliver(job_id)
     options = {"priority": "high", "partition": "pacs"}
-    turn = ("deliver", f"{delivery_id(job_id, 'pacs')}:1", (job_id, "pacs", 1), options | {"delay_s": 5.0})
+    turn = ("deliver", f"{delivery_id(job_id, 'pacs')}:1", (job_id, "pacs", 1, ""), options | {"delay_s": 5.0})
     assert (first.slept, first.enqueued) == ([], [turn])
     again = FakeRun()
     node.flow.delivery.deliver(again, *turn[2])
     assert again.enqueued == [
-        ("deliver", f"{delivery_id(job_id, 'pacs')}:2", (job_id, "pacs", 2), options | {"delay_s": 10.0})
+        ("deliver", f"{delivery_id(job_id, 'pacs')}:2", (job_id, "pacs", 2, ""), options | {"delay_s": 10.0})
     ]
     node.sender.kinds = ["stored"]
     last = FakeRun()
