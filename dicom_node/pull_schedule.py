@@ -104,6 +104,9 @@ class PullSchedule:
                     break
         except DicomNodeError as err:
             problems.append(str(err))
+        except Exception as err:  # noqa: BLE001  the round ends: one that did not is made again at once, for ever
+            log.error("pull failed", extra={"action": "pull", "pull": pull.name, "error": describe(err)})
+            problems.append(f"it failed: {describe(err)}")
         problem = "; ".join(dict.fromkeys(problems))[:1000] or None
         self._database.pull_round_ended(pull.name, fetched=fetched, left_over=left_over, problem=problem)
         extra = {"action": "pull round", "pull": pull.name, "fetched": fetched, "left": left_over}

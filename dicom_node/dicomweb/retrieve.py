@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from io import BytesIO
 
 import pydicom
+import requests
 from pydicom.dataset import Dataset
 
 from dicom_node.dicomweb.client import DicomWebError, answered, client, settings
@@ -19,7 +20,7 @@ from dicom_node.dimse.intake import StoreRequest
 from dicom_node.dimse.query import DEFAULT_LIMIT, Found, Level, Unusable, check_answer
 from dicom_node.dimse.retrieve import Said, SeriesKey, Store, belongs
 from dicom_node.dimse.statuses import SUCCESS
-from dicom_node.errors import ConfigError, InvalidUID, UnreadableInstance
+from dicom_node.errors import ConfigError, DicomNodeError, InvalidUID, UnreadableInstance
 from dicom_node.peers import PeerConfig
 
 log = logging.getLogger(__name__)
@@ -99,11 +100,21 @@ def _requests(peer: PeerConfig, series: SeriesKey) -> Iterator[StoreRequest]:
             instances = asked.iter_series(series.study_uid, series.series_uid, media_types=_AS_STORED)
         while True:
             with answered(peer):
-                instance = next(instances, None)
-                if instance is None:
-                    return
-                request = _request(peer, instance)
+                request = _next(peer, instances)
+            if request is None:
+                return
             yield request
+
+
+def _next(peer: PeerConfig, instances: Iterator[Dataset]) -> StoreRequest | None:
+    """The next Instance of the answer; None at its end."""
+    try:
+        instance = next(instances, None)
+        return None if instance is None else _request(peer, instance)
+    except (requests.RequestException, DicomNodeError):
+        raise
+    except Exception:  # noqa: BLE001  what pydicom raises on hostile bytes has no common type
+        raise DicomWebError(f"{settings(peer).url}: a part of its answer is no DICOM file", status=200) from None
 
 
 def _request(peer: PeerConfig, instance: Dataset) -> StoreRequest:

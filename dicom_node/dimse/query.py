@@ -46,6 +46,8 @@ DEFAULT_LIMIT = 20_000
 # After a C-CANCEL the peer may finish what is on its way; one that goes on for ever is left.
 _MOST_SURPLUS = 1000
 _LONGEST_S = 600.0
+# No series has more; a column of the database holds no number without end.
+_MOST_RELATED = 1_000_000
 
 
 class QueryFailed(DeliveryError):
@@ -217,7 +219,7 @@ def related_instances(data_set: Dataset, keyword: str) -> int | None:
         count = int(str(data_set.get(keyword, "")))
     except ValueError:
         return None
-    return count if count >= 0 else None
+    return count if 0 <= count <= _MOST_RELATED else None
 
 
 def identifier(peer: PeerConfig, level: Level, keys: Mapping[str, str], model: str) -> Dataset:

@@ -19,6 +19,7 @@ from pynetdicom import AE, evt
 from dicom_node.check import check
 from dicom_node.db import Database
 from dicom_node.dicomweb import retrieve as web
+from dicom_node.dicomweb.client import DicomWebError
 from dicom_node.dimse import retrieve
 from dicom_node.dimse.announce import Announcer
 from dicom_node.dimse.query import STUDY_ROOT
@@ -31,6 +32,7 @@ from dicom_node.pull import Landing, Puller, Selection, parse_age
 from dicom_node.pull_schedule import PullSchedule
 from tests.conftest import RunningReceiver
 from tests.fakes.ct import make_ct_series
+from tests.fakes.web import Said, serving
 from tests.peers import Orthanc, free_port, run_dcmqrscp
 
 STUDY, SERIES = "1.2.826.0.1.3680043.8.498.1001", "1.2.826.0.1.3680043.8.498.1002"
@@ -556,6 +558,22 @@ def test_an_archive_that_is_down_is_told_and_asked_again(start_receiver: Start, 
         assert pulls.round(), "the schedule goes on"
 
 
+def test_a_round_that_fails_in_an_unforeseen_way_ends_and_waits_for_the_next(
+    start_receiver: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError("Doe^John")
+
+    monkeypatch.setattr(Puller, "plan", fail)
+    with archive(finds=several(1, 1)) as peer, scheduled(start_receiver, peer, clock) as pulls:
+        assert pulls.round()
+        assert "ZeroDivisionError" in pulls.last()["problem"]
+        assert "Doe" not in pulls.last()["problem"]
+        assert not pulls.round(), "it would ask the archive every few seconds"
+
+
 def test_check_tells_how_the_last_round_went(start_receiver: Start, tmp_path: Path) -> None:
     clock = Clock()
     with (
@@ -618,3 +636,13 @@ def test_all_pages_of_a_service_are_read_once(monkeypatch: pytest.MonkeyPatch, p
     peer = {"ae_title": "PACS", "host": "h", "dicomweb": {"url": "http://pacs.example/web"}}
     found = web.search(PeerConfig.model_validate(peer), "STUDY", {})
     assert [str(one.StudyInstanceUID) for one in found.data_sets] == [f"1.2.3.{n}" for n in range(len(known))]
+
+
+@pytest.mark.parametrize("body", [b"", b"this is no DICOM", bytes(128) + b"DICM" + b"\x08\0\x05\0\x10\0\0\0"])
+def test_a_part_of_an_answer_that_is_no_dicom_is_named_without_its_content(body: bytes) -> None:
+    parts = b"--b\r\nContent-Type: application/dicom\r\n\r\n" + body + b"\r\n--b--\r\n"
+    said = Said(200, parts, {"Content-Type": 'multipart/related; type="application/dicom"; boundary=b'})
+    with serving(lambda _: said) as url:
+        peer = PeerConfig.model_validate({"ae_title": "PACS", "host": "h", "dicomweb": {"url": url}})
+        with pytest.raises(DicomWebError, match="a part of its answer is no DICOM file"):
+            web.fetch(peer, SeriesKey(study_uid=STUDY, series_uid=SERIES), lambda _: pytest.fail("nothing to store"))

@@ -175,7 +175,7 @@ def test_a_failure_after_answers_is_a_failure() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*NumberOfSeriesRelated.*")
-@pytest.mark.parametrize("said", ["-1", "", None])
+@pytest.mark.parametrize("said", ["2000001", "-1", "", None])
 def test_a_count_that_is_none_is_counted_at_image_level(said: str | None) -> None:
     def handler(event: Any) -> Iterator[tuple[int, Dataset | None]]:
         if event.identifier.QueryRetrieveLevel == "SERIES":
