@@ -19,7 +19,7 @@ from dicom_node.db import Database, Row
 from dicom_node.delivery import delivery_id
 from dicom_node.dimse.commit_intake import report_on, settle
 from dicom_node.dimse.commitment import Message, Reference, Report, ask, report_to
-from dicom_node.dimse.requestor import NoAnswer
+from dicom_node.dimse.requestor import CannotAssociate, NoAnswer
 from dicom_node.engine import EngineClient
 from dicom_node.errors import DeliveryError, DicomNodeError, StaleState
 from dicom_node.locks import Lock, try_lock
@@ -76,8 +76,10 @@ class Commitments:
     def look(self) -> None:
         """Send again what is not kept, report what we owe, ask about what is stored."""
         self.send_again()
+        away: set[str] = set()
         for row in self.database.commit_requests_due():
-            self._report(row)
+            if row["peer"] not in away and not self._report(row):
+                away.add(row["peer"])
         for name, peer in self.config.peers.items():
             if peer.may_commit:
                 self._ask_about(name, peer)
@@ -141,7 +143,8 @@ class Commitments:
 
     # -- what we are asked -------------------------------------------------------------------------
 
-    def _report(self, row: Row) -> None:
+    def _report(self, row: Row) -> bool:
+        """False when the peer can't be reached."""
         name, transaction_uid = row["peer"], row["transaction_uid"]
         extra = {"action": "commit report", "peer": name, "transaction": transaction_uid}
         peer = self.config.peers.get(name)
@@ -156,10 +159,14 @@ class Commitments:
             again_s = None if late else self._wait_s(row["attempts"] + 1)
             self.database.commit_report_failed(name, transaction_uid, str(err), again_s=again_s)
             log.warning("report not delivered", extra={**extra, "why": type(err).__name__, "again_s": again_s})
+            if isinstance(err, CannotAssociate | NoAnswer):
+                self.database.commit_reports_wait(name, again_s=self._wait_s(row["attempts"] + 1))
+                return False
         except StaleState:
             log.debug("report went out elsewhere", extra=extra)
         else:
             log.info("commitment reported", extra=extra)
+        return True
 
     def _wait_s(self, failures: int) -> float:
         settings = self.config.deliver

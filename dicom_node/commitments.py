@@ -311,6 +311,16 @@ class Commitments(Rows):
         changed = {"state": "given up"} if again_s is None else {"due_at": self._now() + again_s}
         self._move_request(peer, transaction_uid, {**changed, "message": _plain(message), "attempts": r.attempts + 1})
 
+    def commit_reports_wait(self, peer: str, *, again_s: float) -> None:
+        """The peer can't be reached: whatever else is due to it waits as long, and holds up no other's report."""
+        r, now = schema.commit_request.c, self._now()
+        with self._begin() as connection:
+            connection.execute(
+                sa.update(schema.commit_request)
+                .where(r.peer == peer, r.state == "due", r.due_at <= now)
+                .values(due_at=now + again_s, attempts=r.attempts + 1)
+            )
+
     def commit_report_due(self, peer: str, transaction_uid: str) -> None:
         """The Association that asked is over without its report: it is due on one of our own, at once."""
         self._move_request(peer, transaction_uid, {"due_at": self._now()})

@@ -6,6 +6,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from io import BytesIO
 from typing import Any
 
@@ -20,8 +21,10 @@ from dicom_node import engine
 from dicom_node.commitment import Commitments, Keeper
 from dicom_node.commitments import MOST_ROUNDS
 from dicom_node.dimse.commit_intake import ELSEWHERE_S
+from dicom_node.dimse.commitment import Report, report_to
 from dicom_node.dimse.scu import send
 from dicom_node.engine import EngineClient, WorkflowState
+from dicom_node.peers import PeerConfig
 from tests.conftest import RunningReceiver
 from tests.fakes.committing import (
     INSTANCE,
@@ -489,6 +492,31 @@ def test_a_report_outlives_the_process_that_owed_it(
     provider.database._now = lambda: later
     look()
     assert modality.wait_for_reports(1)
+
+
+def test_a_peer_that_is_away_is_called_once_for_all_that_it_is_owed_and_holds_up_no_other(
+    start_receiver: Callable[..., RunningReceiver], modality: CommitmentUser
+) -> None:
+    user = {"ae_title": "MODALITY", "host": "127.0.0.1", "port": modality.port, "may_send": True}
+    away = {"ae_title": "AWAY", "host": "127.0.0.1", "port": free_port(), "may_send": True}
+    deliverer = Deliverer(start_receiver(**settings(free_port(), modality=user, away=away)), Clock())
+    for n in range(3):
+        deliverer.database.record_commit_request("away", f"1.2.3.{n}", [(CT, "1.2")], due_s=0.0)
+    deliverer.database.record_commit_request("modality", "1.2.3.9", [(CT, "1.2")], due_s=0.0)
+    called: list[str] = []
+
+    def counted(peer: PeerConfig, calling_ae: str, about: Report) -> None:
+        called.append(peer.ae_title)
+        report_to(peer, calling_ae, about)
+
+    deliverer.commitments = replace(deliverer.commitments, report=counted)
+    deliverer.look()
+    assert sorted(called) == ["AWAY", "MODALITY"]
+    assert modality.wait_for_reports(1)
+    assert deliverer.database.commit_requests_due() == []
+    deliverer.clock.now += 3600
+    assert [row["attempts"] for row in deliverer.database.commit_requests_due()] == [1, 1, 1]
+    deliverer.client.close()
 
 
 def test_a_report_that_is_refused_is_tried_again(
