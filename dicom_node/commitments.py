@@ -233,12 +233,24 @@ class Commitments(Rows):
         )
         if not done.rowcount:
             return None
+        if reason:
+            self._outdated(connection, row, reason)
         action = "delivery committed" if state == "committed" else f"not kept, {state}"
         details = {"reason": f"0x{reason:04X}"} if reason else {}
         self._event(
             connection, action, job_id=row["job_id"], destination=row["destination"], kind=row["kind"], **details
         )
         return state
+
+    def _outdated(self, connection: sa.Connection, row: Row, reason: int) -> None:
+        """What was asked before an object is sent again says nothing of what is stored then."""
+        c, o = schema.commitment.c, schema.commitment_object.c
+        asked = sa.select(c.transaction_uid).where(c.destination == row["destination"])
+        connection.execute(
+            sa.update(schema.commitment_object)
+            .where(o.sop_instance_uid == row["sop_instance_uid"], o.reason.is_(None), o.transaction_uid.in_(asked))
+            .values(reason=reason)
+        )
 
     def _not_kept(self, reason: int, rounds: int) -> dict[str, Any]:
         """What changes with an object that is not kept: the clock of its delivery starts anew, too."""

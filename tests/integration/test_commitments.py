@@ -168,6 +168,18 @@ def test_what_is_not_kept_is_sent_again_and_parked_after_some_rounds(database: D
     assert row["commit_rounds"] == 0, "an operator's retry starts its rounds anew"
 
 
+def test_a_late_word_on_what_was_sent_again_since_sends_it_no_third_time(database: Database, clock: Clock) -> None:
+    ask(database)
+    ask(database, "2.25.5", destination="archive")
+    clock.now += HOUR
+    ask(database, "2.25.2")
+    assert word(database, "2.25.1", seg=0, sr=0x0112).again == 1
+    database.move_delivery(SR.sop_instance_uid, "pacs", ["waiting"], "stored", status=0)
+    assert word(database, "2.25.2", sr=0x0112) == Settled(word="repeated")
+    assert states(database)["sr"] == "stored"
+    assert word(database, "2.25.5", by=("archive",), sr=0).committed == 1, "another destination's word stands"
+
+
 def test_a_duplicate_transaction_says_nothing_of_the_object(database: Database, clock: Clock) -> None:
     ask(database)
     word(database, seg=0, sr=0x0131)
