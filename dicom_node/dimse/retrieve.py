@@ -5,8 +5,10 @@ PS3.4 C.4.2 and C.4.3. What arrived is for the caller to count; here is what the
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
 from typing import Any
@@ -32,6 +34,8 @@ GET = ("1.2.840.10008.5.1.4.1.2.2.3", "1.2.840.10008.5.1.4.1.2.1.3")
 # PS3.7 C.5.6: refused, not authorized. Said to a peer that sends what was not asked for.
 _NOT_ASKED_FOR = 0x0124
 _MOVE_DESTINATION_UNKNOWN = 0xA801
+# A peer that fetches from tape says for long that it goes on; one that never ends must not hold us for ever.
+_LONGEST_STILL_S = 600.0
 
 Store = Callable[[StoreRequest], StoreAnswer]
 
@@ -84,8 +88,8 @@ def move(
         request = C_MOVE()
         request.MoveDestination = destination_ae
         _fill(request, peer, series, model, syntax)
-        asked = association.ask(request, context_id, goes_on=goes_on)
-        sent, failed, status = _followed(asked, on_response)
+        with contextlib.closing(association.ask(request, context_id, goes_on=goes_on)) as replies:
+            sent, failed, status = _followed(replies, on_response, goes_on)
     problem = _problem(peer, status, failed)
     where = "this machine's address" + (f" and port {our_port}" if our_port is not None else "")
     if status == _MOVE_DESTINATION_UNKNOWN:
@@ -115,7 +119,8 @@ def get(
         request = C_GET()
         _fill(request, peer, series, model, syntax)
         serve = _Server(association, peer, series.series_uid, store)
-        sent, failed, status = _followed(association.ask(request, context_id, serve=serve.answer), on_response)
+        with contextlib.closing(association.ask(request, context_id, serve=serve.answer)) as replies:
+            sent, failed, status = _followed(replies, on_response, serve.goes_on)
     return Said(sent=sent, failed=failed, status=status, problem=_problem(peer, status, failed))
 
 
@@ -124,6 +129,12 @@ class _Server:
 
     def __init__(self, association: Requested, peer: PeerConfig, series_uid: str, store: Store) -> None:
         self._inbound, self._peer, self._series_uid, self._store = association.inbound, peer, series_uid, store
+        self._came = self._seen = 0
+
+    def goes_on(self) -> bool:
+        """Whether something came since it was asked last."""
+        before, self._seen = self._seen, self._came
+        return self._seen > before
 
     def answer(self, message: C_STORE, context_id: int) -> C_STORE:
         response = C_STORE()
@@ -148,6 +159,7 @@ class _Server:
             extra = {"action": "refuse", "status": f"{_NOT_ASKED_FOR:#06x}", "source_ae": self._peer.ae_title}
             log.warning("instance of another series refused", extra=extra)
             return _NOT_ASKED_FOR
+        self._came += 1
         return self._store(request).status
 
 
@@ -182,18 +194,27 @@ def _fill(request: Any, peer: PeerConfig, series: SeriesKey, model: str, syntax:
     request.Identifier = BytesIO(encoded)
 
 
-def _followed(replies: Any, on_response: Callable[[int], None]) -> tuple[int, int, int]:
-    """Sent, failed and the last status."""
+def _followed(
+    replies: Iterable[Any], on_response: Callable[[int], None], goes_on: Callable[[], bool]
+) -> tuple[int, int, int]:
+    """Sent, failed and the last status; PENDING of a peer that went on saying so while nothing came."""
     sent = failed = status = 0
+    deadline = time.monotonic() + _LONGEST_STILL_S
     for reply in replies:
+        before = sent, failed
         # PS3.4 C.4.2.1.6: the counts are optional in some replies; what was told last holds.
         if reply.NumberOfCompletedSuboperations is not None:
             sent = reply.NumberOfCompletedSuboperations + (reply.NumberOfWarningSuboperations or 0)
         if reply.NumberOfFailedSuboperations is not None:
             failed = reply.NumberOfFailedSuboperations
         status = int(reply.Status)
-        if status in PENDING:
-            on_response(sent)
+        if status not in PENDING:
+            continue
+        on_response(sent)
+        if (sent, failed) != before or goes_on():
+            deadline = time.monotonic() + _LONGEST_STILL_S
+        elif time.monotonic() > deadline:
+            break
     return sent, failed, status
 
 
@@ -201,5 +222,7 @@ def _problem(peer: PeerConfig, status: int, failed: int) -> str:
     """The last status of a retrieval (PS3.4 Tables C.4-2 and C.4-3) in words that say what to check."""
     if status == SUCCESS and not failed:
         return ""
+    if status in PENDING:
+        return f"{peer.ae_title} says that it goes on, and sent nothing for {_LONGEST_STILL_S:g} s"
     what = reply_of(RETRIEVE_REPLIES, status).text.format(failed=failed)
     return f"{peer.ae_title}: {what} ({status:#06x})"

@@ -15,6 +15,7 @@ import pytest
 from pydicom.dataset import Dataset
 from pydicom.uid import CTImageStorage, RLELossless
 from pynetdicom import AE, evt
+from pynetdicom.dimse_primitives import C_GET
 
 from dicom_node.check import check
 from dicom_node.db import Database
@@ -291,6 +292,31 @@ def test_an_archive_that_sends_fewer_than_it_says_is_caught(start_receiver: Star
     assert SERIES in outcome.problem
     assert "5 of 7 instances are here, pacs says that it sent 5" in outcome.problem
     assert node.database.pulled([SERIES])[SERIES]["done_at"] is None
+
+
+def test_an_archive_that_only_says_that_it_goes_on_is_left(
+    start_receiver: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retrieve, "_LONGEST_STILL_S", 0.5)
+    over = threading.Event()
+
+    def on_get(event: Any) -> Iterator[Any]:
+        yield 7
+        while not over.wait(0.05):
+            reply = C_GET()
+            reply.MessageIDBeingRespondedTo, reply.Status = event.message_id, 0xFF00
+            reply.AffectedSOPClassUID = event.request.AffectedSOPClassUID
+            event.assoc.dimse.send_msg(reply, event.context.context_id)
+
+    node = start_receiver()
+    with archive(finds=finds(7), on_get=on_get) as peer, pulling(node, peer) as puller:
+        fetching = threading.Thread(target=lambda: outcomes.append(puller.fetch(puller.plan(NAMED).series[0])))
+        outcomes: list[Any] = []
+        fetching.start()
+        fetching.join(30)
+        over.set()
+        fetching.join()
+    assert "says that it goes on, and sent nothing for 0.5 s" in outcomes[0].problem
 
 
 def test_an_archive_that_is_gone_midway_leaves_what_came_and_the_rest_for_later(
