@@ -52,7 +52,7 @@ def check(config: Config) -> Iterator[Item]:
             yield _try(f"peer {name}", partial(_echo, config, name))
         if peer.may_commit:
             yield _try(f"peer {name} commitment", partial(_commitment, config, name))
-        if peer.deliver_by == "stow_rs":
+        if peer.deliver_by == "stow_rs" or (peer.may_be_queried and peer.retrieve_by == "wado_rs"):
             yield _try(f"peer {name} dicomweb", partial(_dicomweb, peer))
     for pull in config.pulls:
         yield _try(f"pull {pull.name}", partial(_pull, config, pull))
@@ -236,9 +236,7 @@ def _commitment(config: Config, name: str) -> str:
 
 
 def _dicomweb(peer: PeerConfig) -> str:
-    from dicom_node.dicomweb.client import answered, client, settings
+    from dicom_node.dicomweb.client import service_answers, settings
 
-    with client(peer) as web, answered(peer):
-        # Finds nothing: that it is answered is enough.
-        web.search_for_studies(limit=1, search_filters={"StudyInstanceUID": "2.25.0"})
+    service_answers(peer)
     return f"{settings(peer).url} answers"

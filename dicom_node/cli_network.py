@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
+from rich.table import Column, Table
 
 from dicom_node import logs
 from dicom_node.cli_common import DEFAULT_CONFIG, ConfigOption, JsonOption, err, out, print_json, progress_bar
@@ -121,6 +121,9 @@ def pull(
 
     settings, name, target = _peer(config, source)
     check_allowed(settings, name, target)
+    routes = [known.name for known in settings.routes]
+    if route is not None and route not in routes:
+        raise ConfigError(f"no route {route!r} in {config}{did_you_mean(route, routes)}")
     wanted = Selection(
         study_uid=study,
         series_uid=series,
@@ -150,7 +153,7 @@ def pull(
 
 
 def peers(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> None:
-    """The peers of the settings: where they are, what they may do, and whether they answer.
+    """The peers of the settings: where they are, what they may do, and whether they answer (C-ECHO, else DICOMweb).
 
     Example: dicom-node peers
     """
@@ -160,7 +163,7 @@ def peers(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) ->
     if as_json:
         print_json(rows)
         return
-    table = Table("peer", "AE title", "address", "it may", "answers", box=None)
+    table = Table("peer", "AE title", Column("address", overflow="fold"), "it may", "answers", box=None)
     for row in rows:
         may = ", ".join(word for word in ("send", "receive", "be queried", "commit") if word in row["may"])
         answers = "-" if row["answers"] is None else "yes" if row["answers"] else "no"
@@ -188,13 +191,13 @@ def _peer(config: Path, text: str) -> tuple[Config, str, PeerConfig]:
         # Whoever writes an address asks for it: only what is configured is held to its settings.
         return settings, direct.ae_title, direct.model_copy(update={"may_be_queried": True})
     if text not in settings.peers:
-        known = ", ".join(settings.peers) or "none"
         hint = did_you_mean(text, settings.peers)
-        raise ConfigError(f"no peer {text!r} in {config}{hint}; known: {known}; or give AE@HOST:PORT")
+        raise ConfigError(f"no peer {text!r} in {config}{hint}; or give AE@HOST:PORT")
     return settings, text, settings.peers[text]
 
 
 def _peer_row(settings: Config, name: str, peer: PeerConfig) -> dict[str, Any]:
+    from dicom_node.dicomweb.client import service_answers
     from dicom_node.dimse.scu import echo as run_echo
 
     may = {
@@ -212,11 +215,11 @@ def _peer_row(settings: Config, name: str, peer: PeerConfig) -> dict[str, Any]:
         "answers": None,
         "message": "",
     }
-    if peer.port is not None:
+    if peer.port is not None or peer.dicomweb is not None:
         try:
-            run_echo(peer, settings.receive.ae_title)
+            service_answers(peer) if peer.port is None else run_echo(peer, settings.receive.ae_title)
             row["answers"] = True
-        except DeliveryError as error:
+        except (DeliveryError, ConfigError) as error:
             row |= {"answers": False, "message": str(error)}
     return row
 
@@ -279,7 +282,8 @@ def _state(planned: Planned, outcome: Fetched | None, dry_run: bool) -> str:
 
 
 def _print_plan(plan: Plan, dry_run: bool) -> None:
-    table = Table("study date", "series", "modality", "there", "here", "", box=None)
+    # Folded, never cut: the UID is what the next command is given.
+    table = Table("study date", Column("series", overflow="fold"), "modality", "there", "here", "", box=None)
     for planned in plan.series:
         state = "already here" if planned.complete else "would be fetched" if dry_run else "to fetch"
         counts = str(planned.there), str(planned.here)

@@ -105,6 +105,12 @@ def client(peer: PeerConfig) -> Iterator[DICOMwebClient]:
         yield made
 
 
+def service_answers(peer: PeerConfig) -> None:
+    """A query for nothing: that it is answered is enough. Raises DicomWebError with what to check."""
+    with client(peer) as asked, answered(peer):
+        asked.search_for_studies(limit=1, search_filters={"StudyInstanceUID": "2.25.0"})
+
+
 def timeouts_s(peer: PeerConfig) -> tuple[float, float]:
     """To connect; and without a byte of the answer."""
     return peer.connect_timeout_s, peer.response_timeout_s

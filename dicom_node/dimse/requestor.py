@@ -431,7 +431,7 @@ def _line_reason(line: _Socket, peer: PeerConfig, place: str) -> str:
         return f"no TLS with {place}: {_tls_reason(error, peer)}"
     if peer.tls is not None and not line.secured:
         return f"{place} took the connection but no TLS: does it speak TLS on that port?"
-    hint = "?" if peer.tls is None else ", and does it accept our certificate?"
+    hint = ", and without TLS?" if peer.tls is None else ", and does it accept our certificate?"
     return f"{place} took the connection but not the Association: does a DICOM node listen there{hint}"
 
 

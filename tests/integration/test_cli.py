@@ -386,6 +386,29 @@ def test_a_purge_says_what_it_holds_back_and_why(node: PreparedNode, run: Callab
     assert run("purge", "--older-than-days", "0", "-c", node.config, "--json").json["series"] == 1
 
 
+def test_a_route_or_peer_that_is_not_there_is_told_with_those_that_are(
+    node: PreparedNode, run: Callable[..., Ended]
+) -> None:
+    settings = yaml.safe_load(node.config.read_text())
+    settings["peers"]["pacs"] |= {"may_be_queried": True, "may_send": True}
+    node.config.write_text(yaml.safe_dump(settings))
+    ended = run("pull", "--from", "pacs", "--study", "1.2", "--route", "chst", "-c", node.config)
+    assert (ended.code, "no route 'chst'" in ended.err, "did you mean 'chest'?" in ended.err) == (2, True, True)
+    ended = run("echo", "zzz", "-c", node.config)
+    assert (ended.code, ended.err.count("known: pacs")) == (2, 1)
+
+
+def test_peers_tells_whether_a_service_without_a_port_answers(node: PreparedNode, run: Callable[..., Ended]) -> None:
+    with serving(lambda _: Said(204)) as url:
+        settings = yaml.safe_load(node.config.read_text())
+        web = {"ae_title": "WEB", "host": "127.0.0.1", "deliver_by": "stow_rs", "dicomweb": {"url": url}}
+        settings["peers"] = {"web": web, "silent": {"ae_title": "CT", "host": "127.0.0.1", "may_send": True}}
+        settings["routes"] = []
+        node.config.write_text(yaml.safe_dump(settings))
+        rows = run("peers", "-c", node.config, "--json").json
+    assert {row["name"]: row["answers"] for row in rows} == {"web": True, "silent": None}
+
+
 def test_how_far_the_objects_of_a_job_are_is_listed_and_shown(node: PreparedNode, run: Callable[..., Ended]) -> None:
     node.complete()
     node.move("stored")
@@ -585,7 +608,7 @@ def test_a_peer_that_is_down_ends_with_code_1_and_why(run: Callable[..., Ended],
 
 
 def test_an_unknown_peer_is_a_wrong_call_that_names_the_known(node: PreparedNode, run: Callable[..., Ended]) -> None:
-    ended = run("echo", "pasc", "-c", node.config)
+    ended = run("echo", "elsewhere", "-c", node.config)
     assert ended.code == 2
     assert "known: pacs; or give AE@HOST:PORT" in ended.err
 

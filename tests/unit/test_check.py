@@ -171,6 +171,13 @@ def test_a_stow_rs_destination_is_asked_whether_it_answers(node_config: Callable
     assert "check dicomweb.username" in items["peer locked dicomweb"].text
 
 
+def test_a_service_that_is_pulled_from_is_asked_whether_it_answers(node_config: Callable[..., Config]) -> None:
+    web = {"ae_title": "WEB", "host": "127.0.0.1", "retrieve_by": "wado_rs", "dicomweb": {"url": "http://127.0.0.1:9/"}}
+    peers = {"pulled": {**web, "may_be_queried": True}, "left": {**web, "ae_title": "LEFT"}}
+    [item] = [found for found in check(node_config(peers=peers)) if found.name.endswith("dicomweb")]
+    assert (item.name, item.ok) == ("peer pulled dicomweb", False)
+
+
 def test_a_check_makes_nothing(node_config: Callable[..., Config], tmp_path: Path) -> None:
     list(check(node_config()))
     assert list(tmp_path.iterdir()) == []
