@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 _TABLE_MARK = re.compile(r"^\{table: (\w+)\}$")
@@ -53,11 +53,25 @@ def fill(text: str, tables: Iterable[Table], values: Mapping[str, str]) -> tuple
             lines += _contents(text)
         else:
             unused -= set(_VALUE_MARK.findall(line))
-            filled = _VALUE_MARK.sub(lambda found: _value(values, found[1]), line)
-            lines += textwrap.wrap(filled, _WIDTH) if len(filled) > _WIDTH else [filled]
+            lines.append(_VALUE_MARK.sub(lambda found: _value(values, found[1]), line))
     if waiting or unused:
         raise ValueError(f"nowhere in the statement: {sorted([*waiting, *unused])}")
-    return "\n".join(lines) + "\n", numbered
+    return "\n".join(_wrapped(lines)), numbered
+
+
+def _wrapped(lines: Iterable[str]) -> Iterator[str]:
+    """Paragraphs at one width, whatever their values made of them; headings, tables, lists and figures as they are."""
+    paragraph: list[str] = []
+    figure = False
+    for line in [*lines, ""]:
+        fence = line.startswith("```")
+        if not (figure or fence) and re.match(r"[^\s#|*-]|\*\*(?!Table)", line):
+            paragraph.append(line)
+            continue
+        yield from textwrap.wrap(" ".join(paragraph), _WIDTH, break_long_words=False, break_on_hyphens=False)
+        paragraph.clear()
+        figure ^= fence
+        yield line
 
 
 def _value(values: Mapping[str, str], name: str) -> str:

@@ -254,3 +254,13 @@ def test_table_without_rows_or_cells_is_refused() -> None:
         Table(name="t", title="T", columns=("A",), rows=())
     with pytest.raises(ValueError, match="table t"):
         Table(name="t", title="T", columns=("A",), rows=(("x", "y"),))
+
+
+def test_paragraphs_are_wrapped_as_their_values_need_and_figures_never() -> None:
+    figure = "```\n" + "x --> " * 30 + "y\n```"
+    text, _ = fill(f"## 1 One\n\n{{table: t}}\n\nshort {{v}}\nand more\n\n{figure}", [TABLE], {"v": "w " * 80})
+    assert figure in text
+    paragraph = text.split("\n\n")[3].split("\n")
+    assert len(paragraph) == 2
+    assert max(map(len, paragraph)) <= 120
+    assert paragraph[1].endswith("w and more")
