@@ -140,22 +140,26 @@ class Delivery:
         return outcomes
 
     def _settle(self, row: Row, outcome: SendOutcome) -> bool:
-        """The ledger's next state of one object; True when it must be sent again."""
+        """The ledger's next state of one object; True when it must be sent again by us."""
         state = {"stored": "stored", "refused": "parked", "retry": "waiting", "unknown": "unknown"}[outcome.kind]
         if (
             state in ("waiting", "unknown")
             and self.now() - row["created_at"] > self.config.deliver.give_up_after_h * 3600
         ):
             state = "parked"
-        self.database.move_delivery(
-            row["sop_instance_uid"],
-            row["destination"],
-            ("sending",),
-            state,
-            status=outcome.status,
-            # A peer's comment may hold anything; PostgreSQL takes no NUL.
-            message=outcome.message.replace("\0", "") or None,
-        )
+        try:
+            self.database.move_delivery(
+                row["sop_instance_uid"],
+                row["destination"],
+                ("sending",),
+                state,
+                status=outcome.status,
+                # A peer's comment may hold anything; PostgreSQL takes no NUL.
+                message=outcome.message.replace("\0", "") or None,
+            )
+        except StaleState:
+            # Another machine sent it at the same time and was quicker: the row, and what follows, is its own.
+            return False
         log.log(
             logging.INFO if state == "stored" else logging.WARNING,
             "object %s",

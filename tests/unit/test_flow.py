@@ -988,6 +988,23 @@ def test_a_job_waits_at_the_head_while_its_destination_gives_no_answer(node: Nod
     assert node.ledger(job_id) == ["stored", "stored"]
 
 
+def test_an_object_that_another_machine_settles_meanwhile_leaves_no_other_in_sending(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = node.complete()
+    first = node.database.deliveries(job_id, "pacs")[0]["sop_instance_uid"]
+    send = node.flow.send
+
+    def send_beside_another(*args: Any) -> Any:
+        outcomes = send(*args)
+        node.database.move_delivery(first, "pacs", ["sending"], "stored", status=0)
+        return outcomes
+
+    node.flow = dataclasses.replace(node.flow, send=send_beside_another)
+    assert node.deliver(job_id).enqueued == []
+    assert node.ledger(job_id) == ["stored", "stored"]
+
+
 def test_what_is_sent_again_and_finds_no_room_waits_under_an_id_of_its_own(node: Node) -> None:
     """The first delivery of the job may have waited, too: the engine knows those ids, and would do nothing."""
     job_id = node.complete()
