@@ -258,7 +258,7 @@ def test_table_without_rows_or_cells_is_refused() -> None:
 
 def test_paragraphs_are_wrapped_as_their_values_need_and_figures_never() -> None:
     figure = "```\n" + "x --> " * 30 + "y\n```"
-    text, _ = fill(f"## 1 One\n\n{{table: t}}\n\nshort {{v}}\nand more\n\n{figure}", [TABLE], {"v": "w " * 80})
+    text, _ = fill(f"## 1 One\n\n{{table: t}}\n\nshort {{v}}\nand more\n\n{figure}", [TABLE], {"v": "w " * 80 + "w"})
     assert figure in text
     paragraph = text.split("\n\n")[3].split("\n")
     assert len(paragraph) == 2
