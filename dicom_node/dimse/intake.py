@@ -76,6 +76,10 @@ class Intake:
         """What a crash left in the journal becomes file and row. Raises StorageError or DatabaseUnavailable."""
         self._backlog.start()
 
+    def tend(self) -> None:
+        """To be called every second or so: what others left behind that are gone becomes file and row."""
+        self._backlog.tend()
+
     def stop(self) -> None:
         """Nothing more is stored; what is acknowledged becomes file and row."""
         self._backlog.stop()

@@ -94,6 +94,10 @@ class Receiver:
         """Wait until all that was acknowledged has file and row; False when it takes too long."""
         return self._intake.settle_all()
 
+    def tend(self) -> None:
+        """To be called every second or so while it runs."""
+        self._intake.tend()
+
     def stop(self, drain_s: float) -> None:
         """No new Association; running ones may end within `drain_s`. Every series that grew is announced."""
         self._acceptor.stop(drain_s)
