@@ -155,7 +155,7 @@ class Backlog:
 
     def settle(self, sop_instance_uid: str, timeout_s: float = 20.0) -> None:
         """Wait until the Instance has file and row. Raises StorageError when they take too long."""
-        if not self._wait_until(lambda: sop_instance_uid not in self._waiting, timeout_s):
+        if not self.settle_instances([sop_instance_uid], timeout_s):
             raise StorageError("the file of an earlier version of this instance could not be written yet")
 
     def settle_series(self, series_uids: Collection[str], timeout_s: float = 20.0) -> bool:
@@ -167,6 +167,10 @@ class Backlog:
     def settle_all(self, timeout_s: float = 20.0) -> bool:
         """Wait until all that came has file and row; False when it takes too long."""
         return self._wait_until(lambda: not self._waiting, timeout_s)
+
+    def settle_instances(self, sop_instance_uids: Collection[str], timeout_s: float = 20.0) -> bool:
+        """Wait until these have file and row, if they came to us; False when it takes too long."""
+        return self._wait_until(lambda: self._waiting.keys().isdisjoint(sop_instance_uids), timeout_s)
 
     def _wait_until(self, true: Callable[[], bool], timeout_s: float) -> bool:
         with self._changed:

@@ -88,6 +88,10 @@ class Intake:
         """Wait until all that was acknowledged of these series has file and row; False when it takes too long."""
         return self._backlog.settle_series(series_uids)
 
+    def settle_instances(self, sop_instance_uids: Collection[str]) -> bool:
+        """The same for Instances, of which some may never have come."""
+        return self._backlog.settle_instances(sop_instance_uids)
+
     def settle_all(self) -> bool:
         """The same for all series."""
         return self._backlog.settle_all()

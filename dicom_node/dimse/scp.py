@@ -57,7 +57,7 @@ class Receiver:
             self,
             ae_title=receive.ae_title,
             contexts=[*supported_contexts(receive.also_accept), commitment_context()],
-            commitment=CommitmentIntake(config, storage, database, self._intake.settle_all),
+            commitment=CommitmentIntake(config, storage, database, self._intake.settle_instances),
             host=receive.host,
             port=receive.port,
             tls=None if receive.tls is None else SecurePort(receive.tls.port, server_context(receive.tls)),

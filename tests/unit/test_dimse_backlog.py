@@ -183,6 +183,7 @@ def test_one_that_cannot_be_written_holds_up_no_other(node: Node) -> None:
         assert time.monotonic() < deadline, "the others wait behind it"
         node.intake.settle_series([])
     assert node.rows() == names(2, 3)
+    assert node.intake.settle_instances([fake_instance(2).sop_instance_uid, "1.2.3"]), "nobody else need wait for it"
     (node.storage.root / "incoming" / "1.2.3.99").unlink()
     assert node.intake.settle_series([SERIES])
     assert node.rows() == names(1, 2, 3)
