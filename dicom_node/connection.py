@@ -10,6 +10,15 @@ import sqlalchemy as sa
 
 from dicom_node.errors import ConfigError, DatabaseUnavailable
 
+# A server that is gone, with its machine or the network, must be noticed: a peer waits for its response meanwhile.
+POSTGRESQL_CONNECTION = {
+    "connect_timeout": 10,
+    "keepalives_idle": 10,
+    "keepalives_interval": 3,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 20000,
+}
+
 
 @contextlib.contextmanager
 def answered() -> Iterator[None]:
@@ -28,8 +37,10 @@ def no_answer(err: Exception) -> str:
 def open_engine(url: str) -> sa.Engine:
     """SQLAlchemy's engine for `url`. Raises ConfigError where PostgreSQL's driver is not installed."""
     if not url.startswith("sqlite"):
+        said = sa.make_url(url).query
+        settings = {name: value for name, value in POSTGRESQL_CONNECTION.items() if name not in said}
         try:
-            return sa.create_engine(url, pool_pre_ping=True)
+            return sa.create_engine(url, pool_pre_ping=True, connect_args=settings)
         except ModuleNotFoundError as err:
             raise ConfigError("PostgreSQL needs its driver: pip install 'dicom-node[postgresql]'") from err
     engine = sa.create_engine(url, connect_args={"timeout": 60})

@@ -25,6 +25,7 @@ from pathlib import Path
 
 from dicom_node.errors import OutOfSpace, StorageError
 from dicom_node.logs import describe
+from dicom_node.storage import sync_folder
 
 log = logging.getLogger(__name__)
 
@@ -298,7 +299,7 @@ def take(folder: Path, capacity_bytes: int, replay: Replay) -> Journal:
     with _as_storage_error():
         if not folder.is_dir():
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _sync_folder(folder.parent)
+            sync_folder(folder.parent)
         for number in range(1000):
             path = folder / f"{number:03}{_SUFFIX}"
             descriptor = _lock(path)
@@ -408,7 +409,7 @@ def _make(descriptor: int, path: Path, capacity_bytes: int) -> None:
         raise
     os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
     _write_front(descriptor, uuid.uuid4().bytes, 0)
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
 def _write_front(descriptor: int, journal_id: bytes, released: int) -> None:
@@ -449,14 +450,6 @@ def _read_all(descriptor: int, into: memoryview, at: int) -> None:
         if not count:
             raise OSError(errno.EIO, "the file ends too early")
         into, at = into[count:], at + count
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextlib.contextmanager
