@@ -24,7 +24,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
-from dicom_node import connection, schema
+from dicom_node import connection, db, schema
 from dicom_node.db import FINISHED, Database, ReceivedInstance, ResultObject
 from dicom_node.errors import ConfigError, DatabaseUnavailable, DicomNodeError, StaleState
 from dicom_node.ledger import ARRIVED
@@ -220,6 +220,22 @@ def test_a_server_that_says_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch)
         with pytest.raises(DatabaseUnavailable):
             database.association_began("1.2.3", "a")
         database.close()
+
+
+def test_a_peer_does_not_wait_for_a_locked_file_as_long_as_others_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = Database(f"sqlite:///{tmp_path / 'node.sqlite'}")
+    database.migrate()
+    monkeypatch.setattr(db, "_LOCK_WAIT_S", 0.1)
+    with contextlib.closing(sqlite3.connect(tmp_path / "node.sqlite")) as other:
+        other.execute("BEGIN IMMEDIATE")
+        began_at = time.monotonic()
+        with pytest.raises(DatabaseUnavailable):
+            database.association_began("1.2.3", "a")
+        assert time.monotonic() - began_at < 30, "60 s for all else"
+    assert record(database, received()) == "new"
+    database.close()
 
 
 def test_how_long_to_wait_for_a_connection_can_be_said_in_the_url() -> None:
