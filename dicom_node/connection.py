@@ -10,6 +10,17 @@ import sqlalchemy as sa
 
 from dicom_node.errors import ConfigError, DatabaseUnavailable
 
+# For the one writer of SQLite; the execution option `lock_wait_s` of a connection wins over it.
+_LOCK_WAIT_S = 60.0
+# A server that is gone, with its machine or the network, must be noticed: a peer waits for its response meanwhile.
+POSTGRESQL_CONNECTION = {
+    "connect_timeout": 10,
+    "keepalives_idle": 10,
+    "keepalives_interval": 3,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 20000,
+}
+
 
 @contextlib.contextmanager
 def answered() -> Iterator[None]:
@@ -28,11 +39,13 @@ def no_answer(err: Exception) -> str:
 def open_engine(url: str) -> sa.Engine:
     """SQLAlchemy's engine for `url`. Raises ConfigError where PostgreSQL's driver is not installed."""
     if not url.startswith("sqlite"):
+        said = sa.make_url(url).query
+        settings = {name: value for name, value in POSTGRESQL_CONNECTION.items() if name not in said}
         try:
-            return sa.create_engine(url, pool_pre_ping=True)
+            return sa.create_engine(url, pool_pre_ping=True, connect_args=settings)
         except ModuleNotFoundError as err:
             raise ConfigError("PostgreSQL needs its driver: pip install 'dicom-node[postgresql]'") from err
-    engine = sa.create_engine(url, connect_args={"timeout": 60})
+    engine = sa.create_engine(url, connect_args={"timeout": _LOCK_WAIT_S})
 
     @sa.event.listens_for(engine, "connect")
     def _settings(connection: Any, _record: Any) -> None:
@@ -49,7 +62,9 @@ def open_engine(url: str) -> sa.Engine:
 
     @sa.event.listens_for(engine, "begin")
     def _begin(connection: sa.Connection) -> None:
-        reads = connection.get_execution_options().get("read_only", False)
+        options = connection.get_execution_options()
+        reads = options.get("read_only", False)
+        connection.exec_driver_sql(f"PRAGMA busy_timeout = {round(1000 * options.get('lock_wait_s', _LOCK_WAIT_S))}")
         connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
 
     return engine

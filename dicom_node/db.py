@@ -26,6 +26,8 @@ from dicom_node.rows import Row
 __all__ = ["FINISHED", "Arrival", "Database", "ReceivedInstance", "ResultObject", "Row"]
 
 
+# A peer waits for its response meanwhile, and gives up on it after 30 seconds or so.
+_LOCK_WAIT_S = 5.0
 FINISHED = ("complete", "rejected", "failed", "parked", "cancelled")
 
 
@@ -102,7 +104,7 @@ class Database(Ledger, Commitments, Pulls):
 
     def association_began(self, series_uid: str, association: str) -> None:
         """An Association brings something new of this series; until it ends the series can't be complete by release."""
-        with self._begin() as connection:
+        with self._begin(lock_wait_s=_LOCK_WAIT_S) as connection:
             carriers.began(connection, self._insert, series_uid, association)
 
     def association_ended(self, series_uids: Sequence[str], association: str, *, released: bool) -> None:

@@ -94,7 +94,10 @@ class Reason(StrEnum):
         "FRAMES_MISSING",
         "multi-frame CT without the frames it claims, or without a part of its concatenation",
     )
-    NOT_HU = "NOT_HU", "pixel values of another unit than Hounsfield (RescaleType): iodine, electron density ..."
+    NOT_HU = (
+        "NOT_HU",
+        "pixel values of another unit than Hounsfield (RescaleType): iodine, electron density; or no rescale is given",
+    )
     UNREADABLE = "UNREADABLE", "the header of an instance can't be parsed"
     PIXELS_UNDECODABLE = (
         "PIXELS_UNDECODABLE",

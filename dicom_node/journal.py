@@ -2,7 +2,7 @@
 
 A new file costs its own flush, that of its folder and commits of the file system's journal. A record overwrites blocks
 that the file has already, so that one write and one flush of the device make it durable, and several writers at once
-share that flush. The file is a ring: a record's room is used again once `release` said that it is not needed.
+share that flush. The file is used round and round: a record's room is free once `release` said that it is not needed.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import logging
 import mmap
 import os
 import struct
@@ -17,12 +18,16 @@ import threading
 import time
 import uuid
 import zlib
-from collections import deque
+from bisect import bisect_left, insort
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from dicom_node.errors import OutOfSpace, StorageError
+from dicom_node.logs import describe
+from dicom_node.storage import sync_folder
+
+log = logging.getLogger(__name__)
 
 # O_DIRECT wants addresses, places and lengths in multiples of the device's block.
 _BLOCK = 4096
@@ -37,6 +42,8 @@ _FRONT_MAGIC, _RECORD_MAGIC = b"DNJRNL1\n", b"DNRECRD1"
 _LONGEST_DESCRIPTION_BYTES = 4096
 _BUFFERS_KEPT = 4
 _SUFFIX = ".journal"
+# A journal whose records cannot be worked off is tried again so much later.
+_TRY_AGAIN_S = 600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +57,7 @@ class Record:
 
 @dataclass(slots=True)
 class _Room:
-    """The part [start, end) of the ring that one record has."""
+    """The part [start, end) of the file that one record has, places counted from behind the front."""
 
     number: int
     start: int
@@ -71,8 +78,9 @@ class Journal:
         self._changed = threading.Condition()
         self._buffers: list[mmap.mmap] = []
         self._number, self._head = self._released, 0
-        self._rooms: deque[_Room] = deque()
-        self._done: set[int] = set()
+        # By number, so in order of them; the same by place.
+        self._rooms: dict[int, _Room] = {}
+        self._taken: list[tuple[int, int]] = []
         self._written = self._flushed = 0
         self._flushing = self._broken = False
 
@@ -91,7 +99,10 @@ class Journal:
     # -- records that a crash left -----------------------------------------------------------------
 
     def left(self) -> Iterator[Record]:
-        """The records that were never released, in order. To be read, and released, before anything is appended."""
+        """The records that were never released, in order. To be read, and released, before anything is appended.
+
+        Also some that were, after the first that was not: what is done with them must do no harm twice.
+        """
         with self.path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
             found = sorted(self._scan(view))
             self._number = max([self._released, *(number for number, _, _ in found)])
@@ -162,7 +173,7 @@ class Journal:
     def read(self, number: int) -> bytes:
         """The payload of a record that was appended and not released yet. Raises StorageError."""
         with self._changed:
-            room = next(room for room in self._rooms if room.number == number)
+            room = self._rooms[number]
         length = room.end - room.start
         buffer = self._buffer(length)
         try:
@@ -177,16 +188,16 @@ class Journal:
     def release(self, numbers: list[int]) -> None:
         """These records are not needed any more. Raises StorageError."""
         with self._changed:
-            self._done.update(numbers)
-            before = self._released
-            while self._rooms and self._rooms[0].number in self._done:
-                self._released = self._rooms.popleft().number
-                self._done.discard(self._released)
-            if self._released == before:
-                return
+            for number in numbers:
+                room = self._rooms.pop(number)
+                del self._taken[bisect_left(self._taken, (room.start, room.end))]
             self._changed.notify_all()
-            if not self._broken:
-                self._write_front()
+            # One that comes back though it was released, behind one that was not, does no harm: see `left`.
+            released = next(iter(self._rooms), self._number + 1) - 1
+            if released != self._released:
+                self._released = released
+                if not self._broken:
+                    self._write_front()
 
     def _take_room(self, header_bytes: int, payload_bytes: int, wait_s: float) -> _Room:
         deadline, size = time.monotonic() + wait_s, header_bytes + payload_bytes
@@ -197,19 +208,22 @@ class Journal:
                     raise OutOfSpace("received instances are written to their files too slowly: is the disk full?")
             self._number += 1
             room = _Room(self._number, start, start + length, header_bytes, size)
-            self._rooms.append(room)
+            self._rooms[room.number] = room
+            insort(self._taken, (room.start, room.end))
             self._head = room.end
             return room
 
     def _place(self, length: int) -> int | None:
-        if not self._rooms:
-            return 0
-        tail = self._rooms[0].start
-        if self._head <= tail:
-            return self._head if self._head + length <= tail else None
-        if self._head + length <= self.capacity_bytes:
-            return self._head
-        return 0 if length <= tail else None
+        """The next that is free from the last one on. What is needed for long is passed by, not waited for."""
+        at = bisect_left(self._taken, (self._head, self._head))
+        end = (self.capacity_bytes, self.capacity_bytes)
+        ahead = [*self._taken[at:], end]
+        for start, taken in ((self._head, ahead), (0, [*self._taken[:at], ahead[0]])):
+            for taken_start, taken_end in taken:
+                if start + length <= taken_start:
+                    return start
+                start = taken_end
+        return None
 
     def _write(self, room: _Room, description: bytes, parts: tuple[bytes, ...]) -> None:
         at, length, crc = _BLOCK + room.start, room.end - room.start, 0
@@ -274,55 +288,85 @@ class Journal:
             raise StorageError(f"the journal could not be written: {err.strerror}") from err
 
 
-def take(folder: Path, capacity_bytes: int, replay: Callable[[Iterator[Record]], None]) -> Journal:
+Replay = Callable[[Iterator[Record]], None]
+
+
+def take(folder: Path, capacity_bytes: int, replay: Replay) -> Journal:
     """The first journal in `folder` that no living process holds, or a new one; `replay` gets what it left first.
 
-    Raises StorageError, or what `replay` raises: then everything comes back at the next try.
+    One that is damaged, or whose replay fails, is left alone with all that it holds. Raises StorageError.
     """
     with _as_storage_error():
         if not folder.is_dir():
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _sync_folder(folder.parent)
+            sync_folder(folder.parent)
         for number in range(1000):
             path = folder / f"{number:03}{_SUFFIX}"
             descriptor = _lock(path)
             if descriptor is None:
                 continue
-            if _is_blank(descriptor):
+            if new := _is_blank(descriptor):
                 _make(descriptor, path, capacity_bytes)
             journal = _replayed(descriptor, path, replay)
+            if journal is None:
+                if new:
+                    raise StorageError(f"the journal {path} cannot be used, the log says why")
+                continue
             if journal.capacity_bytes == capacity_bytes:
                 return journal
             journal.close()
             return _remade(path, capacity_bytes)
-    raise StorageError(f"every journal in {folder} is held by another process")
+    raise StorageError(f"every journal in {folder} is held by another process, or cannot be used")
 
 
-def recover(folder: Path, replay: Callable[[Iterator[Record]], None]) -> None:
-    """What the journals of dead processes left goes to `replay`. Raises StorageError, or what `replay` raises."""
-    with _as_storage_error():
-        for path in sorted(folder.glob(f"*{_SUFFIX}")):
-            descriptor = _lock(path)
-            if descriptor is None:
-                continue
-            if _is_blank(descriptor):
-                os.close(descriptor)
-                continue
-            _replayed(descriptor, path, replay).close()
+class Orphans:
+    """The journals in a folder that no living process holds. `recover` gives `replay` what they left."""
+
+    def __init__(self, folder: Path, replay: Replay, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._folder, self._replay, self._clock = folder, replay, clock
+        # When each was changed last, as seen after its replay, and when to look at it again where nothing changes.
+        self._seen: dict[Path, tuple[int, float]] = {}
+
+    def recover(self) -> None:
+        """Each that changed since the last call; one whose replay failed again later. Raises StorageError."""
+        with _as_storage_error():
+            for path in sorted(self._folder.glob(f"*{_SUFFIX}")):
+                changed_at, again_at = self._seen.get(path, (0, 0.0))
+                if path.stat().st_mtime_ns != changed_at or self._clock() >= again_at:
+                    self._recover(path)
+
+    def _recover(self, path: Path) -> None:
+        descriptor = _lock(path)
+        if descriptor is None:
+            return
+        if _is_blank(descriptor):
+            os.close(descriptor)
+            return
+        journal = _replayed(descriptor, path, self._replay)
+        again_at = self._clock() + _TRY_AGAIN_S if journal is None else float("inf")
+        self._seen[path] = (path.stat().st_mtime_ns, again_at)
+        if journal is not None:
+            journal.close()
 
 
-def _replayed(descriptor: int, path: Path, replay: Callable[[Iterator[Record]], None]) -> Journal:
+def _replayed(descriptor: int, path: Path, replay: Replay) -> Journal | None:
+    """None, and the file as it was, where that fails: what one journal holds must not keep the node from its work."""
+    journal = None
     try:
         journal = Journal(descriptor, path)
-    except BaseException:
-        os.close(descriptor)
-        raise
-    try:
         replay(journal.left())
         journal.release_left()
-    except BaseException:
-        journal.close()
-        raise
+    except Exception as err:  # noqa: BLE001  whatever is wrong with it, what was acknowledged stays in it
+        why = str(err) if isinstance(err, StorageError) else describe(err)
+        log.error(
+            "journal left alone: instances that were acknowledged wait in it; tried again later",
+            extra={"action": "journal", "path": str(path), "why": why},
+        )
+        if journal is not None:
+            journal.close()
+        else:
+            os.close(descriptor)
+        return None
     return journal
 
 
@@ -354,13 +398,18 @@ def _make(descriptor: int, path: Path, capacity_bytes: int) -> None:
     """Blocks that exist and are written, then the front that says so."""
     os.ftruncate(descriptor, 0)
     left, at, zeros = capacity_bytes + _BLOCK, 0, bytes(_MEGABYTE)
-    while left:
-        count = os.pwrite(descriptor, zeros[: min(left, _MEGABYTE)], at)
-        left, at = left - count, at + count
-    os.fsync(descriptor)
+    try:
+        while left:
+            count = os.pwrite(descriptor, zeros[: min(left, _MEGABYTE)], at)
+            left, at = left - count, at + count
+        os.fsync(descriptor)
+    except OSError:
+        os.ftruncate(descriptor, 0)  # what there was of space is needed for what was acknowledged
+        os.close(descriptor)
+        raise
     os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
     _write_front(descriptor, uuid.uuid4().bytes, 0)
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
 def _write_front(descriptor: int, journal_id: bytes, released: int) -> None:
@@ -376,7 +425,7 @@ def _read_front(descriptor: int, path: Path) -> tuple[bytes, int]:
         magic, journal_id, released = _FRONT.unpack_from(front)
         if magic == _FRONT_MAGIC and _CRC.unpack_from(front, _FRONT.size)[0] == zlib.crc32(front[: _FRONT.size]):
             return journal_id, int(released)
-    raise StorageError(f"the journal {path} is damaged; its records are lost unless you keep it: move it away to go on")
+    raise StorageError("its first block is damaged: keep the file for who can read its records, and move it away")
 
 
 def _open_direct(path: Path) -> int:
@@ -401,14 +450,6 @@ def _read_all(descriptor: int, into: memoryview, at: int) -> None:
         if not count:
             raise OSError(errno.EIO, "the file ends too early")
         into, at = into[count:], at + count
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextlib.contextmanager

@@ -17,16 +17,11 @@ from typing import Protocol
 
 import sqlalchemy as sa
 
+from dicom_node.connection import POSTGRESQL_CONNECTION
+
 _ASK_AGAIN_S = 0.05
 # A machine that is gone says no goodbye: the server must ask, else it keeps the lock for the default of two hours.
-# The second part is for our side, which must notice as soon that the server is gone.
-_KEEPALIVES = {
-    "options": "-c tcp_keepalives_idle=10 -c tcp_keepalives_interval=3 -c tcp_keepalives_count=3",
-    "keepalives_idle": 10,
-    "keepalives_interval": 3,
-    "keepalives_count": 3,
-    "tcp_user_timeout": 20000,
-}
+_SERVER_ASKS = "-c tcp_keepalives_idle=10 -c tcp_keepalives_interval=3 -c tcp_keepalives_count=3"
 
 
 class Lock(Protocol):
@@ -105,7 +100,8 @@ def _try_file(url: str, name: str) -> Lock | None:
 
 
 def _try_advisory(url: str, name: str) -> Lock | None:
-    engine = sa.create_engine(url, poolclass=sa.pool.NullPool, connect_args=_KEEPALIVES, isolation_level="AUTOCOMMIT")
+    settings = {**POSTGRESQL_CONNECTION, "options": _SERVER_ASKS}
+    engine = sa.create_engine(url, poolclass=sa.pool.NullPool, connect_args=settings, isolation_level="AUTOCOMMIT")
     connection = engine.connect()
     key = int.from_bytes(hashlib.sha256(f"dicom_node:{name}".encode()).digest()[:8], "big", signed=True)
     if not connection.execute(sa.text("SELECT pg_try_advisory_lock(:key)"), {"key": key}).scalar():

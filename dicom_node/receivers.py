@@ -1,7 +1,7 @@
 """The receive role: one process, or several that listen on one port. What one of them acknowledged no other can lose.
 
 Each has a journal of its own. The first process mends what a crash left, watches over the others and starts again what
-dies; the new one takes over the journal of the dead one.
+dies; the new one takes over the journal of the dead one. What a machine left that is gone, any of them takes over.
 """
 
 from __future__ import annotations
@@ -68,8 +68,13 @@ def _serve(config: Config, stop: Stop, ready: Callable[[int], None], watch: Call
     client = EngineClient(config.database_url())
     receiver = Receiver(config, storage, database, make_announcer(config, client))
     ready(receiver.start())
+
+    def look() -> None:
+        receiver.tend()
+        watch()
+
     try:
-        stop.wait(watch)
+        stop.wait(look)
     finally:
         log.info("stopping", extra={"action": "stopping"})
         receiver.stop(drain_s=config.work.drain_s)

@@ -31,8 +31,8 @@ class Rows:
         self.engine.dispose()
 
     @contextlib.contextmanager
-    def _begin(self) -> Iterator[sa.Connection]:
-        with answered(), self.engine.begin() as connection:
+    def _begin(self, **options: Any) -> Iterator[sa.Connection]:
+        with answered(), self.engine.connect().execution_options(**options) as connection, connection.begin():
             yield connection
 
     def _insert(self, table: sa.Table) -> Any:

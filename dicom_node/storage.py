@@ -111,7 +111,7 @@ class Storage:
                     _make_durable_folder(final.parent, self.root)
                     _rename_durable(final, one.parts, one.received_at)
             for folder in folders:
-                _sync_folder(folder)
+                sync_folder(folder)
         return written
 
     def write_result(self, job_id: str, name: str, data: bytes) -> StoredFile:
@@ -131,13 +131,13 @@ class Storage:
         with _as_storage_error():
             if _same_file(final, stored):
                 # Whoever wrote it may have been killed before the folder's flush.
-                _sync_folder(final.parent)
+                sync_folder(final.parent)
                 return stored
             if keep_free:
                 self.check_space(stored.size_bytes)
             _make_durable_folder(final.parent, self.root)
             _rename_durable(final, parts)
-            _sync_folder(final.parent)
+            sync_folder(final.parent)
         return stored
 
     def sweep(self) -> int:
@@ -206,7 +206,7 @@ def _make_durable_folder(folder: Path, root: Path) -> None:
         folder = folder.parent
     for new in reversed(missing):
         new.mkdir(exist_ok=True, mode=0o750)
-        _sync_folder(new.parent)
+        sync_folder(new.parent)
 
 
 def _rename_durable(final: Path, parts: tuple[bytes, ...], received_at: float | None = None) -> None:
@@ -229,7 +229,8 @@ def _rename_durable(final: Path, parts: tuple[bytes, ...], received_at: float | 
         raise
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Its entries are on the disk when it returns. Raises OSError."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)

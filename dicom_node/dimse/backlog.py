@@ -1,6 +1,7 @@
 """Instance -> record in the journal (then the peer has its Success) -> file and row a moment later, many at once.
 
-What a crash leaves in the journal becomes file and row at the next start, before anything is accepted.
+What a crash leaves in the journal becomes file and row at the next start, before anything is accepted; what a process
+or a machine leaves that is not started again, by those that live.
 """
 
 from __future__ import annotations
@@ -8,15 +9,17 @@ from __future__ import annotations
 import json
 import logging
 import threading
+import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
+from typing import Any
 
 from dicom_node import journal
 from dicom_node.arrivals import Received, ReceivedInstance
 from dicom_node.db import Database
-from dicom_node.errors import OutOfSpace, StorageError
-from dicom_node.journal import Journal, Record
+from dicom_node.errors import DatabaseUnavailable, DicomNodeError, OutOfSpace, StorageError
+from dicom_node.journal import Journal, Orphans, Record
 from dicom_node.logs import describe
 from dicom_node.storage import DueFile, Storage, StoredFile
 
@@ -28,6 +31,8 @@ _GATHER_S, _BATCH = 0.5, 32
 # Then the Instance goes the direct way.
 _WAIT_FOR_ROOM_S = 2.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 5.0
+# How often one that lives looks for what a dead one left.
+_TEND_S = 60.0
 
 Grew = Callable[[str, str], None]
 
@@ -47,6 +52,12 @@ class Announced:
     source_ip: str
     received_at: float
 
+    @classmethod
+    def read(cls, description: bytes) -> Announced:
+        """From a record, perhaps of another version of this program: what it says more is passed over."""
+        said: dict[str, Any] = json.loads(description)
+        return cls(**{name: said[name] for name in cls.__dataclass_fields__})
+
     def received(self, stored: StoredFile) -> Received:
         """What its row says, once its file is there."""
         names = ReceivedInstance.__dataclass_fields__.keys() - {"sha256"}
@@ -64,26 +75,44 @@ class Backlog:
         self._storage, self._database, self._grew = storage, database, grew
         self._capacity_bytes = capacity_mb * 1024**2
         self._journal: Journal | None = None
+        folder = storage.root / FOLDER
+        self._orphans = Orphans(folder, self._replay)
+        self._tended_at = time.monotonic()
         self._changed = threading.Condition()
         # By SOP Instance UID, in order of arrival; the number is the journal's.
         self._waiting: dict[str, tuple[int, Announced]] = {}
         self._waiting_bytes = 0
-        self._urgent = self._stopping = False
+        self._urgent = self._stopping = self._ready = False
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Work off what a crash left, then be ready. Raises StorageError or DatabaseUnavailable."""
-        folder = self._storage.root / FOLDER
-        journal.recover(folder, self._replay)
-        if not self._capacity_bytes:
-            return
+        """Work off what a crash left, then be ready. What cannot be worked off stays and is tried again.
+
+        Raises StorageError.
+        """
+        self._orphans.recover()
+        if self._capacity_bytes:
+            self._take()
+        self._ready = True
+
+    def _take(self) -> None:
         try:
-            self._journal = journal.take(folder, self._capacity_bytes, self._replay)
+            self._journal = journal.take(self._storage.root / FOLDER, self._capacity_bytes, self._replay)
         except OutOfSpace as err:
             log.error("each instance becomes file and row at once", extra={"action": "journal", "why": str(err)})
             return
         self._thread = threading.Thread(target=self._run, name="backlog", daemon=True)
         self._thread.start()
+
+    def tend(self) -> None:
+        """Now and then: file and row for what processes that are gone, here or on another machine, left behind."""
+        if time.monotonic() - self._tended_at < _TEND_S:
+            return
+        try:
+            self._orphans.recover()
+        except StorageError as err:
+            log.error("journals not looked at", extra={"action": "journal", "why": str(err)})
+        self._tended_at = time.monotonic()
 
     def stop(self) -> None:
         """Work off the rest; what cannot be is found again at the next start."""
@@ -126,7 +155,7 @@ class Backlog:
 
     def settle(self, sop_instance_uid: str, timeout_s: float = 20.0) -> None:
         """Wait until the Instance has file and row. Raises StorageError when they take too long."""
-        if not self._wait_until(lambda: sop_instance_uid not in self._waiting, timeout_s):
+        if not self.settle_instances([sop_instance_uid], timeout_s):
             raise StorageError("the file of an earlier version of this instance could not be written yet")
 
     def settle_series(self, series_uids: Collection[str], timeout_s: float = 20.0) -> bool:
@@ -139,6 +168,10 @@ class Backlog:
         """Wait until all that came has file and row; False when it takes too long."""
         return self._wait_until(lambda: not self._waiting, timeout_s)
 
+    def settle_instances(self, sop_instance_uids: Collection[str], timeout_s: float = 20.0) -> bool:
+        """Wait until these have file and row, if they came to us; False when it takes too long."""
+        return self._wait_until(lambda: self._waiting.keys().isdisjoint(sop_instance_uids), timeout_s)
+
     def _wait_until(self, true: Callable[[], bool], timeout_s: float) -> bool:
         with self._changed:
             self._urgent = True
@@ -148,27 +181,30 @@ class Backlog:
     # -- the thread --------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        pause_s, most = _FIRST_PAUSE_S, _BATCH
-        while batch := self._next(most):
+        pause_s, singly = _FIRST_PAUSE_S, 0
+        while batch := self._next(1 if singly else _BATCH, at_once=singly > 0):
             try:
                 self._work_off(batch)
-                pause_s, most = _FIRST_PAUSE_S, _BATCH
+                pause_s, singly = _FIRST_PAUSE_S, max(0, singly - 1)
             except Exception as err:  # noqa: BLE001  whatever it is, what was acknowledged stays and is tried again
-                log.error("not recorded yet", extra={"action": "journal", "why": describe(err), "pause_s": pause_s})
-                if self._stopping and most == 1:
+                extra = {"action": "journal", "why": _why(err), "instances": len(batch), "first": batch[0][1].path}
+                log.error("not recorded yet", extra=extra)
+                if len(batch) > 1:
+                    # One by one: a single one that cannot be written holds up no other for long.
+                    singly = len(batch)
+                    continue
+                if self._stopping:
                     return
-                # One by one, and this one last: a single one that cannot be written holds up no other for long.
-                self._put_last(batch[:1])
-                most = 1
+                self._put_last(batch[0][1].sop_instance_uid)
                 self._pause(pause_s)
-                pause_s = min(_LONGEST_PAUSE_S, 2 * pause_s)
+                pause_s, singly = min(_LONGEST_PAUSE_S, 2 * pause_s), max(0, singly - 1)
 
-    def _next(self, most: int) -> list[tuple[int, Announced]]:
+    def _next(self, most: int, *, at_once: bool) -> list[tuple[int, Announced]]:
         """The oldest that wait, after some have gathered; none once we are to stop."""
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._stopping)
             # Receiving comes first: two threads of one process are in each other's way.
-            self._changed.wait_for(self._pressing, _GATHER_S)
+            self._changed.wait_for(lambda: at_once or self._pressing(), _GATHER_S)
             if len(self._waiting) <= most:
                 self._urgent = False
             return list(islice(self._waiting.values(), most))
@@ -176,11 +212,9 @@ class Backlog:
     def _pressing(self) -> bool:
         return self._urgent or self._stopping or self._waiting_bytes > self._capacity_bytes // 2
 
-    def _put_last(self, batch: Sequence[tuple[int, Announced]]) -> None:
+    def _put_last(self, sop_instance_uid: str) -> None:
         with self._changed:
-            for _, one in batch:
-                if one.sop_instance_uid in self._waiting:
-                    self._waiting[one.sop_instance_uid] = self._waiting.pop(one.sop_instance_uid)
+            self._waiting[sop_instance_uid] = self._waiting.pop(sop_instance_uid)
 
     def _pause(self, seconds: float) -> None:
         with self._changed:
@@ -195,19 +229,36 @@ class Backlog:
                 del self._waiting[one.sop_instance_uid]
                 self._waiting_bytes -= one.size_bytes
             self._changed.notify_all()
-        line.release([number for number, _ in batch])
         for series_uid, source_ae in grown:
             self._grew(series_uid, source_ae)
+        line.release([number for number, _ in batch])
 
     # -- file and row ------------------------------------------------------------------------------
 
     def _replay(self, records: Iterator[Record]) -> None:
-        found = 0
+        """One that cannot be recorded keeps no other from it. Raises StorageError."""
+        found = failed = 0
         for record in records:
-            self._record([Announced(**json.loads(record.description))], [record.payload].__getitem__)
+            path = None
+            try:
+                one = Announced.read(record.description)
+                path = one.path
+                grown = self._record([one], [record.payload].__getitem__)
+            except (OutOfSpace, DatabaseUnavailable):
+                raise  # so would each of the others
+            except Exception as err:  # noqa: BLE001  whatever is wrong with it, it stays in the journal
+                failed += 1
+                extra = {"action": "replay", "record": record.number, "path": path, "why": _why(err)}
+                log.error("not taken from the journal", extra=extra)
+                continue
             found += 1
+            if self._ready:  # a start announces every series that has yet to be decided on
+                for series_uid, source_ae in grown:
+                    self._grew(series_uid, source_ae)
         if found:
             log.info("instances taken from the journal", extra={"action": "replay", "instances": found})
+        if failed:
+            raise StorageError(f"{failed} of its instances could not be written, the log says which")
 
     def _record(self, batch: Sequence[Announced], payload: Callable[[int], bytes]) -> list[tuple[str, str]]:
         """File, then row, as a whole: may be repeated. The series that grew, and the last that sent for them.
@@ -231,3 +282,7 @@ class Backlog:
             if arrival != "same"
         }
         return list(grown.items())
+
+
+def _why(err: Exception) -> str:
+    return str(err) if isinstance(err, DicomNodeError) else describe(err)

@@ -6,7 +6,8 @@ Both ways: a peer asks whether we keep what it sent, and a destination tells wha
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+import time
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from dicom_node.commitments import Settled
 from dicom_node.config import Config
@@ -36,16 +37,28 @@ log = logging.getLogger(__name__)
 # A report that did not go out on the Association that asked is due on another; by then that one must be over, or
 # the process that held it.
 ELSEWHERE_S = 30.0
+# Another receiver may have acknowledged an Instance whose row is on its way: asked again after so long.
+_LATE_ROWS_S = (0.5, 1.0, 2.0)
 
 
 class CommitmentIntake:
     """A CommitmentService on the node's rows and files. Safe to call from many threads.
 
-    settle: waits until all that was acknowledged has file and row; False when it takes too long.
+    settle: waits until those of these Instances that this process acknowledged have file and row; False when it takes
+    too long.
     """
 
-    def __init__(self, config: Config, storage: Storage, database: Database, settle: Callable[[], bool]) -> None:
-        self._config, self._storage, self._database, self._settle = config, storage, database, settle
+    def __init__(
+        self,
+        config: Config,
+        storage: Storage,
+        database: Database,
+        settle: Callable[[Collection[str]], bool],
+        *,
+        pause: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._config, self._storage, self._database = config, storage, database
+        self._settle, self._pause = settle, pause
 
     # -- peers ask us ------------------------------------------------------------------------------
 
@@ -58,8 +71,7 @@ class CommitmentIntake:
         peer = next((name for name in senders if self._config.peers[name].port is not None), senders[0])
         try:
             transaction_uid, references = read_request(message)
-            if not self._settle():
-                raise StorageError("what was received just now has no rows yet")
+            self._await_rows({uid for _, uid in references})
             self._database.record_commit_request(peer, transaction_uid, references, due_s=ELSEWHERE_S)
         except InvalidMessage as err:
             return self._refused(caller, str(err), err.status), None
@@ -68,6 +80,15 @@ class CommitmentIntake:
         extra = {"action": "commit request", "peer": peer, "transaction": transaction_uid}
         log.info("commitment requested", extra={**extra, "objects": len(references)})
         return SUCCESS, (peer, transaction_uid)
+
+    def _await_rows(self, uids: Collection[str]) -> None:
+        """Else an Instance that was acknowledged a moment ago would be reported as unknown. Raises StorageError."""
+        if not self._settle(uids):
+            raise StorageError("what was received just now has no rows yet")
+        for pause_s in _LATE_ROWS_S:
+            if len(self._database.instances_by_uid(uids)) == len(uids):
+                return
+            self._pause(pause_s)
 
     def report(self, key: Key) -> Report | None:
         row = self._database.commit_request(*key)

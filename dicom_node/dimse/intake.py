@@ -76,6 +76,10 @@ class Intake:
         """What a crash left in the journal becomes file and row. Raises StorageError or DatabaseUnavailable."""
         self._backlog.start()
 
+    def tend(self) -> None:
+        """To be called every second or so: what others left behind that are gone becomes file and row."""
+        self._backlog.tend()
+
     def stop(self) -> None:
         """Nothing more is stored; what is acknowledged becomes file and row."""
         self._backlog.stop()
@@ -83,6 +87,10 @@ class Intake:
     def settle_series(self, series_uids: Collection[str]) -> bool:
         """Wait until all that was acknowledged of these series has file and row; False when it takes too long."""
         return self._backlog.settle_series(series_uids)
+
+    def settle_instances(self, sop_instance_uids: Collection[str]) -> bool:
+        """The same for Instances, of which some may never have come."""
+        return self._backlog.settle_instances(sop_instance_uids)
 
     def settle_all(self) -> bool:
         """The same for all series."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 
 import sqlalchemy as sa
 
@@ -21,6 +22,8 @@ from dicom_node.logs import describe
 from dicom_node.storage import Storage
 
 log = logging.getLogger(__name__)
+
+_COUNT_AGAIN_S = 10.0
 
 
 def mend(storage: Storage, database: Database, intake: Intake) -> Lock | None:
@@ -51,13 +54,14 @@ class Receiver:
         self._config, self._storage, self._database, self._announcer = config, storage, database, announcer
         self._intake = Intake(storage, database, announcer.grew, journal_mb=config.receive.journal_mb)
         self._housekeeper: Lock | None = None
+        self._count_again_at = 0.0
         check_preferences(config)
         receive = config.receive
         self._acceptor = Acceptor(
             self,
             ae_title=receive.ae_title,
             contexts=[*supported_contexts(receive.also_accept), commitment_context()],
-            commitment=CommitmentIntake(config, storage, database, self._intake.settle_all),
+            commitment=CommitmentIntake(config, storage, database, self._intake.settle_instances),
             host=receive.host,
             port=receive.port,
             tls=None if receive.tls is None else SecurePort(receive.tls.port, server_context(receive.tls)),
@@ -94,6 +98,10 @@ class Receiver:
         """Wait until all that was acknowledged has file and row; False when it takes too long."""
         return self._intake.settle_all()
 
+    def tend(self) -> None:
+        """To be called every second or so while it runs."""
+        self._intake.tend()
+
     def stop(self, drain_s: float) -> None:
         """No new Association; running ones may end within `drain_s`. Every series that grew is announced."""
         self._acceptor.stop(drain_s)
@@ -119,11 +127,14 @@ class Receiver:
 
     def began(self, caller: Caller, series_uid: str) -> None:
         """The first new Instance of a series is safe. Called before its response: the peer goes on only then."""
+        if time.monotonic() < self._count_again_at:
+            return
         try:
             self._database.association_began(series_uid, caller.association)
             caller.begun_uids.add(series_uid)
         except (sa.exc.SQLAlchemyError, DicomNodeError) as err:
-            # Tried again with the next Instance.
+            # Tried again with a later Instance; each would wait for the database as long as this one.
+            self._count_again_at = time.monotonic() + _COUNT_AGAIN_S
             log.error("association not counted", extra={"action": "count", "error": describe(err)})
 
     def ended(self, caller: Caller, *, released: bool) -> None:

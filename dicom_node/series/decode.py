@@ -64,9 +64,9 @@ def decode_frame(data: bytes, layout: Layout) -> NDArray[Any]:
     shape = (layout.rows, layout.columns)
     if layout.syntax.coding is Coding.NATIVE:
         kind = f"{'>' if layout.big_endian else '<'}{'i' if layout.signed else 'u'}{layout.bits_allocated // 8}"
-        return np.frombuffer(data, kind).reshape(shape)
+        return _without_unused_bits(np.frombuffer(data, kind).reshape(shape), layout)
     if layout.syntax.uid == JPEG_EXTENDED and layout.bits_stored > 8:
-        return _jpeg_of_twelve_bits(data, layout)
+        return _without_unused_bits(_jpeg_of_twelve_bits(data, layout), layout)
     options: Any = {
         "rows": layout.rows,
         "columns": layout.columns,
@@ -84,6 +84,18 @@ def decode_frame(data: bytes, layout: Layout) -> NDArray[Any]:
     if stored.shape != shape:
         raise UnusableFrames(f"it decodes to {stored.shape}, not {shape}")
     return stored
+
+
+def _without_unused_bits(stored: NDArray[Any], layout: Layout) -> NDArray[Any]:
+    """PS3.5 8.1.1: bits above the stored ones mean nothing, and the sign is the highest stored one.
+
+    Of what is encapsulated pydicom sees to it.
+    """
+    unused = layout.bits_allocated - layout.bits_stored
+    if not unused:
+        return stored
+    found: NDArray[Any] = stored.astype(stored.dtype.newbyteorder("=")) << unused >> unused
+    return found
 
 
 def _jpeg_of_twelve_bits(data: bytes, layout: Layout) -> NDArray[Any]:

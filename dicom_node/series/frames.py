@@ -95,6 +95,10 @@ def _layout(header: Dataset) -> Layout:
     )
     if allocated not in (8, 16, 32) or not 1 <= layout.bits_stored <= allocated:
         raise UnusableFrames(f"BitsAllocated {allocated} with BitsStored {layout.bits_stored} is no CT")
+    high_bit = values.integer(header, "HighBit", layout.bits_stored - 1)
+    if high_bit != layout.bits_stored - 1 and layout.syntax.coding in (Coding.NATIVE, Coding.RLE):
+        # PS3.3 C.7.6.3 has no other; old images have, and which bits count would be a guess.
+        raise UnusableFrames(f"HighBit {high_bit} with BitsStored {layout.bits_stored} is no CT")
     if min(rows, columns, layout.frames) < 1 or values.integer(header, "SamplesPerPixel", 1) != 1:
         raise UnusableFrames("Rows, Columns, NumberOfFrames or SamplesPerPixel cannot be")
     return layout

@@ -172,6 +172,7 @@ def _check_attributes(header: Dataset) -> None:
     if any(value not in (None, 1) for k in ("SamplesPerPixel", "NumberOfFrames") for value in values(header.get(k))):
         raise SeriesRejected(Reason.NOT_CT, "images are coloured or hold several frames")
     _check_units(header)
+    _check_rescale(header)
 
 
 def _check_units(header: Dataset) -> None:
@@ -186,6 +187,13 @@ def _check_units(header: Dataset) -> None:
         return
     if header.SOPClassUID == EnhancedCTImageStorage or unit not in ("", "US"):
         raise SeriesRejected(Reason.NOT_HU, f"RescaleType is {_printable(unit, 16)!r}, not 'HU'")
+
+
+def _check_rescale(header: Dataset) -> None:
+    """Type 1 in a CT Image (PS3.3 C.8.2.1): without them the scale of the values would be a guess."""
+    missing = [keyword for keyword in ("RescaleSlope", "RescaleIntercept") if not values(header.get(keyword))]
+    if missing or "ModalityLUTSequence" in header:
+        raise SeriesRejected(Reason.NOT_HU, f"{' and '.join(missing)} absent" if missing else "a Modality LUT is given")
 
 
 def _check_orientation(axial: Sequence[Image]) -> NDArray[np.float64]:

@@ -441,6 +441,24 @@ def test_a_peer_hears_on_its_own_association_what_we_keep(
     assert provider_row["state"] == "reported"
 
 
+def test_rows_that_another_receiver_has_yet_to_write_are_waited_for(
+    provider: RunningReceiver, modality: CommitmentUser, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of several processes one has acknowledged the instances, another is asked for Storage Commitment."""
+    pauses: list[float] = []
+
+    def meanwhile(seconds: float) -> None:
+        pauses.append(seconds)
+        _sent(provider, tmp_path)
+        provider.settle()
+
+    monkeypatch.setattr(provider.receiver._acceptor.commitment, "_pause", meanwhile)
+    references = [(CT, fake_instance(n).sop_instance_uid) for n in (1, 2)]
+    assert modality.ask(provider.port, references, stay_s=20) == 0x0000
+    assert _verdicts(modality.reports[0][1]) == {uid: 0 for _, uid in references}
+    assert len(pauses) == 1
+
+
 def test_a_peer_that_leaves_hears_it_on_an_association_of_ours(
     provider: RunningReceiver, modality: CommitmentUser, look: Callable[[], None], tmp_path: Any
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
-from dicom_node import schema
+from dicom_node import connection, db, schema
 from dicom_node.db import FINISHED, Database, ReceivedInstance, ResultObject
 from dicom_node.errors import ConfigError, DatabaseUnavailable, DicomNodeError, StaleState
 from dicom_node.ledger import ARRIVED
@@ -208,6 +209,47 @@ def test_a_database_that_does_not_answer_is_an_error_without_its_password(tmp_pa
         database.migrate()
     assert not isinstance(again.value, ConfigError)
     database.close()
+
+
+def test_a_server_that_says_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when its machine or the network is gone: nobody refuses the connection."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"postgresql+psycopg://node@127.0.0.1:{silent.getsockname()[1]}/node"
+        monkeypatch.setitem(connection.POSTGRESQL_CONNECTION, "connect_timeout", 2)
+        database = Database(url)
+        with pytest.raises(DatabaseUnavailable):
+            database.association_began("1.2.3", "a")
+        database.close()
+
+
+def test_a_peer_does_not_wait_for_a_locked_file_as_long_as_others_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = Database(f"sqlite:///{tmp_path / 'node.sqlite'}")
+    database.migrate()
+    monkeypatch.setattr(db, "_LOCK_WAIT_S", 0.1)
+    with contextlib.closing(sqlite3.connect(tmp_path / "node.sqlite")) as other:
+        other.execute("BEGIN IMMEDIATE")
+        began_at = time.monotonic()
+        with pytest.raises(DatabaseUnavailable):
+            database.association_began("1.2.3", "a")
+        assert time.monotonic() - began_at < 30, "60 s for all else"
+    assert record(database, received()) == "new"
+    database.close()
+
+
+def test_how_long_to_wait_for_a_connection_can_be_said_in_the_url() -> None:
+    database = Database("postgresql+psycopg://node@127.0.0.1/node?connect_timeout=3")
+    seen: dict[str, Any] = {}
+
+    @sa.event.listens_for(database.engine, "do_connect")
+    def _look(_dialect: Any, _record: Any, _args: Any, settings: dict[str, Any]) -> None:
+        seen.update(settings)
+        raise ConnectionError
+
+    with contextlib.suppress(ConnectionError):
+        database.engine.connect()
+    assert (seen["connect_timeout"], seen["tcp_user_timeout"]) == ("3", 20000)
 
 
 def test_a_missing_driver_is_told_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -98,6 +98,26 @@ def test_a_series_is_durable_recorded_and_announced(start_receiver: Start) -> No
     assert running.files() == [f"incoming/{STUDY}/{SERIES}/{SERIES}.{n}.dcm" for n in range(1, 6)]
 
 
+def test_a_database_that_is_away_holds_up_one_instance_and_not_each(
+    start_receiver: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = start_receiver()
+    calls: list[str] = []
+
+    def away(series_uid: str, _association: str) -> None:
+        calls.append(series_uid)
+        raise DatabaseUnavailable("away, after a long wait")
+
+    with association(running) as requested:
+        with monkeypatch.context() as patched:
+            patched.setattr(running.database, "association_began", away)
+            assert [store(requested, fake_instance(n)) for n in range(1, 6)] == [0x0000] * 5
+        assert calls == [SERIES]
+        monkeypatch.setattr(running.receiver, "_count_again_at", 0.0)
+        assert store(requested, fake_instance(6)) == 0x0000
+    wait_until(lambda: bool((running.database.series(SERIES) or {"released": False})["released"]))
+
+
 @pytest.mark.parametrize(
     "syntax",
     [ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian],

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dicom_node.db import Database
+from dicom_node.dimse import backlog
+from dicom_node.dimse.backlog import Announced
 from dicom_node.dimse.intake import Intake, StoreAnswer
 from dicom_node.errors import DatabaseUnavailable, OutOfSpace
-from dicom_node.storage import Storage
+from dicom_node.storage import Storage, instance_path
 from tests.fakes.instances import SERIES, FakeInstance, fake_instance
 
 
@@ -179,9 +183,70 @@ def test_one_that_cannot_be_written_holds_up_no_other(node: Node) -> None:
         assert time.monotonic() < deadline, "the others wait behind it"
         node.intake.settle_series([])
     assert node.rows() == names(2, 3)
+    assert node.intake.settle_instances([fake_instance(2).sop_instance_uid, "1.2.3"]), "nobody else need wait for it"
     (node.storage.root / "incoming" / "1.2.3.99").unlink()
     assert node.intake.settle_series([SERIES])
     assert node.rows() == names(1, 2, 3)
+
+
+def test_one_that_cannot_be_written_does_not_fill_the_journal(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    (node.storage.root / "incoming" / "1.2.3.99").write_text("a file where the study's folder belongs")
+    node.store(fake_instance(1, StudyInstanceUID="1.2.3.99"))
+    monkeypatch.setattr(backlog, "_WAIT_FOR_ROOM_S", 20.0)
+    monkeypatch.delattr(Storage, "write_instance")
+    for n in range(2, 14):
+        assert node.store(fake_instance(n, pixels=bytes(1_000_000))).status == 0x0000
+    (node.storage.root / "incoming" / "1.2.3.99").unlink()
+    assert node.intake.settle_series([SERIES])
+    assert node.rows() == names(*range(1, 14))
+
+
+def test_a_start_goes_on_without_what_cannot_be_written(node: Node, caplog: pytest.LogCaptureFixture) -> None:
+    obstacle = node.storage.root / "incoming" / "1.2.3.99"
+    obstacle.write_text("a file where the study's folder belongs")
+    for fake in (fake_instance(1, StudyInstanceUID="1.2.3.99"), fake_instance(2)):
+        assert node.store(fake).status == 0x0000
+    node.restart()
+    assert node.rows() == names(2)
+    assert node.store(fake_instance(3)).status == 0x0000
+    [said] = {vars(record)["path"] for record in caplog.records if record.message == "not taken from the journal"}
+    assert said == instance_path("1.2.3.99", SERIES, f"{SERIES}.1"), "an operator must know what is in the way"
+    node.restart()
+    obstacle.unlink()
+    node.restart()
+    assert node.rows() == names(1, 2, 3)
+
+
+def test_a_record_of_another_version_of_the_program_is_understood() -> None:
+    known = _announced()
+    said = {**asdict(known), "added_later": "x"}
+    assert Announced.read(json.dumps(said).encode()) == known
+
+
+def _announced() -> Announced:
+    uids = {"sop_instance_uid": "1.2.3", "sop_class_uid": "1.2.4", "study_uid": "1.2.5", "series_uid": "1.2.6"}
+    more = {"transfer_syntax_uid": "1.2.7", "path": "incoming/1.2.5/1.2.6/1.2.3.dcm", "size_bytes": 1}
+    return Announced(**uids, **more, source_ae="SCANNER", source_ip="192.0.2.7", received_at=1.5)  # type: ignore[arg-type]
+
+
+def test_what_a_dead_process_left_is_taken_over_by_one_that_lives(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(*args: Any) -> Any:
+        raise DatabaseUnavailable("away")
+
+    dead = Intake(node.storage, Database(node.database.url), journal_mb=4)
+    dead.start()
+    with monkeypatch.context() as patched:
+        patched.setattr(dead._database, "record_instances", away)
+        for n in (1, 2):
+            dead.store(fake_instance(n).request())
+        dead.stop()
+    dead._database.close()
+    node.intake.tend()
+    assert node.rows() == [], "not looked at each second"
+    monkeypatch.setattr(backlog, "_TEND_S", 0.0)
+    node.intake.tend()
+    assert node.files() == node.rows() == names(1, 2)
+    assert node.grown == [(SERIES, "SCANNER")] * 2, "nobody else announces it"
 
 
 def test_what_the_end_of_the_process_leaves_is_there_after_the_next_start(

@@ -64,6 +64,7 @@ def _header(number: int, position: Any, orientation: Sequence[float]) -> Dataset
     ds.Modality, ds.ImageType, ds.ConvolutionKernel = "CT", ["ORIGINAL", "PRIMARY", "AXIAL"], "B50f"
     ds.Rows, ds.Columns, ds.PixelSpacing, ds.SliceThickness = 512, 400, [0.7, 0.8], 2.5
     ds.BitsAllocated, ds.PixelRepresentation, ds.SamplesPerPixel = 16, 1, 1
+    ds.RescaleSlope, ds.RescaleIntercept = "1", "-1024"
     ds.ImagePositionPatient = [f"{value:.6f}" for value in position]
     ds.ImageOrientationPatient = [f"{value:.8f}" for value in orientation]
     return ds
@@ -377,6 +378,9 @@ REFUSED: dict[str, tuple[Callable[[], Headers], Reason, str]] = {
         "VolumeBasedCalculationTechnique is MAX_IP: send the plain frames",
     ),
     "iodine map": (lambda: _all("RescaleType", "MGML"), Reason.NOT_HU, "RescaleType is 'MGML'"),
+    "no slope": (lambda: _all("RescaleSlope", None), Reason.NOT_HU, "RescaleSlope absent"),
+    "one image without intercept": (lambda: _one("RescaleIntercept", ""), Reason.NOT_HU, "RescaleIntercept absent"),
+    "Modality LUT": (lambda: _all("ModalityLUTSequence", [Dataset()]), Reason.NOT_HU, "a Modality LUT is given"),
     "one image of another unit": (lambda: _one("RescaleType", "Z_EFF"), Reason.NOT_HU, "'Z_EFF'"),
     "zero spacing": (lambda: _all("PixelSpacing", [0, 0.7]), Reason.MISSING_GEOMETRY, "values that cannot be"),
     "negative spacing": (lambda: _all("PixelSpacing", [0.7, -0.7]), Reason.MISSING_GEOMETRY, "values that cannot be"),

@@ -24,6 +24,8 @@ from pydicom.uid import (
     JPEG2000,
     UID,
     DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
     HTJ2KLossless,
     HTJ2KLosslessRPCL,
     JPEG2000Lossless,
@@ -184,6 +186,46 @@ def test_millions_of_empty_fragments_are_not_listed(tmp_path: Path) -> None:
     at = raw.index(b"\xe0\x7f\x10\x00OB\0\0") + 12
     file.write_bytes(raw[:at] + items)
     assert "PixelData holds more than 768 fragments" in undecodable([file])
+
+
+def _of_twelve_bits(folder: Path, syntax: UID, *, signed: bool, unused: int) -> tuple[list[Path], np.ndarray]:
+    """Files whose pixels have twelve bits, with `unused` in the four above them; their stored values."""
+    values = np.random.default_rng(1).integers(-2048 if signed else 0, 2048 if signed else 4096, (3, 64, 64))
+    paths = make_ct_series(folder, shape=(3, 64, 64))
+    for path, plane in zip(paths, values, strict=True):
+        ds = pydicom.dcmread(path)
+        ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 16, 12, 11, int(signed)
+        ds.RescaleSlope, ds.RescaleIntercept = 1, 0
+        ds.PixelData = ((plane & 0x0FFF) | unused).astype("<u2").tobytes()
+        if syntax == RLELossless:
+            ds.compress(syntax, generate_instance_uid=False)
+        elif syntax == ExplicitVRBigEndian:
+            ds.PixelData = ((plane & 0x0FFF) | unused).astype(">u2").tobytes()
+            ds.file_meta.TransferSyntaxUID = syntax
+            pydicom.dcmwrite(path, ds, little_endian=False, implicit_vr=False)
+            continue
+        ds.save_as(path)
+    return paths, values
+
+
+@pytest.mark.parametrize("unused", [0x0000, 0xA000])
+@pytest.mark.parametrize("signed", [True, False])
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ExplicitVRBigEndian, RLELossless], ids=lambda uid: uid.name)
+def test_bits_above_the_stored_ones_mean_nothing(tmp_path: Path, syntax: UID, signed: bool, unused: int) -> None:
+    """PS3.5 8.1.1. A negative value need not be extended to sixteen bits; overlays were once kept there."""
+    paths, values = _of_twelve_bits(tmp_path, syntax, signed=signed, unused=unused)
+    series = read_series(paths, LIMITS)
+    hu = {image.path: plane for image, plane in zip(series.images, to_volume(series).hu, strict=True)}
+    for path, plane in zip(paths, values, strict=True):
+        np.testing.assert_array_equal(hu[str(path)], plane)
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, RLELossless], ids=lambda uid: uid.name)
+def test_stored_bits_elsewhere_than_at_the_low_end_are_refused(tmp_path: Path, syntax: UID) -> None:
+    paths, _ = _of_twelve_bits(tmp_path, syntax, signed=False, unused=0)
+    for path in paths:
+        _rewritten(path, lambda ds: setattr(ds, "HighBit", 15))
+    assert "HighBit 15 with BitsStored 12 is no CT" in undecodable(paths)
 
 
 def test_native_frames_beyond_the_end_of_the_file_are_refused(tmp_path: Path) -> None:
