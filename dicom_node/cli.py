@@ -154,7 +154,7 @@ def _without_password(url: str) -> str:
 def conformance(as_json: JsonOption = False) -> None:
     """Print the DICOM conformance statement of this version, or with --json its tables alone.
 
-    Example: dicom-node conformance > conformance.md
+    Example: dicom-node conformance --json
     """
     from dicom_node import conformance as statement
 

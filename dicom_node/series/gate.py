@@ -18,7 +18,7 @@ from dicom_node.errors import Reason, SeriesRejected
 from dicom_node.series import lossy
 from dicom_node.series.headers import InstanceFile, read_headers
 from dicom_node.series.multiframe import MULTIFRAME, Image, split
-from dicom_node.series.values import numbers, text, upper, values
+from dicom_node.series.values import integer, numbers, text, upper, values
 
 _COSINE_TOLERANCE = 1e-3
 _DRIFT_TOLERANCE_MM = 0.1
@@ -47,8 +47,8 @@ def check_series(files: Sequence[InstanceFile], limits: GateConfig) -> CTSeries:
     return CTSeries(
         images=images,
         affine=_affine(images, orientation),
-        rows=int(images[0].header.Rows),
-        columns=int(images[0].header.Columns),
+        rows=integer(images[0].header, "Rows", -1),
+        columns=integer(images[0].header, "Columns", -1),
         left_out=left_out,
         lossy=lossy.describe(axial),
     )
@@ -133,7 +133,7 @@ def _check_agreement(axial: Sequence[Image], limits: GateConfig) -> None:
             if len(seen) > 1:
                 shown = _printable(", ".join(sorted(seen)), 120)
                 raise SeriesRejected(reason, f"{len(seen)} values of {keyword}: {shown}")
-    rows, columns = int(axial[0].header.Rows), int(axial[0].header.Columns)
+    rows, columns = (integer(axial[0].header, keyword, -1) for keyword in ("Rows", "Columns"))
     if max(rows, columns) > _LARGEST_MATRIX:
         raise SeriesRejected(Reason.TOO_LARGE, f"a matrix of {rows} x {columns}, larger than {_LARGEST_MATRIX}")
     voxels = rows * columns * len(axial)

@@ -294,6 +294,7 @@ def test_files_are_sent_over_tls_and_what_cannot_be_sent_is_kept_for_later(
     wrong = running.secure_peer(**{**shown, "ca": other_authority.ca})
     assert {outcome.kind for outcome in scu.send(paths, wrong, "SCANNER")} == {"retry"}
     assert {outcome.kind for outcome in scu.send(paths, running.secure_peer(**shown), "SCANNER")} == {"stored"}
+    running.settle()
     assert len(running.database.instances(SERIES)) == 3
 
 

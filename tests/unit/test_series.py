@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pydicom
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydicom import config as pydicom_config
 from pydicom.datadict import dictionary_VR
@@ -475,6 +475,7 @@ _VALUES = st.one_of(
 
 
 @settings(max_examples=200, deadline=None)
+@example(keyword="Columns", value=[1.0], vr="LO", everywhere=True)
 @given(
     keyword=st.sampled_from([*sorted(headers(1)[0].dir()), "NumberOfFrames", "GantryDetectorTilt"]),
     value=_VALUES,
