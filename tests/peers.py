@@ -92,8 +92,11 @@ class Orthanc:
         return self.post(f"/modalities/{name}/store", {"Resources": resources, "Synchronous": True})
 
     def clear(self) -> None:
+        """Nothing stored, and no modality known: of two with one AE title a C-MOVE would go to the older."""
         for patient in self.get("/patients"):
             self.request("DELETE", f"/patients/{patient}")
+        for name in self.get("/modalities"):
+            self.request("DELETE", f"/modalities/{name}")
 
 
 @contextlib.contextmanager

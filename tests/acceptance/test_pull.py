@@ -85,7 +85,7 @@ def test_what_cannot_be_done_is_told_with_its_exit_code(orthanc: Orthanc, make_n
         (["--from", "nobody", "--since", "1d"], 2, "no peer 'nobody'"),
         (["--from", "pacs"], 2, "say what to pull"),
         (["--from", "pacs", "--since", "soon"], 2, "12h or 2d"),
-        (["--from", "pacs", "--since", "1d", "--route", "none"], 2, "no route is named 'none'"),
+        (["--from", "pacs", "--since", "1d", "--route", "none"], 2, "no route 'none' in"),
         (["--from", "pacs", "--study", "1.2.3"], 1, "pacs has no study that matches"),
         (["--from", "pacs", "--since", "1d"], 0, ""),
     ]:
