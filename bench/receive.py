@@ -24,7 +24,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -51,6 +52,7 @@ ORTHANC_PATH = f"{os.environ.get('PATH', '')}:/usr/sbin"
 
 # A started receiver: its port, and how many instances it holds.
 Running = tuple[int, Callable[[], int]]
+Receiving = Callable[[Path], contextlib.AbstractContextManager[Running]]
 
 
 def main() -> None:
@@ -58,12 +60,15 @@ def main() -> None:
     storescu = tool("storescu")
     if storescu is None or tool("storescp") is None or shutil.which("Orthanc", path=ORTHANC_PATH) is None:
         sys.exit("bench/receive: needs DCMTK and Orthanc; tests/peers.sh installs them")
+    receivers = dict(RECEIVERS)
+    if arguments.processes > 1:
+        receivers["dicom_node"] = partial(our_role, processes=arguments.processes)
     with tempfile.TemporaryDirectory(prefix="bench-receive-", dir=arguments.folder) as name:
         folder = Path(name)
         sent_bytes = write_images(folder / "send", arguments.images)
         rounds = []
         for number in range(arguments.rounds):
-            rounds.append(one_round(storescu, folder, arguments.images))
+            rounds.append(one_round(storescu, folder, arguments.images, receivers))
             if not arguments.json:
                 print(f"round {number + 1}/{arguments.rounds}: {_one_line(rounds[-1])}", file=sys.stderr)
         report = summary(rounds, arguments.images, sent_bytes, folder)
@@ -74,18 +79,21 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="bench/receive", description=__doc__)
     parser.add_argument("--images", type=int, default=300, help="CT images of 512 x 512 (default 300)")
     parser.add_argument("--rounds", type=int, default=5, help="default 5")
+    parser.add_argument("--processes", type=int, default=1, help="receive.processes of ours (default 1)")
     parser.add_argument("--folder", type=Path, help="where files are written; its disk is measured too")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     return parser
 
 
-def one_round(storescu: str, folder: Path, images: int) -> dict[str, dict[str, float]]:
+def one_round(
+    storescu: str, folder: Path, images: int, receivers: Mapping[str, Receiving]
+) -> dict[str, dict[str, float]]:
     """receiver -> number of Associations -> seconds."""
     turns = [(name, associations) for name in RECEIVERS for associations in ASSOCIATIONS]
     random.shuffle(turns)
     seconds = {name: dict.fromkeys(map(str, ASSOCIATIONS), 0.0) for name in RECEIVERS}
     for name, associations in turns:
-        with tempfile.TemporaryDirectory(dir=folder) as root, RECEIVERS[name](Path(root)) as (port, count):
+        with tempfile.TemporaryDirectory(dir=folder) as root, receivers[name](Path(root)) as (port, count):
             os.sync()  # what others wrote before must not be flushed on our time
             seconds[name][str(associations)] = timed_send(storescu, folder / "send", port, associations)
             if count() != images:
@@ -155,6 +163,41 @@ def _serve(folder: Path, channel: Connection) -> None:
 
 
 @contextlib.contextmanager
+def our_role(folder: Path, processes: int) -> Iterator[Running]:
+    """`dicom-node receive` with several processes on its port."""
+    port = free_port()
+    receive = {"ae_title": AE_TITLE, "host": "127.0.0.1", "port": port, "unknown_peers": "accept"}
+    settings = {
+        "storage": {"root": str(folder / "node"), "min_free_gb": 0},
+        "receive": {**receive, "processes": processes},
+        "log": {"format": "json"},
+    }
+    (folder / "config.yaml").write_text(json.dumps(settings))
+    database = Database(f"sqlite:///{folder / 'node' / 'node.sqlite'}")
+
+    def count() -> int:
+        found = 0
+        for _ in range(200):  # rows follow their Success by a moment
+            before, found = found, sum(len(database.instances(s["series_uid"])) for s in database.series_to_assemble())
+            if found and found == before:
+                break
+            time.sleep(1.0)
+        return found
+
+    command = [sys.executable, "-m", "dicom_node", "receive", "--config", str(folder / "config.yaml")]
+    with (folder / "log").open("w") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
+        try:
+            while '"action": "ready"' not in (folder / "log").read_text():
+                time.sleep(0.05)
+                if process.poll() is not None:
+                    sys.exit(f"bench/receive: the role ended: {(folder / 'log').read_text()}")
+            yield port, count
+        finally:
+            process.terminate()
+            database.close()
+
+
+@contextlib.contextmanager
 def storescp(folder: Path) -> Iterator[Running]:
     port = free_port()
     command = [str(tool("storescp")), "--fork", "--max-pdu", "131072", "+xa", "-od", str(folder), str(port)]
@@ -181,7 +224,7 @@ def _wait_for_port(port: int) -> None:
     sys.exit("bench/receive: storescp does not listen")
 
 
-RECEIVERS: dict[str, Callable[[Path], contextlib.AbstractContextManager[Running]]] = {
+RECEIVERS: dict[str, Receiving] = {
     "dicom_node": our_receiver,
     "storescp": storescp,
     "orthanc": orthanc,
