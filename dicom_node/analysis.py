@@ -21,7 +21,7 @@ from dicom_node.errors import SeriesRejected
 from dicom_node.results.build import Results, build_rejection, build_results, finding_rows
 from dicom_node.results.montage import render_finding, to_png
 from dicom_node.results.part10 import to_bytes
-from dicom_node.results.sr import Predecessor
+from dicom_node.results.reading import Predecessor
 from dicom_node.series import read_series, to_volume
 
 
@@ -97,7 +97,7 @@ def analyse(
             complete=origin.complete,
             predecessor=_predecessor(origin),
         )
-        objects = {kind: _file(ds) for kind, ds in (("seg", results.seg), ("sr", results.sr)) if ds is not None}
+        objects = {made.kind: _file(made.ds) for made in results.objects}
     with _timed(timings, "pictures"):
         pictures = _pictures(volume, detection, results)
     return Analysis(

@@ -20,6 +20,7 @@ from dicom_node.errors import ConfigError
 from dicom_node.fields import AE_TITLE_PATTERN, NAME_PATTERN, AETitle, Name, Seconds, Section
 from dicom_node.forms import did_you_mean, parse_form
 from dicom_node.peers import TRANSFER_SYNTAX_PATTERN, URL_PATTERN, PeerConfig, TLSVersion
+from dicom_node.profiles import BUILT_IN_PROFILES, DEFAULT_PROFILE, ResultProfile
 
 _MAX_BYTES = 1_000_000
 
@@ -198,15 +199,28 @@ class RouteConfig(Section):
     """One rule. The first rule whose conditions all hold decides; `when` empty matches every series.
 
     count_from: the peer that is asked how many instances the series has.
+    compare_with: the peer whose archive is looked in for earlier CTs of the patient and for our results on them.
     """
 
     name: Name
     when: dict[Keyword, Condition] = Field(default_factory=dict)
     model: Name
     count_from: Name | None = None
+    compare_with: Name | None = None
     destinations: tuple[Name, ...] = ()
     priority: Priority = "routine"
     report_rejected: bool = True
+
+
+class PriorsConfig(Section):
+    """Which earlier CT a route with `compare_with` compares with.
+
+    max_age_days: an older one is not looked at. longest_wait_s: fetching may take so long, then the report says that
+    nothing was compared.
+    """
+
+    max_age_days: float = Field(default=1825.0, gt=0, le=36500)
+    longest_wait_s: Seconds = 300.0
 
 
 class PullConfig(Section):
@@ -268,6 +282,8 @@ class Config(Section):
     peers: dict[Name, PeerConfig] = Field(default_factory=dict)
     models: dict[Name, ModelConfig] = Field(default_factory=dict)
     routes: tuple[RouteConfig, ...] = ()
+    profiles: dict[Name, ResultProfile] = Field(default_factory=dict)
+    priors: PriorsConfig = PriorsConfig()
     pulls: tuple[PullConfig, ...] = ()
     work: WorkConfig = WorkConfig()
     deliver: DeliverConfig = DeliverConfig()
@@ -308,8 +324,17 @@ class Config(Section):
                     yield at, f"peer {destination!r} is a destination, but it has may_receive: false"
                 elif not self.peers[destination].can_receive:
                     yield at, f"peer {destination!r} is a destination and needs a port"
-            if route.count_from is not None:
-                yield from self._not_queried(route.count_from, (*here, "count_from"))
+            for key, archive in (("count_from", route.count_from), ("compare_with", route.compare_with)):
+                if archive is not None:
+                    yield from self._not_queried(archive, (*here, key))
+        for name in self.profiles:
+            if name in BUILT_IN_PROFILES:
+                yield ("profiles", name), f"{name!r} is a built-in profile: give yours another name"
+        for name, peer in self.peers.items():
+            if peer.profile not in {**BUILT_IN_PROFILES, **self.profiles}:
+                text = f"peer {name!r} names profile {peer.profile!r}, which is neither built in nor in profiles:"
+                known = (*BUILT_IN_PROFILES, *self.profiles)
+                yield ("peers", name, "profile"), text + did_you_mean(peer.profile, known)
         for number, pull in enumerate(self.pulls):
             yield from self._not_queried(pull.source, ("pulls", number, "from"))
             if pull.route is not None and all(route.name != pull.route for route in self.routes):
@@ -332,6 +357,12 @@ class Config(Section):
             yield at, f"{name!r} is no peer" + did_you_mean(name, self.peers)
         elif not self.peers[name].may_be_queried:
             yield at, f"peer {name!r} is looked in here, and needs may_be_queried: true"
+
+    def profile(self, destination: str) -> ResultProfile:
+        """What the destination gets. One that is not in the settings any more gets what most viewers read."""
+        peer = self.peers.get(destination)
+        name = DEFAULT_PROFILE if peer is None else peer.profile
+        return {**BUILT_IN_PROFILES, **self.profiles}[name]
 
     def database_url(self) -> str:
         return self.database.url or f"sqlite:///{(self.storage.root / 'node.sqlite').absolute()}"

@@ -10,7 +10,8 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints, ValidationError, model_validator
 
 from dicom_node.errors import ConfigError
-from dicom_node.fields import AETitle, Network, Port, Seconds, Section
+from dicom_node.fields import AETitle, Name, Network, Port, Seconds, Section
+from dicom_node.profiles import DEFAULT_PROFILE
 
 TRANSFER_SYNTAX_PATTERN = r"^1\.2\.840\.10008\.1\.2(\.[0-9]+)*$"
 URL_PATTERN = r"^https?://[^\s?#]+$"
@@ -66,6 +67,7 @@ class PeerConfig(Section):
     (C-FIND, C-MOVE, C-GET, DICOMweb). may_commit: it is asked to confirm that it keeps what it stored (Storage
     Commitment).
     from: addresses it may call from (single or CIDR); empty means its `host` alone.
+    profile: which objects it gets, and in which form: a built-in profile or one of `profiles`.
     certificate_names: a caller with this AE title must show a client certificate with one of these names.
     accept_first: Transfer Syntaxes that win where it offers several; empty: uncompressed, then lossless, then lossy.
     """
@@ -80,6 +82,7 @@ class PeerConfig(Section):
     may_be_queried: bool = False
     may_commit: bool = False
     deliver_by: Literal["c_store", "stow_rs"] = "c_store"
+    profile: Name = DEFAULT_PROFILE
     retrieve_by: Literal["c_move", "c_get", "wado_rs"] = "c_move"
     calls_from: tuple[Network, ...] = Field(default=(), alias="from")
     certificate_names: tuple[str, ...] = ()

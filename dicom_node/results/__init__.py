@@ -3,7 +3,7 @@
 from dicom_node.results.build import Results, build_rejection, build_results, finding_rows
 from dicom_node.results.measure import Measurement, measure
 from dicom_node.results.part10 import to_bytes
-from dicom_node.results.sr import Predecessor
+from dicom_node.results.reading import Predecessor
 
 __all__ = [
     "Measurement",

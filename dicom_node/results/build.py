@@ -9,39 +9,54 @@ from typing import Any
 
 from pydicom.dataset import Dataset
 
+from dicom_node.comparison import Comparison
 from dicom_node.domain import CTSeries, Detection, Finding, ModelIdentity, Volume
 from dicom_node.errors import SeriesRejected
+from dicom_node.profiles import BUILT_IN_PROFILES, DEFAULT_PROFILE, ResultProfile
 from dicom_node.results.check import check_results
 from dicom_node.results.headers import Origin
 from dicom_node.results.measure import Measurement, measure
+from dicom_node.results.reading import Grounds, Made, Predecessor, Reading, Refusal
+from dicom_node.results.references import Reference
 from dicom_node.results.seg import build_seg
-from dicom_node.results.sr import (
-    Grounds,
-    Predecessor,
-    Reference,
-    build_findings_report,
-    build_none_found_report,
-    build_not_analysed_report,
-)
+from dicom_node.results.sr import build_not_analysed, build_report
 from dicom_node.results.tracking import track
+
+_DEFAULT = BUILT_IN_PROFILES[DEFAULT_PROFILE]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Results:
-    """What goes back to the PACS for one analysed series.
+    """What goes to one kind of destination for one analysed series.
 
-    seg: None where nothing was found. measurements, tracking_uids: in the order of the Detection's findings.
+    objects: in the order to send them, what is referred to first.
     """
 
-    seg: Dataset | None
-    sr: Dataset
-    measurements: tuple[Measurement, ...]
-    tracking_uids: tuple[str, ...]
+    reading: Reading
+    objects: tuple[Made, ...]
 
     @property
-    def objects(self) -> tuple[Dataset, ...]:
-        """In the order to send them: the SR refers to the SEG."""
-        return (self.sr,) if self.seg is None else (self.seg, self.sr)
+    def seg(self) -> Dataset | None:
+        """None where nothing was found, or where the profile has no SEG."""
+        return self._first("seg")
+
+    @property
+    def sr(self) -> Dataset:
+        found = self._first("sr")
+        if found is None:
+            raise ValueError("this profile has no TID 1500 report")
+        return found
+
+    @property
+    def measurements(self) -> tuple[Measurement, ...]:
+        return self.reading.measurements
+
+    @property
+    def tracking_uids(self) -> tuple[str, ...]:
+        return tuple(item.uid for item in self.reading.tracking)
+
+    def _first(self, kind: str) -> Dataset | None:
+        return next((made.ds for made in self.objects if made.kind == kind), None)
 
 
 def build_results(
@@ -54,16 +69,41 @@ def build_results(
     made_at: datetime,
     complete: bool = True,
     predecessor: Predecessor | None = None,
-    omit_empty_frames: bool = True,
+    comparison: Comparison | None = None,
+    profile: ResultProfile = _DEFAULT,
 ) -> Results:
-    """Measure the findings and build the objects that report them.
+    """`read`, then the objects of one profile."""
+    reading = read(
+        series,
+        volume,
+        detection,
+        evidence=evidence,
+        manifest_sha256=manifest_sha256,
+        made_at=made_at,
+        complete=complete,
+        predecessor=predecessor,
+        comparison=comparison,
+    )
+    return Results(reading=reading, objects=build_objects(reading, profile))
+
+
+def read(
+    series: CTSeries,
+    volume: Volume,
+    detection: Detection,
+    *,
+    evidence: str,
+    manifest_sha256: str,
+    made_at: datetime,
+    complete: bool = True,
+    predecessor: Predecessor | None = None,
+    comparison: Comparison | None = None,
+) -> Reading:
+    """Measure and name the findings.
 
     evidence: why the series is held to be complete, e.g. "133 of 133 instances, contiguous; quiet time 10 s".
     complete: False after a forced time-out; the SR is then flagged PARTIAL.
     predecessor: the SR on an earlier state of the same series that this one replaces.
-    omit_empty_frames: sparse SEG frames; a setting of the destination.
-
-    Equal arguments give equal bytes. Raises ResultError when the objects fail their own checks.
     """
     origin = Origin(
         header=series.header,
@@ -72,17 +112,29 @@ def build_results(
         model=detection.model,
         words=evidence + "".join(series.left_out.values()),
     )
-    grounds = Grounds(evidence=evidence, complete=complete, predecessor=predecessor)
-    tracking = track(detection.findings, origin)
-    measurements = tuple(measure(finding, volume) for finding in detection.findings)
-    if detection.findings:
-        seg = build_seg(series, detection.findings, tracking, origin, omit_empty_frames=omit_empty_frames)
-        sr = build_findings_report(series, detection, measurements, tracking, seg, origin, grounds)
-    else:
-        seg = None
-        sr = build_none_found_report(series, detection, origin, grounds)
-    check_results(seg, sr, series)
-    return Results(seg=seg, sr=sr, measurements=measurements, tracking_uids=tuple(item.uid for item in tracking))
+    return Reading(
+        series=series,
+        volume=volume,
+        detection=detection,
+        measurements=tuple(measure(finding, volume) for finding in detection.findings),
+        tracking=track(detection.findings, origin),
+        origin=origin,
+        grounds=Grounds(evidence=evidence, complete=complete, predecessor=predecessor),
+        comparison=comparison,
+    )
+
+
+def build_objects(reading: Reading, profile: ResultProfile) -> tuple[Made, ...]:
+    """The objects of one profile, checked. Equal arguments give equal bytes.
+
+    Raises ResultError when the objects fail their own checks.
+    """
+    seg = None
+    if reading.findings:
+        seg = build_seg(reading, omit_empty_frames=profile.segmentation_frames == "sparse")
+    sr = build_report(reading, seg)
+    check_results(seg, sr, reading.series)
+    return tuple(Made(kind=kind, ds=ds) for kind, ds in (("seg", seg), ("sr", sr)) if ds is not None)
 
 
 def build_rejection(
@@ -112,12 +164,12 @@ def build_rejection(
         model=model,
         words=evidence + rejected.text,
     )
-    references = [
+    references = tuple(
         Reference(sop_class_uid=sop_class, sop_instance_uid=sop_instance, series_uid=origin.series_uid)
         for sop_class, sop_instance in instances
-    ]
+    )
     grounds = Grounds(evidence=evidence, complete=complete, predecessor=predecessor)
-    return build_not_analysed_report(rejected, references, origin, grounds)
+    return build_not_analysed(Refusal(rejected=rejected, instances=references, origin=origin, grounds=grounds))
 
 
 def finding_rows(

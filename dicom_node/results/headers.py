@@ -68,12 +68,38 @@ class Kind(StrEnum):
 
     SEGMENTATION = "SEG"
     REPORT = "SR"
+    TEXT_REPORT = "SR_TEXT"
+    CAD_REPORT = "SR_CAD"
     REJECTION = "REJECTION"
+    CAPTURE = "SC"
+    KEY_OBJECTS = "KO"
+    PRESENTATION = "PR"
+    PDF = "DOC"
 
 
 # Fixed, so that results stand together at the end of a study's list of series and never at random.
-SERIES_NUMBER = {Kind.SEGMENTATION: 9100, Kind.REPORT: 9200, Kind.REJECTION: 9300}
-MODALITY = {Kind.SEGMENTATION: "SEG", Kind.REPORT: "SR", Kind.REJECTION: "SR"}
+SERIES_NUMBER = {
+    Kind.SEGMENTATION: 9100,
+    Kind.REPORT: 9200,
+    Kind.TEXT_REPORT: 9210,
+    Kind.CAD_REPORT: 9220,
+    Kind.REJECTION: 9300,
+    Kind.CAPTURE: 9400,
+    Kind.KEY_OBJECTS: 9500,
+    Kind.PRESENTATION: 9600,
+    Kind.PDF: 9700,
+}
+MODALITY = {
+    Kind.SEGMENTATION: "SEG",
+    Kind.REPORT: "SR",
+    Kind.TEXT_REPORT: "SR",
+    Kind.CAD_REPORT: "SR",
+    Kind.REJECTION: "SR",
+    Kind.CAPTURE: "OT",
+    Kind.KEY_OBJECTS: "KO",
+    Kind.PRESENTATION: "PR",
+    Kind.PDF: "DOC",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

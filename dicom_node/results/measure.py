@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dicom_node.domain import Finding, Point, Volume
+from dicom_node.results.nodule_type import NoduleType, classify
 from dicom_node.results.outline import Points, chord_across, convex_hull, longest_chord, pieces
+
+PERCENTILES = (5, 25, 50, 75, 95)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +35,9 @@ class Measurement:
     short_axis: longest chord at right angles to it, in the same slice, of the piece's convex hull.
     slice_index: the slice of the long axis, the largest one; where slices tie, the one with more pixels.
     mean_hu, sd_hu: over all voxels of the mask (standard deviation of the population).
+    percentiles_hu: of the mask's voxels, by PERCENTILES.
+    box_mm: smallest box along the axes of the patient that holds all voxels whole, its two corners in LPS mm.
+    nodule_type: by nodule_type.RULE.
     contours: outlines of the mask's pieces in that slice, largest first; each (n, 2) of (column, row) in image
         coordinates of PS3.3 C.18.6.1.2 (the centre of the top left pixel is 0.5, 0.5), last point = first point.
     """
@@ -43,6 +50,9 @@ class Measurement:
     slice_index: int
     mean_hu: float
     sd_hu: float
+    percentiles_hu: Mapping[int, float]
+    box_mm: tuple[Point, Point]
+    nodule_type: NoduleType
     contours: tuple[NDArray[np.float64], ...]
 
     @property
@@ -52,6 +62,11 @@ class Measurement:
     @property
     def short_axis_mm(self) -> float:
         return self.short_axis.length_mm
+
+    @property
+    def mean_diameter_mm(self) -> int:
+        """Mean of long and short axis to the nearest millimetre, halves up (Fleischner, Radiology 2017;284:228)."""
+        return math.floor((self.long_axis_mm + self.short_axis_mm) / 2 + 0.5)
 
 
 def measure(finding: Finding, volume: Volume) -> Measurement:
@@ -72,8 +87,17 @@ def measure(finding: Finding, volume: Volume) -> Measurement:
         slice_index=k + index,
         mean_hu=float(hu.mean()),
         sd_hu=float(hu.std()),
+        percentiles_hu=dict(zip(PERCENTILES, np.percentile(hu, PERCENTILES).tolist(), strict=True)),
+        box_mm=_box_mm(finding, volume),
+        nodule_type=classify(hu),
         contours=tuple(piece.outline + shift for piece in pieces(finding.mask[index])),
     )
+
+
+def _box_mm(finding: Finding, volume: Volume) -> tuple[Point, Point]:
+    low = np.array(finding.corner) - 0.5
+    corners = volume.to_mm(np.array(list(np.ndindex(2, 2, 2))) * finding.mask.shape + low)
+    return _point(corners.min(axis=0)), _point(corners.max(axis=0))
 
 
 def _largest_slice(finding: Finding, volume: Volume) -> tuple[int, Points]:

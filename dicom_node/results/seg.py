@@ -21,19 +21,13 @@ from dicom_node.identity import MANUFACTURER, MODEL_NAME, SOFTWARE_VERSION
 from dicom_node.results.headers import SERIES_NUMBER, TYPE_2, Kind, Origin, put_headers
 from dicom_node.results.palette import colour
 from dicom_node.results.part10 import PLACEHOLDER, seal
+from dicom_node.results.reading import Reading
 from dicom_node.results.tracking import LATERALITY, Tracking
 
 LabelMap = NDArray[np.uint8] | NDArray[np.uint16]
 
 
-def build_seg(
-    series: CTSeries,
-    findings: Sequence[Finding],
-    tracking: Sequence[Tracking],
-    origin: Origin,
-    *,
-    omit_empty_frames: bool = True,
-) -> Dataset:
+def build_seg(reading: Reading, *, omit_empty_frames: bool = True) -> Dataset:
     """One Segmentation Instance of all findings, segment n being finding n.
 
     omit_empty_frames: leave out frames that hold nothing of their segment. Some older viewers show sparse
@@ -41,6 +35,7 @@ def build_seg(
 
     Raises ValueError without findings: an empty Segmentation says nothing, and some viewers fail on it.
     """
+    series, findings, tracking, origin = reading.series, reading.findings, reading.tracking, reading.origin
     if not findings:
         raise ValueError("no findings, so there is nothing to segment")
     slices = _slices(series, findings, only_occupied=omit_empty_frames)

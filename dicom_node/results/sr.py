@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 from highdicom import sr
 from pydicom.dataset import Dataset
@@ -13,68 +12,30 @@ from pydicom.sr.coding import Code
 from pydicom.uid import Comprehensive3DSRStorage
 
 from dicom_node.domain import RESEARCH_USE, CTSeries, Detection
-from dicom_node.errors import SeriesRejected
 from dicom_node.identity import CODING_SCHEME, MANUFACTURER, MODEL_NAME
 from dicom_node.results import sr_content as content
 from dicom_node.results.headers import Kind, Origin, put_headers
-from dicom_node.results.measure import Measurement
 from dicom_node.results.part10 import seal
-from dicom_node.results.tracking import Tracking
+from dicom_node.results.reading import Grounds, Reading, Refusal
+from dicom_node.results.references import Reference, reference_to, references_of, study_item
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reference:
-    """One Instance somewhere in the study."""
-
-    sop_class_uid: str
-    sop_instance_uid: str
-    series_uid: str
+def build_report(reading: Reading, seg: Dataset | None) -> Dataset:
+    """The report on an analysed series. Finding n is segment n of `seg`; without findings there is none."""
+    return _found(reading, seg) if reading.findings and seg is not None else _none_found(reading)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Predecessor:
-    """The report that this one replaces."""
-
-    study_uid: str
-    series_uid: str
-    sop_instance_uid: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Grounds:
-    """What the statement of a report rests on.
-
-    evidence: why the node holds the series to be complete, e.g. "133 of 133 instances, contiguous".
-    complete: False where the node gave up waiting: the report is flagged PARTIAL.
-    predecessor: the report on the same series that this one replaces.
-    """
-
-    evidence: str
-    complete: bool = True
-    predecessor: Predecessor | None = None
-
-
-def build_findings_report(
-    series: CTSeries,
-    detection: Detection,
-    measurements: Sequence[Measurement],
-    tracking: Sequence[Tracking],
-    seg: Dataset,
-    origin: Origin,
-    grounds: Grounds,
-) -> Dataset:
-    """Report of at least one finding; finding n is segment n of `seg`."""
-    if not detection.findings:
-        raise ValueError("no findings: use build_none_found_report")
+def _found(reading: Reading, seg: Dataset) -> Dataset:
+    series, detection = reading.series, reading.detection
     groups: list[sr.ContentItem] = []
     for number, (finding, measurement, track) in enumerate(
-        zip(detection.findings, measurements, tracking, strict=True), start=1
+        zip(detection.findings, reading.measurements, reading.tracking, strict=True), start=1
     ):
         image = series.images[measurement.slice_index]
         groups.append(content.volumetric_group(finding, measurement, track, number, seg, detection.model))
         groups.append(content.planar_group(finding, measurement, track, image, detection.model))
     count = len(detection.findings)
-    shown = [series.images[index] for index in sorted({m.slice_index for m in measurements})]
+    shown = [series.images[index] for index in sorted({m.slice_index for m in reading.measurements})]
     sections = [
         *content.image_library(shown, series),
         content.container(codes.DCM.ImagingMeasurements, groups),
@@ -83,17 +44,15 @@ def build_findings_report(
             f"(score at or above {detection.model.operating_point:g}).",
             codes.cid6047.AllAlgorithmsSucceededWithFindings,
             _analysis_statements(series, detection),
-            grounds,
+            reading.grounds,
         ),
     ]
-    references = [*_images(series), _reference(seg)]
-    return _document(sections, references, origin, grounds, Kind.REPORT, f"Lung nodules: {count} found")
+    references = [*references_of(series), reference_to(seg)]
+    return _document(sections, references, reading.origin, reading.grounds, Kind.REPORT, f"Lung nodules: {count} found")
 
 
-def build_none_found_report(series: CTSeries, detection: Detection, origin: Origin, grounds: Grounds) -> Dataset:
-    """Report of an analysis that ended without a finding."""
-    if detection.findings:
-        raise ValueError(f"{len(detection.findings)} findings: use build_findings_report")
+def _none_found(reading: Reading) -> Dataset:
+    series, detection = reading.series, reading.detection
     sections = [
         # Nothing is marked, so no image is referred to; one from the middle lets a viewer find the series.
         *content.image_library([series.images[sum(detection.analysed) // 2]], series),
@@ -102,25 +61,28 @@ def build_none_found_report(series: CTSeries, detection: Detection, origin: Orig
             f"(no score at or above {detection.model.operating_point:g}).",
             codes.cid6047.AllAlgorithmsSucceededWithoutFindings,
             _analysis_statements(series, detection),
-            grounds,
+            reading.grounds,
         ),
     ]
-    return _document(sections, _images(series), origin, grounds, Kind.REPORT, "Lung nodules: none found")
+    return _document(
+        sections, references_of(series), reading.origin, reading.grounds, Kind.REPORT, "Lung nodules: none found"
+    )
 
 
-def build_not_analysed_report(
-    rejected: SeriesRejected, instances: Iterable[Reference], origin: Origin, grounds: Grounds
-) -> Dataset:
+def build_not_analysed(refusal: Refusal) -> Dataset:
     """Report that no model saw the series, and why. Needs no geometry, no pixel and no CT."""
+    why = f"{refusal.rejected.reason}: {refusal.rejected.text}"
     sections = [
         _statements(
-            f"NOT ANALYSED. No statement about lung nodules is made. {rejected.reason}: {rejected.text}",
+            f"NOT ANALYSED. No statement about lung nodules is made. {why}",
             codes.cid6047.NoAlgorithmsSucceededWithoutFindings,
-            [content.text(content.REASON, f"{rejected.reason}: {rejected.text}")],
-            grounds,
+            [content.text(content.REASON, why)],
+            refusal.grounds,
         )
     ]
-    return _document(sections, list(instances), origin, grounds, Kind.REJECTION, "Lung nodules: NOT ANALYSED")
+    return _document(
+        sections, refusal.instances, refusal.origin, refusal.grounds, Kind.REJECTION, "Lung nodules: NOT ANALYSED"
+    )
 
 
 def _analysis_statements(series: CTSeries, detection: Detection) -> list[sr.ContentItem]:
@@ -177,7 +139,7 @@ def _document(
     ds.PreliminaryFlag = "PRELIMINARY"
     ds.PerformedProcedureCodeSequence = []
     ds.ReferencedPerformedProcedureStepSequence = []
-    ds.CurrentRequestedProcedureEvidenceSequence = [_study_item(origin.study_uid, references)]
+    ds.CurrentRequestedProcedureEvidenceSequence = [study_item(origin.study_uid, references)]
     if grounds.predecessor is not None:
         old = grounds.predecessor
         reference = Reference(
@@ -185,7 +147,7 @@ def _document(
             sop_instance_uid=old.sop_instance_uid,
             series_uid=old.series_uid,
         )
-        ds.PredecessorDocumentsSequence = [_study_item(old.study_uid, [reference])]
+        ds.PredecessorDocumentsSequence = [study_item(old.study_uid, [reference])]
     ds.CodingSchemeIdentificationSequence = [_own_coding_scheme()]
     put_headers(ds, origin, kind, description)
     return seal(ds, origin, kind)
@@ -209,40 +171,6 @@ def _put_content(ds: Dataset, sections: Sequence[sr.ContentItem]) -> None:
     )
     for element in root:
         ds[element.tag] = element
-
-
-def _study_item(study_uid: str, references: Sequence[Reference]) -> Dataset:
-    """References by study, series and Instance (PS3.3 C.17.2.1)."""
-    by_series: dict[str, list[Dataset]] = {}
-    for reference in references:
-        instance = Dataset()
-        instance.ReferencedSOPClassUID = reference.sop_class_uid
-        instance.ReferencedSOPInstanceUID = reference.sop_instance_uid
-        by_series.setdefault(reference.series_uid, []).append(instance)
-    study = Dataset()
-    study.StudyInstanceUID = study_uid
-    study.ReferencedSeriesSequence = []
-    for series_uid, instances in by_series.items():
-        series = Dataset()
-        series.SeriesInstanceUID = series_uid
-        series.ReferencedSOPSequence = instances
-        study.ReferencedSeriesSequence.append(series)
-    return study
-
-
-def _images(series: CTSeries) -> list[Reference]:
-    """Each Instance once, however many of its frames were looked at."""
-    references = (
-        Reference(
-            sop_class_uid=image.sop_class_uid, sop_instance_uid=image.sop_instance_uid, series_uid=series.series_uid
-        )
-        for image in series.images
-    )
-    return list(dict.fromkeys(references))
-
-
-def _reference(ds: Dataset) -> Reference:
-    return Reference(sop_class_uid=ds.SOPClassUID, sop_instance_uid=ds.SOPInstanceUID, series_uid=ds.SeriesInstanceUID)
 
 
 def _own_coding_scheme() -> Dataset:

@@ -48,7 +48,7 @@ def all_results(series: CTSeries, **job: Any) -> list[Dataset]:
     job = {**JOB, **job}
     found = build_results(series, volume, detection_of(ball(volume, (20, 8, 8), 3.0)), **job)
     none = build_results(series, volume, detection_of(), **job)
-    return [reread(ds) for ds in (*found.objects, *none.objects, rejection(series, **job))]
+    return [reread(ds) for ds in (*(made.ds for made in (*found.objects, *none.objects)), rejection(series, **job))]
 
 
 @pytest.fixture(scope="module")

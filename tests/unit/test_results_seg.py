@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from dicom_node.domain import CTSeries, Finding, Volume
+from dicom_node.profiles import ResultProfile
 from dicom_node.results import build_results, to_bytes
-from dicom_node.results.headers import Origin
 from dicom_node.results.seg import build_seg
 from dicom_node.series import read_series, to_volume
 from tests.fakes.ct import PRONE, SUPINE, make_ct_series
-from tests.fakes.findings import JOB, MADE_AT, MODEL, ball, ball_mask, detection_of, finding_of
+from tests.fakes.findings import JOB, MODEL, ball, ball_mask, detection_of, finding_of
 
 
 @pytest.fixture(scope="module")
@@ -81,13 +81,11 @@ def at_every_border(volume: Volume) -> list[Finding]:
 @pytest.mark.parametrize(
     "make", [pair_of_distant_balls, overlapping, in_two_pieces, single_voxel, at_every_border], ids=lambda f: f.__name__
 )
-@pytest.mark.parametrize("omit_empty_frames", [True, False], ids=["sparse", "full"])
-def test_every_voxel_comes_back_in_its_segment(
-    series: CTSeries, volume: Volume, make: Any, omit_empty_frames: bool
-) -> None:
+@pytest.mark.parametrize("frames", ["sparse", "full"])
+def test_every_voxel_comes_back_in_its_segment(series: CTSeries, volume: Volume, make: Any, frames: str) -> None:
     findings = make(volume)
 
-    masks = masks_of(seg_of(series, volume, *findings, omit_empty_frames=omit_empty_frames), series)
+    masks = masks_of(seg_of(series, volume, *findings, profile=ResultProfile(segmentation_frames=frames)), series)
 
     for number, finding in enumerate(findings):
         np.testing.assert_array_equal(masks[..., number], painted(volume, finding))
@@ -139,7 +137,9 @@ def test_only_frames_with_voxels_are_stored_unless_a_destination_needs_all(serie
     occupied = sum(len(finding.mask) for finding in findings)
 
     assert seg_of(series, volume, *findings).NumberOfFrames == occupied
-    assert seg_of(series, volume, *findings, omit_empty_frames=False).NumberOfFrames == 2 * len(series.images)
+    assert seg_of(
+        series, volume, *findings, profile=ResultProfile(segmentation_frames="full")
+    ).NumberOfFrames == 2 * len(series.images)
 
 
 def test_segment_says_what_it_is_and_who_made_it(series: CTSeries, volume: Volume) -> None:
@@ -191,10 +191,8 @@ def test_frames_are_packed_without_gaps(tmp_path: Path) -> None:
 
 
 def test_no_findings_make_no_segmentation(series: CTSeries, volume: Volume) -> None:
-    origin = Origin(header=series.header, manifest_sha256="a7" * 32, made_at=MADE_AT, model=MODEL)
-
     with pytest.raises(ValueError, match="no findings"):
-        build_seg(series, [], [], origin)
+        build_seg(build_results(series, volume, detection_of(), **JOB).reading)
     assert build_results(series, volume, detection_of(), **JOB).seg is None
 
 
@@ -208,7 +206,7 @@ def test_same_input_gives_the_same_bytes(series: CTSeries, volume: Volume) -> No
 
     one, other = (build_results(series, volume, detection, **JOB) for _ in range(2))
 
-    assert [to_bytes(ds) for ds in one.objects] == [to_bytes(ds) for ds in other.objects]
+    assert [to_bytes(made.ds) for made in one.objects] == [to_bytes(made.ds) for made in other.objects]
 
 
 def test_changed_content_is_a_new_instance_in_a_new_series(series: CTSeries, volume: Volume) -> None:
