@@ -1,7 +1,7 @@
 """Lungs of two CTs -> the affine map that lays one on the other: by translation, then rigid, then affine.
 
-Same images, same map, bit for bit: one thread, every voxel in each step, no random start. A map that is no
-anatomy of one chest is judged in `quality`, not here.
+Same images, same map, bit for bit: one thread, every voxel in each step, no random start. Whether the map is one that
+two exams of one chest can have is judged in `quality`, not here.
 """
 
 from __future__ import annotations
@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from dicom_node.grids import to_image
+from dicom_node.grids import simple_itk, to_image
 from dicom_node.lungs import Lungs
 
 # Air to soft tissue: bone, contrast medium and metal differ from day to day, lungs and their vessels do not.
@@ -22,8 +21,11 @@ WINDOW_HU = (-1000.0, 200.0)
 MARGIN_MM = 12.0
 COARSE_MM = 8.0
 # (voxel, first step) of each pass, mm. A first step that is too long throws an affine map out of its valley.
-PASSES_MM = {"rigid": ((8.0, 4.0),), "affine": ((8.0, 1.0), (4.0, 0.5))}
+RIGID_PASSES_MM = ((8.0, 4.0),)
+AFFINE_PASSES_MM = ((8.0, 0.5), (4.0, 0.25))
+SHORTEST_STEP_MM = 0.01
 MOST_STEPS = 80
+# Of the smaller lungs: less in common than a quarter of them can't be told from a chance likeness.
 LEAST_OVERLAP = 0.25
 
 
@@ -43,90 +45,83 @@ class Affine:
         return Affine(matrix=matrix, shift_mm=-matrix @ self.shift_mm)
 
 
-def align(current: Lungs, prior: Lungs) -> Affine:
-    """The map from points of `current` to the points of `prior` that show the same place."""
-    fixed, moving = _image(current), _image(prior)
-    fixed_mask, moving_mask = _mask(current), _mask(prior)
-    start = _translation(fixed, moving, fixed_mask, moving_mask)
+def register(current: Lungs, prior: Lungs) -> Affine:
+    """The map from points of `current` to the points of `prior` that show the same place.
+
+    Raises RuntimeError (SimpleITK's) where the two have nothing in common that could be compared.
+    """
+    sitk = simple_itk()
+    fixed, moving = windowed(current), windowed(prior)
+    fixed_mask, moving_mask = _region(current), _region(prior)
     rigid = sitk.Euler3DTransform()
-    rigid.SetCenter([float(v) for v in _center_mm(current)])
-    rigid.SetTranslation([float(v) for v in start])
-    _refine(fixed, moving, fixed_mask, rigid, "rigid")
+    rigid.SetCenter([float(v) for v in current.grid.to_mm(np.argwhere(current.mask).mean(axis=0))])
+    rigid.SetTranslation([float(v) for v in _translation((fixed, moving), (fixed_mask, moving_mask))])
+    _refine(fixed, moving, fixed_mask, rigid, RIGID_PASSES_MM)
     affine = sitk.AffineTransform(3)
     affine.SetCenter(rigid.GetCenter())
     affine.SetMatrix(rigid.GetMatrix())
     affine.SetTranslation(rigid.GetTranslation())
-    _refine(fixed, moving, fixed_mask, affine, "affine")
+    _refine(fixed, moving, fixed_mask, affine, AFFINE_PASSES_MM)
     matrix = np.array(affine.GetMatrix()).reshape(3, 3)
     center = np.array(affine.GetCenter())
     return Affine(matrix=matrix, shift_mm=np.array(affine.GetTranslation()) + center - matrix @ center)
 
 
-def _image(lungs: Lungs) -> Any:
+def windowed(lungs: Lungs) -> Any:
+    """The lungs' grid as SimpleITK image, the window as 0 to 1."""
     low, high = WINDOW_HU
     return to_image(((lungs.grid.hu.clip(low, high) - low) / (high - low)).astype(np.float32), lungs.grid.affine)
 
 
-def _mask(lungs: Lungs) -> Any:
-    return to_image((lungs.distance_mm <= MARGIN_MM).astype(np.uint8), lungs.grid.affine)
+def _region(lungs: Lungs) -> Any:
+    """1 within and near the lungs, float32: so that it can be shrunk."""
+    return to_image((lungs.distance_mm <= MARGIN_MM).astype(np.float32), lungs.grid.affine)
 
 
-def _center_mm(lungs: Lungs) -> NDArray[np.float64]:
-    return lungs.grid.to_mm(np.argwhere(lungs.mask).mean(axis=0))
-
-
-def _translation(fixed: Any, moving: Any, fixed_mask: Any, moving_mask: Any) -> NDArray[np.float64]:
-    """The best of all translations by correlation where both masks are (Padfield, IEEE TIP 2012;21:2706).
+def _translation(images: tuple[Any, Any], regions: tuple[Any, Any]) -> NDArray[np.float64]:
+    """The best of all translations by correlation where both regions are (Padfield, IEEE TIP 2012;21:2706).
 
     No start has to be near: the table may stand anywhere, and one exam may show a part of what the other shows.
     """
-    images = [_shrunk(image, COARSE_MM) for image in (fixed, moving)]
-    masks = [_shrunk(sitk.Cast(mask, sitk.sitkFloat32), COARSE_MM) > 0.5 for mask in (fixed_mask, moving_mask)]
-    shift = np.array(images[1].GetOrigin()) - np.array(images[0].GetOrigin())
-    for image in (*images, *masks):
+    sitk = simple_itk()
+    fixed, moving = (_shrunk(image, COARSE_MM) for image in images)
+    masks = [sitk.Cast(_shrunk(region, COARSE_MM) > 0.5, sitk.sitkFloat32) for region in regions]
+    apart = np.array(moving.GetOrigin()) - np.array(fixed.GetOrigin())
+    for image in (fixed, moving, *masks):
         image.SetOrigin((0.0, 0.0, 0.0))  # the filter takes no images from different places
-    scores = sitk.MaskedFFTNormalizedCorrelation(
-        *images, *(sitk.Cast(mask, sitk.sitkFloat32) for mask in masks), 0, LEAST_OVERLAP
-    )
-    best = np.unravel_index(int(sitk.GetArrayViewFromImage(scores).argmax()), scores.GetSize()[::-1])
-    # Full correlation: the zero shift of index coordinates lies at the moving image's last voxel.
-    steps = np.array(best[::-1], dtype=np.float64) - (np.array(images[1].GetSize()) - 1)
-    result: NDArray[np.float64] = shift - steps * COARSE_MM
-    return result
+    least = int(LEAST_OVERLAP * min(sitk.GetArrayViewFromImage(mask).sum() for mask in masks))
+    scores = sitk.GetArrayViewFromImage(sitk.MaskedFFTNormalizedCorrelation(fixed, moving, *masks, least, 0.0))
+    best = np.array(np.unravel_index(int(scores.argmax()), scores.shape))[::-1]
+    # At the index of the moving image's last voxel both images lie on each other.
+    steps: NDArray[np.float64] = best - (np.array(moving.GetSize()) - 1.0)
+    return apart - steps * COARSE_MM
 
 
 def _shrunk(image: Any, spacing_mm: float) -> Any:
     """Smoothed and resampled to isotropic voxels of `spacing_mm`."""
-    spacing = image.GetSpacing()
-    if spacing_mm <= spacing[0]:
-        return image
-    smooth = sitk.SmoothingRecursiveGaussian(image, spacing_mm / 2.5)
-    size = [int((n - 1) * s / spacing_mm) + 1 for n, s in zip(image.GetSize(), spacing, strict=True)]
+    sitk = simple_itk()
+    size = [int((n - 1) * s / spacing_mm) + 1 for n, s in zip(image.GetSize(), image.GetSpacing(), strict=True)]
     return sitk.Resample(
-        smooth, size, sitk.Transform(), sitk.sitkLinear, image.GetOrigin(), [spacing_mm] * 3, image.GetDirection(), 0.0
-    )
+        sitk.SmoothingRecursiveGaussian(image, spacing_mm / 2.5), size, sitk.Transform(), sitk.sitkLinear,
+        image.GetOrigin(), [spacing_mm] * 3, image.GetDirection(), 0.0,
+    )  # fmt: skip
 
 
-def _refine(fixed: Any, moving: Any, fixed_mask: Any, transform: Any, kind: str) -> None:
-    """Changes `transform`."""
-    for spacing_mm, step_mm in PASSES_MM[kind]:
+def _refine(fixed: Any, moving: Any, region: Any, transform: Any, passes_mm: tuple[tuple[float, float], ...]) -> None:
+    """Changes `transform`. By correlation: lungs are denser with less air in them, which no difference would allow."""
+    sitk = simple_itk()
+    for spacing_mm, first_step_mm in passes_mm:
         method = sitk.ImageRegistrationMethod()
         method.SetNumberOfThreads(1)
         method.SetNumberOfWorkUnits(1)
-        METRIC(method)
+        method.SetMetricAsCorrelation()
         method.SetMetricSamplingStrategy(method.NONE)
-        mask = _shrunk(sitk.Cast(fixed_mask, sitk.sitkFloat32), spacing_mm) > 0.5
-        method.SetMetricFixedMask(mask)
+        method.SetMetricFixedMask(_shrunk(region, spacing_mm) > 0.5)
         method.SetInterpolator(sitk.sitkLinear)
         method.SetOptimizerAsRegularStepGradientDescent(
-            learningRate=step_mm, minStep=0.02, numberOfIterations=MOST_STEPS, relaxationFactor=0.7,
-            gradientMagnitudeTolerance=1e-6,
-        )
+            learningRate=first_step_mm, minStep=SHORTEST_STEP_MM, numberOfIterations=MOST_STEPS,
+            relaxationFactor=0.6, gradientMagnitudeTolerance=1e-6,
+        )  # fmt: skip
         method.SetOptimizerScalesFromPhysicalShift()
         method.SetInitialTransform(transform, inPlace=True)
         method.Execute(_shrunk(fixed, spacing_mm), _shrunk(moving, spacing_mm))
-        if DEBUG:
-            print(kind, spacing_mm, method.GetOptimizerIteration(), method.GetMetricValue(), method.GetOptimizerStopConditionDescription())
-
-DEBUG=False
-METRIC = lambda m: m.SetMetricAsCorrelation()

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
-import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from dicom_node.domain import Point, Volume
-from dicom_node.grids import to_image
+from dicom_node.grids import simple_itk, to_image
 from dicom_node.lungs import Lungs
 
 
@@ -93,10 +92,11 @@ def moved(
     start, end = z_mm or (0.0, 1.0)
     affine = np.zeros((4, 4))
     affine[2, 0], affine[1, 1], affine[0, 2] = spacing_mm
-    affine[:3, 3] = low + [0.0, 0.0, start * size_mm[0]]
+    affine[:3, 3] = low + np.array([0.0, 0.0, start * size_mm[0]])
     affine[3, 3] = 1.0
     lengths = size_mm * [end - start, 1.0, 1.0]
     shape = tuple(int(n) for n in np.floor(lengths / spacing_mm) + 1)
+    sitk = simple_itk()
     # The displacement on a coarse grid is smooth enough to be sampled at 6 mm.
     coarse = 6.0
     field_shape = tuple(int(n) for n in np.ceil(lengths / coarse) + 2)
