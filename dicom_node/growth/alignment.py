@@ -71,7 +71,7 @@ def _refitted(affine: Affine, landmarks: Landmarks) -> Affine:
     there = affine(landmarks.points_mm + landmarks.away_mm)
     kept = np.ones(len(here), np.bool_)
     for _ in range(2):
-        solution: NDArray[np.float64] = np.linalg.lstsq(here[kept], there[kept], rcond=None)[0]
+        solution = np.asarray(np.linalg.lstsq(here[kept], there[kept], rcond=None)[0], dtype=np.float64)
         misses = np.linalg.norm(here @ solution - there, axis=1)
         kept = misses <= np.quantile(misses, 0.8)
     return Affine(matrix=solution[:3].T, shift_mm=solution[3])

@@ -17,6 +17,7 @@ from dicom_node.lungs import GRID_MM, Lungs
 
 LEAST_COMMON_ML = 300.0
 LEAST_DICE = 0.8
+LEAST_CORRELATION = 0.3
 LEAST_FOUND_PERCENT = 12.0
 LARGEST_DISAGREEMENT_MM = 3.0
 SCALE = (0.7, 1.4)
@@ -61,6 +62,8 @@ def fault(quality: Mapping[str, float]) -> str | None:
         return f"the two CTs have {quality['lung in common [mL]']:.0f} mL of lung in common"
     if quality["lung overlap, Dice"] < LEAST_DICE:
         return f"the lungs overlap by {quality['lung overlap, Dice']:.2f} (Dice) only"
+    if quality["lung correlation"] < LEAST_CORRELATION:
+        return f"the lungs are alike by {quality['lung correlation']:.2f} (correlation) only"
     if quality["landmarks found [%]"] < LEAST_FOUND_PERCENT:
         return f"{quality['landmarks found [%]']:.0f} % of the lungs' landmarks were found again"
     if quality["landmarks disagree, median [mm]"] > LARGEST_DISAGREEMENT_MM:

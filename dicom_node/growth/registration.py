@@ -41,7 +41,7 @@ class Affine:
         return points_mm @ self.matrix.T + self.shift_mm
 
     def inverse(self) -> Affine:
-        matrix = np.linalg.inv(self.matrix)
+        matrix = np.asarray(np.linalg.inv(self.matrix), dtype=np.float64)
         return Affine(matrix=matrix, shift_mm=-matrix @ self.shift_mm)
 
 
@@ -62,7 +62,7 @@ def register(current: Lungs, prior: Lungs) -> Affine:
     affine.SetMatrix(rigid.GetMatrix())
     affine.SetTranslation(rigid.GetTranslation())
     _refine(fixed, moving, fixed_mask, affine, AFFINE_PASSES_MM)
-    matrix = np.array(affine.GetMatrix()).reshape(3, 3)
+    matrix = np.array(affine.GetMatrix(), dtype=np.float64).reshape(3, 3)
     center = np.array(affine.GetCenter())
     return Affine(matrix=matrix, shift_mm=np.array(affine.GetTranslation()) + center - matrix @ center)
 
@@ -86,7 +86,7 @@ def _translation(images: tuple[Any, Any], regions: tuple[Any, Any]) -> NDArray[n
     sitk = simple_itk()
     fixed, moving = (_shrunk(image, COARSE_MM) for image in images)
     masks = [sitk.Cast(_shrunk(region, COARSE_MM) > 0.5, sitk.sitkFloat32) for region in regions]
-    apart = np.array(moving.GetOrigin()) - np.array(fixed.GetOrigin())
+    apart: NDArray[np.float64] = np.array(moving.GetOrigin()) - np.array(fixed.GetOrigin())
     for image in (fixed, moving, *masks):
         image.SetOrigin((0.0, 0.0, 0.0))  # the filter takes no images from different places
     least = int(LEAST_OVERLAP * min(sitk.GetArrayViewFromImage(mask).sum() for mask in masks))
@@ -94,7 +94,7 @@ def _translation(images: tuple[Any, Any], regions: tuple[Any, Any]) -> NDArray[n
     best = np.array(np.unravel_index(int(scores.argmax()), scores.shape))[::-1]
     # At the index of the moving image's last voxel both images lie on each other.
     steps: NDArray[np.float64] = best - (np.array(moving.GetSize()) - 1.0)
-    return apart - steps * COARSE_MM
+    return np.asarray(apart - steps * COARSE_MM, dtype=np.float64)
 
 
 def _shrunk(image: Any, spacing_mm: float) -> Any:
