@@ -13,7 +13,7 @@ from dicom_node.comparison import Comparison
 from dicom_node.domain import CTSeries, Detection, Finding, ModelIdentity, Volume
 from dicom_node.errors import SeriesRejected
 from dicom_node.profiles import BUILT_IN_PROFILES, DEFAULT_PROFILE, ResultProfile
-from dicom_node.results.check import check_results
+from dicom_node.results.check import check_objects, check_refusal
 from dicom_node.results.headers import Origin
 from dicom_node.results.measure import Measurement, measure
 from dicom_node.results.reading import Grounds, Made, Predecessor, Reading, Refusal
@@ -133,8 +133,9 @@ def build_objects(reading: Reading, profile: ResultProfile) -> tuple[Made, ...]:
     if reading.findings and profile.segmentation != "none":
         seg = build_seg(reading, form=profile.segmentation, frames=profile.segmentation_frames)
     sr = build_report(reading, seg)
-    check_results(seg, sr, reading.series)
-    return tuple(Made(kind=kind, ds=ds) for kind, ds in (("seg", seg), ("sr", sr)) if ds is not None)
+    made = tuple(Made(kind=kind, ds=ds) for kind, ds in (("seg", seg), ("sr", sr)) if ds is not None)
+    check_objects(made, reading)
+    return made
 
 
 def build_rejection(
@@ -169,7 +170,10 @@ def build_rejection(
         for sop_class, sop_instance in instances
     )
     grounds = Grounds(evidence=evidence, complete=complete, predecessor=predecessor)
-    return build_not_analysed(Refusal(rejected=rejected, instances=references, origin=origin, grounds=grounds))
+    refusal = Refusal(rejected=rejected, instances=references, origin=origin, grounds=grounds)
+    report = build_not_analysed(refusal)
+    check_refusal([Made(kind="sr", ds=report)], refusal)
+    return report
 
 
 def finding_rows(
