@@ -110,14 +110,14 @@ def read(
         manifest_sha256=manifest_sha256,
         made_at=made_at,
         model=detection.model,
-        words=evidence + "".join(series.left_out.values()),
+        words=evidence + "".join(series.left_out.values()) + (comparison.text if comparison else ""),
     )
     return Reading(
         series=series,
         volume=volume,
         detection=detection,
         measurements=tuple(measure(finding, volume) for finding in detection.findings),
-        tracking=track(detection.findings, origin),
+        tracking=track(detection.findings, origin, comparison),
         origin=origin,
         grounds=Grounds(evidence=evidence, complete=complete, predecessor=predecessor),
         comparison=comparison,
@@ -132,7 +132,7 @@ def build_objects(reading: Reading, profile: ResultProfile) -> tuple[Made, ...]:
     seg = None
     if reading.findings:
         seg = build_seg(reading, omit_empty_frames=profile.segmentation_frames == "sparse")
-    sr = build_report(reading, seg)
+    sr = build_report(reading, seg, narrative=profile.narrative)
     check_results(seg, sr, reading.series)
     return tuple(Made(kind=kind, ds=ds) for kind, ds in (("seg", seg), ("sr", sr)) if ds is not None)
 
