@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from dicom_node.comparison import RULE as GROWTH_RULE
+from dicom_node import comparison as growth
 from dicom_node.comparison import Comparison, DoublingTime, NoduleChange, PriorNodule
 from dicom_node.domain import RESEARCH_USE, CTImage, CTSeries, Detection
 from dicom_node.results import nodule_type, quantities
@@ -16,8 +16,8 @@ VOLUME_RULE = (
     "without a correction for voxels that the nodule fills in part."
 )
 AXES_RULE = (
-    "Long and short axis: longest diameter in any axial slice, and the longest one at right angles to it in that slice. "
-    "Mean diameter: their mean to the whole millimetre (Fleischner Society 2017)."
+    "Long and short axis: longest diameter in any axial slice, and the longest one at right angles to it in that "
+    "slice. Mean diameter: their mean to the whole millimetre (Fleischner Society 2017)."
 )
 
 
@@ -168,7 +168,7 @@ def how_made(reading: Reading) -> tuple[str, ...]:
     if reading.findings:
         sentences.extend(measuring_rules())
     if reading.comparison is not None and reading.comparison.changes:
-        sentences.append(GROWTH_RULE)
+        sentences.append(growth.RULE)
     return (*sentences, *_replaced(reading.grounds))
 
 

@@ -9,7 +9,7 @@ from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.uid import Comprehensive3DSRStorage, CTImageStorage
 
-from dicom_node.comparison import Comparison
+from dicom_node.comparison import RULE, Comparison
 from dicom_node.domain import CTImage, CTSeries
 from dicom_node.results import narrative as words
 from dicom_node.results import sr_codes
@@ -112,7 +112,7 @@ def _comparison(comparison: Comparison) -> list[Item]:
         figures = ", ".join(f"{name} {value:.3g}" for name, value in comparison.quality.items())
         items.append(text(sr_codes.REGISTRATION, figures))
     if comparison.changes:
-        items.append(text(sr_codes.GROWTH_RULE, words.GROWTH_RULE))
+        items.append(text(sr_codes.GROWTH_RULE, RULE))
     if comparison.prior is not None:
         items.append(text(sr_codes.COMPARED_REPORT, comparison.prior.report_sop_instance_uid))
         items.append(text(sr_codes.COMPARED_SERIES, comparison.prior.series_uid))

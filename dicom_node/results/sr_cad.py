@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from highdicom.sr import TrackingIdentifier
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
@@ -103,7 +102,7 @@ def _single_image_finding(reading: Reading, finding_number: int) -> Item:
                 codes.cid6034.PresentationRequiredRenderingDeviceIsExpectedToPresent,
                 _MODIFIER,
             ),
-            *_tracked(track_items(reading.tracking[finding_number - 1])),
+            *track_items(reading.tracking[finding_number - 1]),
             *algorithm(reading.model, _CONTEXT, name=_name(reading.model)),
             number(codes.DCM.CertaintyOfFinding, 100.0 * finding.score, codes.UCUM.Percent, _PROPERTY),
             *_geometry(reading, finding_number),
@@ -111,12 +110,6 @@ def _single_image_finding(reading: Reading, finding_number: int) -> Item:
             *_descriptors(reading, finding_number),
         ],
     )
-
-
-def _tracked(items: TrackingIdentifier) -> list[Item]:
-    for item in items:
-        item.RelationshipType = _CONTEXT.value
-    return list(items)
 
 
 def _name(model: ModelIdentity) -> str:

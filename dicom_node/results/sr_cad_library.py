@@ -35,10 +35,10 @@ def _descriptors(of: CTImage, series: CTSeries) -> Iterator[Item]:
     laterality = _LATERALITY.get(str(header.get("ImageLaterality") or ""))
     if laterality is not None:
         yield code(codes.DCM.ImageLaterality, laterality, _CONTEXT)
-    orientation = header.get("PatientOrientation") or ()
-    if len(orientation) == 2:
-        yield text(codes.DCM.PatientOrientationRow, str(orientation[0]), _CONTEXT)
-        yield text(codes.DCM.PatientOrientationColumn, str(orientation[1]), _CONTEXT)
+    directions = [str(value) for value in header.get("PatientOrientation") or ()]
+    if len(directions) == 2:
+        yield text(codes.DCM.PatientOrientationRow, directions[0], _CONTEXT)
+        yield text(codes.DCM.PatientOrientationColumn, directions[1], _CONTEXT)
     yield from _when(of)
     vertical_mm, horizontal_mm = (float(value) for value in header.PixelSpacing)
     yield number(codes.DCM.HorizontalPixelSpacing, horizontal_mm, _MM, _CONTEXT)

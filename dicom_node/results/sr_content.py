@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from highdicom import sr
-from highdicom.sr import RelationshipTypeValues as Relationship
 from numpy.typing import NDArray
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
@@ -20,6 +19,7 @@ from dicom_node.results.tracking import Tracking
 from dicom_node.results.uids import derive_uid
 
 Item = sr.ContentItem
+Relationship = sr.RelationshipTypeValues
 Points = NDArray[np.float64]
 
 
@@ -104,9 +104,13 @@ def observer() -> sr.ObservationContext:
     )
 
 
-def track_items(tracking: Tracking) -> sr.TrackingIdentifier:
+def track_items(tracking: Tracking) -> list[Item]:
     """PS3.16 TID 4108."""
-    return sr.TrackingIdentifier(uid=tracking.uid, identifier=tracking.identifier)
+    context = Relationship.HAS_OBS_CONTEXT
+    return [
+        text(codes.DCM.TrackingIdentifier, tracking.identifier, context),
+        uid(codes.DCM.TrackingUniqueIdentifier, tracking.uid, context),
+    ]
 
 
 def algorithm(model: ModelIdentity, relationship: Relationship, *, name: str | None = None) -> list[Item]:

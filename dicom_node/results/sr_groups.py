@@ -21,7 +21,7 @@ from dicom_node.results import quantities, sr_codes
 from dicom_node.results.measure import Axis, Measurement
 from dicom_node.results.narrative import change_of
 from dicom_node.results.reading import Reading
-from dicom_node.results.sr_content import Item, Relationship, line, number, outline, rounded, text, track_items
+from dicom_node.results.sr_content import Item, Relationship, line, number, outline, rounded, text
 from dicom_node.results.tracking import LATERALITY
 
 _MM, _MM3 = codes.UCUM.Millimeter, codes.UCUM.CubicMillimeter
@@ -50,7 +50,7 @@ def _volumetric(reading: Reading, finding_number: int, numbers: Sequence[sr.Meas
         source_series=sr.SourceSeriesForSegmentation(reading.series.series_uid),
     )
     made = sr.VolumetricROIMeasurementsAndQualitativeEvaluations(
-        tracking_identifier=track_items(reading.tracking[finding_number - 1]),
+        tracking_identifier=_tracking(reading, finding_number),
         referenced_segment=segment,
         finding_type=codes.SCT.Nodule,
         finding_sites=[_site(reading, finding_number)],
@@ -65,7 +65,7 @@ def _planar(reading: Reading, finding_number: int, numbers: Sequence[sr.Measurem
     measured = reading.measurements[finding_number - 1]
     alone = len(numbers) > 2
     made = sr.PlanarROIMeasurementsAndQualitativeEvaluations(
-        tracking_identifier=track_items(reading.tracking[finding_number - 1]),
+        tracking_identifier=_tracking(reading, finding_number),
         referenced_region=sr.ImageRegion(
             graphic_type=sr.GraphicTypeValues.POLYLINE,
             graphic_data=outline(measured.contours[0]),
@@ -81,12 +81,17 @@ def _planar(reading: Reading, finding_number: int, numbers: Sequence[sr.Measurem
 
 def _calipers(reading: Reading, finding_number: int) -> Item:
     made = sr.MeasurementsAndQualitativeEvaluations(
-        tracking_identifier=track_items(reading.tracking[finding_number - 1]),
+        tracking_identifier=_tracking(reading, finding_number),
         finding_type=codes.SCT.Nodule,
         finding_sites=[_site(reading, finding_number)],
         measurements=_axes(reading.measurements[finding_number - 1], drawn_on=_image(reading, finding_number)),
     )
     return cast(Item, made[0])
+
+
+def _tracking(reading: Reading, finding_number: int) -> sr.TrackingIdentifier:
+    name = reading.tracking[finding_number - 1]
+    return sr.TrackingIdentifier(uid=name.uid, identifier=name.identifier)
 
 
 def _image(reading: Reading, finding_number: int) -> CTImage:
