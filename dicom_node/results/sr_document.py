@@ -94,7 +94,7 @@ def _has_own_codes(item: Dataset) -> bool:
     for element in item:
         if element.VR == "SQ" and any(_has_own_codes(each) for each in element.value):
             return True
-    return item.get("CodingSchemeDesignator") == CODING_SCHEME
+    return str(item.get("CodingSchemeDesignator")) == CODING_SCHEME
 
 
 def _own_coding_scheme() -> Dataset:
