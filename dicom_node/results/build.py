@@ -110,14 +110,14 @@ def read(
         manifest_sha256=manifest_sha256,
         made_at=made_at,
         model=detection.model,
-        words=evidence + "".join(series.left_out.values()),
+        words=evidence + "".join(series.left_out.values()) + (comparison.text if comparison else ""),
     )
     return Reading(
         series=series,
         volume=volume,
         detection=detection,
         measurements=tuple(measure(finding, volume) for finding in detection.findings),
-        tracking=track(detection.findings, origin),
+        tracking=track(detection.findings, origin, comparison),
         origin=origin,
         grounds=Grounds(evidence=evidence, complete=complete, predecessor=predecessor, predecessors=predecessors or {}),
         comparison=comparison,

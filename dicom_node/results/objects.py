@@ -8,11 +8,13 @@ from typing import TypeVar
 
 from pydicom.dataset import Dataset
 
-from dicom_node.profiles import KINDS, ResultProfile
+from dicom_node.profiles import KINDS, REPORT_KINDS, Report, ResultProfile
 from dicom_node.results.check import check_objects, check_refusal
 from dicom_node.results.reading import Made, Reading, Refusal, name_of
 from dicom_node.results.seg import build_seg
 from dicom_node.results.sr import build_not_analysed, build_report
+from dicom_node.results.sr_cad import build_cad_not_analysed, build_cad_report
+from dicom_node.results.sr_text import build_text_not_analysed, build_text_report
 
 _Source = TypeVar("_Source", Reading, Refusal)
 
@@ -72,14 +74,39 @@ def _objects(reading: Reading, profile: ResultProfile, workshop: _Workshop) -> I
     if reading.findings and form != "none":
         seg = workshop.once("seg", words, lambda: build_seg(reading, form=form, frames=frames))
         yield seg
-    grounded = _grounded(reading, "sr", words)
-    yield workshop.once("sr", words, lambda: build_report(grounded, None if seg is None else seg.ds))
+    for report in profile.reports:
+        yield _report(report, reading, profile, seg, workshop)
+
+
+def _report(report: Report, reading: Reading, profile: ResultProfile, seg: Made | None, workshop: _Workshop) -> Made:
+    kind = REPORT_KINDS[report]
+    if report != "tid1500":
+        build = {"text": build_text_report, "chest_cad": build_cad_report}[report]
+        return workshop.once(kind, "", lambda: build(_grounded(reading, kind, "")))
+    without = "no_seg" if reading.findings and seg is None else ""
+    words = _words(seg.form if seg else without, "" if profile.narrative else "plain")
+    grounded = _grounded(reading, kind, words)
+    return workshop.once(
+        kind, words, lambda: build_report(grounded, seg.ds if seg else None, narrative=profile.narrative)
+    )
+
+
+_REFUSALS: Mapping[Report, Callable[[Refusal], Dataset]] = {
+    "tid1500": build_not_analysed,
+    "text": build_text_not_analysed,
+    "chest_cad": build_cad_not_analysed,
+}
 
 
 def _of_refusal(refusal: Refusal, profile: ResultProfile, workshop: _Workshop) -> tuple[Made, ...]:
-    made = (workshop.once("sr", "", lambda: build_not_analysed(_grounded(refusal, "sr", ""))),)
+    made = tuple(_refused(report, refusal, workshop) for report in profile.reports)
     check_refusal(made, refusal)
     return made
+
+
+def _refused(report: Report, refusal: Refusal, workshop: _Workshop) -> Made:
+    kind = REPORT_KINDS[report]
+    return workshop.once(kind, "", lambda: _REFUSALS[report](_grounded(refusal, kind, "")))
 
 
 def _words(*words: str) -> str:
