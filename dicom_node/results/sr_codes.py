@@ -64,6 +64,8 @@ NODULE_TYPE = {
     NoduleType.GROUND_GLASS: Code("RID50153", "RADLEX", "non-solid (ground glass) pulmonary nodule"),
 }
 
+UNDETERMINED = Code("373068000", "SCT", "Undetermined")
+
 # Values of (111049, DCM, "Qualitative Difference"). CID 6134's "no significant changes" is SNOMED's for mammograms.
 CHANGE: dict[Change, Code] = {
     "new": Code("7147002", "SCT", "New"),
