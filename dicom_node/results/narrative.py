@@ -13,7 +13,8 @@ from dicom_node.results.reading import Grounds, Reading, Refusal
 CAUTION = f"{RESEARCH_USE}. Made by software, verified by nobody."
 VOLUME_RULE = (
     "Volume: number of the segmentation's voxels times the volume of a voxel; a voxel counts wholly or not at all, "
-    "without a correction for voxels that the nodule fills in part."
+    "without a correction for voxels that the nodule fills in part. Its SD: scatter of the same method when the nodule "
+    "is measured again."
 )
 AXES_RULE = (
     "Long and short axis: longest diameter in any axial slice, and the longest one at right angles to it in that "

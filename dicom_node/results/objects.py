@@ -82,7 +82,9 @@ def _objects(reading: Reading, profile: ResultProfile, workshop: _Workshop) -> I
         seg = workshop.once("seg", words, lambda: build_seg(reading, form=form, frames=frames))
         yield seg
     grounded = workshop.grounded(reading, "sr", words)
-    yield workshop.once("sr", words, lambda: build_report(grounded, None if seg is None else seg.ds, narrative=profile.narrative))
+    yield workshop.once(
+        "sr", words, lambda: build_report(grounded, None if seg is None else seg.ds, narrative=profile.narrative)
+    )
 
 
 def _of_refusal(refusal: Refusal, profile: ResultProfile, workshop: _Workshop) -> tuple[Made, ...]:

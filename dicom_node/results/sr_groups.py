@@ -131,6 +131,7 @@ def _numbers(reading: Reading, finding_number: int) -> list[sr.Measurement]:
             method=sr_codes.MEAN_OF_AXES,
         ),
         mean,
+        sr.Measurement(name=sr_codes.VOLUME_SD, value=rounded(measured.volume_error_mm3), unit=_MM3),
         *([] if change is None else _changes(change, reading)),
         *others,
         sr.Measurement(
