@@ -13,7 +13,8 @@ from dicom_node.results.reading import Grounds, Reading, Refusal
 CAUTION = f"{RESEARCH_USE}. Made by software, verified by nobody."
 VOLUME_RULE = (
     "Volume: number of the segmentation's voxels times the volume of a voxel; a voxel counts wholly or not at all, "
-    "without a correction for voxels that the nodule fills in part."
+    "without a correction for voxels that the nodule fills in part. Its SD: scatter of the same method when the nodule "
+    "is measured again."
 )
 AXES_RULE = (
     "Long and short axis: longest diameter in any axial slice, and the longest one at right angles to it in that "
@@ -62,11 +63,12 @@ def finding_text(reading: Reading, number: int) -> str:
     """Finding `number`, from 1: place, type, size, attenuation, score, and its change where there is an earlier CT."""
     finding, measured = reading.findings[number - 1], reading.measurements[number - 1]
     side = f"{finding.side} lung" if finding.side else "side not told apart"
+    kind = measured.nodule_type or "type undetermined"
     sentences = [
-        f"{reading.tracking[number - 1].identifier}: {side}, {measured.nodule_type}, "
+        f"{reading.tracking[number - 1].identifier}: {side}, {kind}, "
         f"{quantities.axes(measured.long_axis_mm, measured.short_axis_mm)} on {place(reading, number)}.",
         f"Mean diameter {quantities.whole_length(measured.mean_diameter_mm)}, "
-        f"volume {quantities.volume(measured.volume_mm3)}, "
+        f"volume {quantities.volume_with_error(measured.volume_mm3, measured.volume_error_mm3)}, "
         f"mean attenuation {quantities.attenuation_with_sd(measured.mean_hu, measured.sd_hu)}, "
         f"score {quantities.score(finding.score)}.",
     ]

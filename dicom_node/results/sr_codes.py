@@ -31,6 +31,7 @@ EARLIER_NODULE = Code("EARLIER_NODULE", CODING_SCHEME, "Earlier nodule without a
 # modifiers would take the earlier volume for the present one.
 SCORE = Code("SCORE", CODING_SCHEME, "Detection score")
 OPERATING_POINT = Code("OPERATING_POINT", CODING_SCHEME, "Operating point")
+VOLUME_SD = Code("VOLUME_SD", CODING_SCHEME, "Standard deviation of the volume")
 BOUNDING_BOX = Code("BOUNDING_BOX", CODING_SCHEME, "Bounding box")
 EARLIER_VOLUME = Code("EARLIER_VOLUME", CODING_SCHEME, "Volume at the earlier CT")
 EARLIER_LONG_AXIS = Code("EARLIER_LONG_AXIS", CODING_SCHEME, "Long axis at the earlier CT")
@@ -63,6 +64,8 @@ NODULE_TYPE = {
     NoduleType.PART_SOLID: Code("RID50152", "RADLEX", "part-solid pulmonary nodule"),
     NoduleType.GROUND_GLASS: Code("RID50153", "RADLEX", "non-solid (ground glass) pulmonary nodule"),
 }
+
+UNDETERMINED = Code("373068000", "SCT", "Undetermined")
 
 # Values of (111049, DCM, "Qualitative Difference"). CID 6134's "no significant changes" is SNOMED's for mammograms.
 CHANGE: dict[Change, Code] = {

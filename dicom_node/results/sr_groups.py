@@ -131,6 +131,7 @@ def _numbers(reading: Reading, finding_number: int) -> list[sr.Measurement]:
             method=sr_codes.MEAN_OF_AXES,
         ),
         mean,
+        sr.Measurement(name=sr_codes.VOLUME_SD, value=rounded(measured.volume_error_mm3), unit=_MM3),
         *([] if change is None else _changes(change, reading)),
         *others,
         sr.Measurement(
@@ -209,7 +210,8 @@ def _changes(change: NoduleChange, reading: Reading) -> list[sr.Measurement]:
 def _qualities(reading: Reading, finding_number: int) -> list[sr.QualitativeEvaluation]:
     measured = reading.measurements[finding_number - 1]
     change = change_of(reading, finding_number)
-    values = [(sr_codes.TEXTURE, sr_codes.NODULE_TYPE[measured.nodule_type])]
+    kind = measured.nodule_type
+    values = [(sr_codes.TEXTURE, sr_codes.UNDETERMINED if kind is None else sr_codes.NODULE_TYPE[kind])]
     if change is not None:
         values.append((codes.DCM.QualitativeDifference, sr_codes.CHANGE[change.change]))
     return [sr.QualitativeEvaluation(name, value) for name, value in values]

@@ -103,7 +103,8 @@ def _referenced_segments(group: Dataset) -> Iterator[tuple[str, int]]:
 
 
 def _has_outline(group: Dataset) -> bool:
+    """An Image Region of the group itself: a caliper's ends lie below a number, where viewers do not look."""
     return any(
         item.get("ValueType") in ("SCOORD", "SCOORD3D") and len(item.get("GraphicData") or ()) >= 4
-        for item in content.items(group)
+        for item in group.ContentSequence
     )
