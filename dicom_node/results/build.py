@@ -130,8 +130,8 @@ def build_objects(reading: Reading, profile: ResultProfile) -> tuple[Made, ...]:
     Raises ResultError when the objects fail their own checks.
     """
     seg = None
-    if reading.findings:
-        seg = build_seg(reading, omit_empty_frames=profile.segmentation_frames == "sparse")
+    if reading.findings and profile.segmentation != "none":
+        seg = build_seg(reading, form=profile.segmentation, frames=profile.segmentation_frames)
     sr = build_report(reading, seg)
     check_results(seg, sr, reading.series)
     return tuple(Made(kind=kind, ds=ds) for kind, ds in (("seg", seg), ("sr", sr)) if ds is not None)
