@@ -187,12 +187,13 @@ def _blended(rgb: NDArray[np.float64], paint: tuple[int, ...], alpha: NDArray[np
     return rgb * (1.0 - alpha[..., None]) + np.array(paint[:3], dtype=np.float64) * alpha[..., None]
 
 
-def draw_axis(draw: ImageDraw.ImageDraw, view: View, axis: Axis) -> None:
-    """A caliper as a thin light line on a dark one."""
+def draw_axis(draw: ImageDraw.ImageDraw, view: View, axis: Axis, number: int) -> None:
+    """A caliper in the finding's colour."""
     ends = view.to_screen(np.array([[end[2] + 0.5, end[1] + 0.5] for end in axis.ends_index]))
     line = [(float(x), float(y)) for x, y in ends]
-    draw.line(line, fill="#000000", width=3)
-    draw.line(line, fill=TEXT, width=1)
+    width = 2 if np.linalg.norm(ends[1] - ends[0]) > 60 else 1
+    draw.line(line, fill=ink_on(colour(number)), width=width + 2)
+    draw.line(line, fill=colour(number), width=width)
 
 
 def draw_number_beside(draw: ImageDraw.ImageDraw, view: View, finding: Finding, number: int) -> None:
