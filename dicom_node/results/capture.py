@@ -25,11 +25,14 @@ _LOSSY = ("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageComp
 
 
 def build_captures(reading: Reading, *, multi_frame: bool) -> tuple[Dataset, ...]:
-    """The pages of `pages.pages_of` as one Instance of as many frames, or as a series of single-frame Instances."""
+    """The pages of `pages.pages_of` as one Instance of as many frames, or as a series of single-frame Instances.
+
+    One page is a single-frame Instance either way: one frame has nothing to count by.
+    """
     pages = pages_of(reading)
     count = len(reading.findings)
     title = f"Nodule pictures: {count or 'none'} found"
-    if not multi_frame:
+    if not multi_frame or len(pages) == 1:
         return seal_series(
             [_single_frame(page, title, reading.origin, _images(reading, [page])) for page in pages],
             reading.origin,
@@ -62,10 +65,9 @@ def _multi_frame(pages: Sequence[Page], title: str, origin: Origin, images: Sequ
     ds = _base(title, origin, images)
     ds.SOPClassUID = MultiFrameTrueColorSecondaryCaptureImageStorage
     ds.NumberOfFrames = len(pages)
-    if len(pages) > 1:
-        # PS3.3 C.8.6.4: frames that are pages, not moments; a viewer has no reason to play them as a film.
-        ds.FrameIncrementPointer = Tag("PageNumberVector")
-        ds.PageNumberVector = list(range(1, len(pages) + 1))
+    # PS3.3 C.8.6.4: frames that are pages, not moments; a viewer has no reason to play them as a film.
+    ds.FrameIncrementPointer = Tag("PageNumberVector")
+    ds.PageNumberVector = list(range(1, len(pages) + 1))
     ds.PixelData = b"".join(page.image.tobytes() for page in pages)
     return ds
 

@@ -31,6 +31,7 @@ _FIELD_PER_EXTENT = 2.6
 _GLYPHS = frozenset(map(chr, range(0x20, 0x7F)))
 
 Grey = NDArray[np.uint8]
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +54,8 @@ class View:
 
     def to_screen(self, column_row: NDArray[np.float64]) -> NDArray[np.float64]:
         """(..., 2) of (column, row) in the box's coordinates -> (..., 2) of (x, y) on the screen."""
-        return (column_row - np.array(self.box[:2])) * np.array(self.scale)
+        screen: NDArray[np.float64] = (column_row - np.array(self.box[:2])) * np.array(self.scale)
+        return screen
 
 
 def whole_slice(volume: Volume, index: int, within_px: int) -> View:
@@ -69,7 +71,7 @@ def around(volume: Volume, finding: Finding, measurement: Measurement, size_px: 
     """The surroundings of a finding in the slice that was measured; `size_px` is filled."""
     k, row, column = finding.corner
     mask = finding.mask[measurement.slice_index - k]
-    middle = (np.argwhere(mask) + 0.5).mean(axis=0) + (row, column)
+    middle = (np.argwhere(mask) + 0.5).mean(axis=0) + np.array([row, column])
     _, row_mm, column_mm = volume.spacing_mm
     mm_per_px = field_mm(volume, finding) / min(size_px)
     half_width, half_height = size_px[0] * mm_per_px / column_mm / 2, size_px[1] * mm_per_px / row_mm / 2
@@ -125,7 +127,8 @@ def render_view(volume: Volume, view: View) -> Image.Image:
 
 def grey(hu: NDArray[np.int16]) -> Grey:
     """CT numbers -> grey values of the lung window."""
-    return _lookup_table()[hu.view(np.uint16) if hu.flags.c_contiguous else np.ascontiguousarray(hu).view(np.uint16)]
+    shown: Grey = _lookup_table()[np.ascontiguousarray(hu).view(np.uint16)]
+    return shown
 
 
 @cache
@@ -133,7 +136,8 @@ def _lookup_table() -> Grey:
     """Grey value of each int16, indexed by its bits: a table is quicker than arithmetic on each slice."""
     low, high = LUNG_WINDOW_HU
     values = np.arange(65536, dtype=np.uint16).view(np.int16).astype(np.float32)
-    return np.rint(np.clip((values - low) / (high - low), 0.0, 1.0) * 255.0).astype(np.uint8)
+    table: Grey = np.rint(np.clip((values - low) / (high - low), 0.0, 1.0) * 255.0).astype(np.uint8)
+    return table
 
 
 def draw_outline(image: Image.Image, view: View, finding: Finding, number: int, *, width_px: float = 1.8) -> None:
@@ -277,7 +281,7 @@ def _letters(direction: NDArray[np.float64]) -> tuple[str, str]:
 
 
 @cache
-def font(size: float) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+def font(size: float) -> Font:
     return ImageFont.load_default(size)
 
 

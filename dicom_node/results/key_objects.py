@@ -95,6 +95,4 @@ def _drawn_on(image: CTImage, states: Sequence[Dataset]) -> Iterator[Dataset]:
 
 
 def _reference(image: CTImage, series_uid: str) -> Reference:
-    return Reference(
-        sop_class_uid=image.sop_class_uid, sop_instance_uid=image.sop_instance_uid, series_uid=series_uid
-    )
+    return Reference(sop_class_uid=image.sop_class_uid, sop_instance_uid=image.sop_instance_uid, series_uid=series_uid)

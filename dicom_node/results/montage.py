@@ -145,7 +145,7 @@ def _draw_head(draw: ImageDraw.ImageDraw, finding: Finding, measurement: Measure
     facts = (
         quantities.volume(measurement.volume_mm3),
         quantities.attenuation_with_sd(measurement.mean_hu, measurement.sd_hu),
-        measurement.nodule_type,
+        measurement.nodule_type or "type undetermined",
         side,
         f"score {quantities.score(finding.score)}",
     )

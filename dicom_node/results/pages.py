@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from PIL import Image, ImageDraw
@@ -10,7 +10,18 @@ from PIL import Image, ImageDraw
 from dicom_node.domain import RESEARCH_USE
 from dicom_node.identity import MODEL_NAME, SOFTWARE_VERSION
 from dicom_node.results import drawing, narrative, quantities
-from dicom_node.results.drawing import BACKGROUND, FRAME, ON_WARNING, QUIET, TEXT, WARNING, font, printable, wrapped
+from dicom_node.results.drawing import (
+    BACKGROUND,
+    FRAME,
+    ON_WARNING,
+    QUIET,
+    TEXT,
+    WARNING,
+    Font,
+    font,
+    printable,
+    wrapped,
+)
 from dicom_node.results.reading import Reading, Refusal
 from dicom_node.results.table import Table, image_number, table_of
 
@@ -185,7 +196,7 @@ def _edges(table: Table) -> list[tuple[float, float]]:
     return edges
 
 
-def _fitting(text: str, width_px: float):  # type: ignore[no-untyped-def]  # what drawing.font returns
+def _fitting(text: str, width_px: float) -> Font:
     """The largest font in which a cell fits its column, from 18 down to 13."""
     return next((font(size) for size in range(18, 13, -1) if font(size).getlength(text) <= width_px), font(13))
 
@@ -211,8 +222,8 @@ def _draw_finding_head(draw: ImageDraw.ImageDraw, reading: Reading, number: int)
     draw.text((80, 30), size, fill=TEXT, font=font(30), anchor="lm")
     facts = (
         f"mean {quantities.whole_length(measured.mean_diameter_mm)}",
-        quantities.volume(measured.volume_mm3),
-        str(measured.nodule_type),
+        quantities.volume_with_error(measured.volume_mm3, measured.volume_error_mm3),
+        measured.nodule_type or "type undetermined",
         quantities.attenuation_with_sd(measured.mean_hu, measured.sd_hu),
     )
     right = 80 + font(30).getlength(size) + 28
@@ -230,9 +241,8 @@ def _draw_finding_head(draw: ImageDraw.ImageDraw, reading: Reading, number: int)
 
 
 def _slice_panel(reading: Reading, number: int, within_px: int) -> Image.Image:
-    """The whole key slice with all findings in it; a frame shows what the insets enlarge."""
+    """The whole key slice, as it is stored, with all findings in it."""
     volume, index = reading.volume, reading.measurements[number - 1].slice_index
-    view = drawing.whole_slice(volume, index, within_px)
     shown = drawing.render_slice(volume, index, reading.findings, within_px=within_px)
     draw = ImageDraw.Draw(shown)
     drawing.draw_ends(draw, shown.size, drawing.ends_of(volume))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 
@@ -162,8 +163,7 @@ class _Sheet:
         for line in _wrapped(text, font, size):
             self._room_for(size * 1.4)
             self._y -= size * 1.4
-            place = (_MARGIN, self._y)
-            self._add(lambda canvas, line=line, place=place: _text(canvas, place, line, size, INK, font))  # type: ignore[misc]
+            self._add(partial(_text, place=(_MARGIN, self._y), text=line, size=size, ink=INK, font=font))
         self.space(2)
 
     def table(self, table: Table) -> None:
@@ -174,8 +174,7 @@ class _Sheet:
             self._room_for(_ROW if number > 1 else 2 * _ROW)
             if number == 1 or len(self.pages) > before:
                 self._cells([column.title for column in table.columns], table, edges, ink=QUIET_INK)
-            place = (_MARGIN, self._y - _ROW + 3)
-            self._add(lambda canvas, number=number, place=place: _chip(canvas, place, number))  # type: ignore[misc]
+            self._add(partial(_chip, place=(_MARGIN, self._y - _ROW + 3), number=number))
             self._cells(cells, table, edges, ink=INK)
         self.space(10)
 
@@ -201,9 +200,7 @@ class _Sheet:
             self._room_for(side + 18)
             for position, (image, caption) in enumerate(figures[start : start + _FIGURES_A_ROW]):
                 place = (_MARGIN + position * (side + gap), self._y - side)
-                self._add(
-                    lambda canvas, image=image, caption=caption, place=place: _figure(canvas, image, caption, place, side)  # type: ignore[misc]
-                )
+                self._add(partial(_figure, image=image, caption=caption, place=place, side=side))
             self._y -= side + 18
 
     def file(self, title: str) -> bytes:
@@ -222,9 +219,7 @@ class _Sheet:
         return out.getvalue()
 
 
-def _text(
-    canvas: Canvas, place: tuple[float, float], text: str, size: float, ink: str, font: str = REGULAR
-) -> None:
+def _text(canvas: Canvas, place: tuple[float, float], text: str, size: float, ink: str, font: str = REGULAR) -> None:
     canvas.setFillColor(ink)
     canvas.setFont(font, size)
     canvas.drawString(*place, text)

@@ -61,7 +61,7 @@ def _all_drawn(reading: Reading) -> Iterator[_Drawn]:
     for number, (finding, measured) in enumerate(zip(reading.findings, reading.measurements, strict=True), start=1):
         k, row, column = finding.corner
         for index, mask in enumerate(finding.mask, start=k):
-            lines = [piece.outline + (column, row) for piece in pieces(mask)]
+            lines = [piece.outline + np.array([column, row]) for piece in pieces(mask)]
             text = str(number)
             if index == measured.slice_index:
                 lines += [_line(measured.long_axis), _line(measured.short_axis)]

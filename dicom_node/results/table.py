@@ -56,7 +56,7 @@ def _row(reading: Reading, number: int) -> tuple[str, ...]:
         quantities.axes(measured.long_axis_mm, measured.short_axis_mm),
         quantities.whole_length(measured.mean_diameter_mm),
         quantities.volume(measured.volume_mm3),
-        str(measured.nodule_type),
+        measured.nodule_type or "undetermined",
         quantities.attenuation(measured.mean_hu),
         quantities.score(finding.score),
         image_number(reading, measured.slice_index),
@@ -65,7 +65,7 @@ def _row(reading: Reading, number: int) -> tuple[str, ...]:
 
 
 def _change(change: NoduleChange) -> str:
-    """"grown +26 %", "new", "not judged"."""
+    """ "grown +26 %", "new", "not judged"."""
     word = change.change.replace("_", " ")
     if change.volume_change_percent is None:
         return word
