@@ -80,7 +80,7 @@ _NOTES = {
     "LossyImageCompression": "00, or 01 where images of the source were compressed with loss",
     "LossyImageCompressionRatio": "where the source tells it",
     "LossyImageCompressionMethod": "where the source tells it",
-    "NumberOfFrames": "of a segmentation: one for each slice that a segment occupies, or for each slice; else its pages",
+    "NumberOfFrames": "of a segmentation: one for each slice that a segment occupies, or each slice; else pages",
     "DimensionIndexSequence": "segment, then position, feet to head",
     "DimensionOrganizationType": "3D, with one segment in evenly spaced slices",
     "SegmentationFractionalType": "in a fractional one",

@@ -120,7 +120,7 @@ def _comparison(number: int, findings: int) -> Comparison:
         prior=PriorExam(
             study_uid=f"2.25.{number}.9.1",
             series_uid=f"2.25.{number}.9.2",
-            acquired_at=datetime(2025, 1, number),  # noqa: DTZ001  on the scanner's own clock
+            acquired_at=datetime(2025, 1, number),
             report_sop_class_uid=Comprehensive3DSRStorage,
             report_sop_instance_uid=f"2.25.{number}.9.3",
             report_series_uid=f"2.25.{number}.9.4",

@@ -22,9 +22,10 @@ from dicom_node.db import Database, ReceivedInstance, Row
 from dicom_node.delivery import delivery_id
 from dicom_node.dimse.scu import Outcome
 from dicom_node.domain import Detection, ModelIdentity, Volume
-from dicom_node.errors import DatabaseUnavailable, DicomNodeError, Reason, SeriesRejected
+from dicom_node.errors import ConfigError, DatabaseUnavailable, DicomNodeError, Reason, SeriesRejected
 from dicom_node.flow import Flow, manifest_sha256
 from dicom_node.peers import PeerConfig
+from dicom_node.render import job_files, render
 from dicom_node.storage import Storage
 from tests.fakes.ct import HEADER, make_ct_series
 from tests.fakes.findings import MODEL, ball
@@ -1255,3 +1256,12 @@ def test_a_later_revision_follows_the_report_of_its_form(make_node: Callable[...
         [item] = new.PredecessorDocumentsSequence[0].ReferencedSeriesSequence[0].ReferencedSOPSequence
         assert item.ReferencedSOPInstanceUID == old.SOPInstanceUID
         assert item.ReferencedSOPClassUID == old.SOPClassUID
+
+
+def test_a_job_can_be_looked_at(node: Node, tmp_path: Path) -> None:
+    job_id = node.complete()
+    result = render(job_files(node.database, node.storage, job_id), tmp_path / "look")
+    assert (result["slices"], [found["label"] for found in result["findings"]]) == (8, ["Nodule 1"])
+    node.storage.path(node.database.instances(SERIES)[0]["path"]).unlink()
+    with pytest.raises(ConfigError, match="1 of 10 files of job"):
+        job_files(node.database, node.storage, job_id)
