@@ -33,7 +33,7 @@ CLASSES = {
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Of one series with findings, in the order to send them; the label map is the only one that old archives refuse."""
+    """Of one series with findings, in the order to send them. The label map is what old archives refuse."""
     folder = tmp_path_factory.mktemp("objects")
     [case] = [case for case in cases(tmp_path_factory.mktemp("ct")) if case.name == "findings"]
     assert case.reading is not None
