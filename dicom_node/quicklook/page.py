@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from html import escape
 from importlib import resources
 from io import BytesIO
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -192,6 +194,9 @@ def _details(shown: Shown) -> str:
 
 def _statements(scene: Scene) -> str:
     said = () if scene.report is None else scene.report.statements
-    rows = "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in said)
+    rows = "".join(
+        f"<dt>{escape(name)}</dt>" + "".join(f"<dd>{escape(text)}</dd>" for _, text in texts)
+        for name, texts in groupby(said, key=itemgetter(0))
+    )
     notes = "".join(f"<p>{escape(note)}</p>" for note in scene.notes)
     return f"{notes}<dl>{rows}<dt>Series</dt><dd class='uid'>{escape(scene.series_uid)}</dd></dl>"
