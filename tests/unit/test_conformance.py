@@ -24,6 +24,7 @@ from dicom_node.dimse.requestor import PENDING
 from dicom_node.errors import OutOfSpace, Reason, UnreadableInstance
 from dicom_node.identity import IMPLEMENTATION_CLASS_UID, SOFTWARE_VERSION
 from dicom_node.peers import DicomWebConfig, PeerConfig, PeerTLS
+from dicom_node.profiles import SiteProfile
 
 
 def numbers(module: Any) -> set[int]:
@@ -149,6 +150,7 @@ def test_every_status_of_a_peer_is_judged_as_the_statement_says(tables: dict[str
         ("peers.NAME", PeerConfig),
         ("peers.NAME.tls", PeerTLS),
         ("peers.NAME.dicomweb", DicomWebConfig),
+        ("profiles.NAME", SiteProfile),
     ],
 )
 def test_every_setting_of_the_network_stands_in_it(prefix: str, model: Any, tables: dict[str, Any]) -> None:
