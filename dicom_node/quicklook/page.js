@@ -78,9 +78,11 @@
     state.finding = (index + findings.length) % findings.length;
     const found = findings[state.finding];
     state.focus = [found.middle[0] / scene.columns, found.middle[1] / scene.rows];
-    for (const row of document.querySelectorAll("tr.current")) row.classList.remove("current");
-    const button = document.querySelector(`[data-finding="${found.number}"]`);
-    if (button) button.closest("tr").classList.add("current");
+    for (const button of document.querySelectorAll("[data-finding]")) {
+      const current = button.dataset.finding === String(found.number);
+      button.setAttribute("aria-current", current);
+      button.closest("tr").classList.toggle("current", current);
+    }
     place();
     show(found.key);
   }

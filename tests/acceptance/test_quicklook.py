@@ -61,6 +61,14 @@ def test_every_way_to_a_slice_leads_there_and_nothing_leaves_the_machine(
     stage.hover()
     view.mouse.wheel(0, -120)
     assert place.inner_text() == "24 / 44"
+    box = stage.bounding_box()
+    assert box is not None
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    view.mouse.move(x, y)
+    view.mouse.down()
+    view.mouse.move(x, y + 30)
+    view.mouse.up()
+    assert place.inner_text() == "19 / 44", "dragged down, toward the feet"
     view.locator("#slider").fill("4")
     assert place.inner_text() == "5 / 44"
     view.get_by_role("button", name="Show Nodule 2, number 2").click()

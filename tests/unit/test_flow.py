@@ -1179,12 +1179,11 @@ def delivered(node: Node, job_id: str, destination: str) -> list[str]:
 
 
 def test_each_destination_gets_the_objects_of_its_profile(make_node: Callable[..., Node]) -> None:
-    node = make_node(peers=with_profiles("slicer", "legacy"))
+    node = make_node(peers=with_profiles("weasis", "legacy"))
     job_id = node.complete()
-    assert delivered(node, job_id, "pacs") == ["seg", "sr_plain"]
+    assert delivered(node, job_id, "pacs") == ["seg", "presentation", "sr", "key_objects_states"]
     got = delivered(node, job_id, "archive")
-    assert "sr_text" in got
-    assert not {"seg", "sr_plain"} & set(got)
+    assert got == ["capture_01", "capture_02", "sr_text"]
     node.deliver(job_id, "archive")
     [(sent, _, _)] = node.sender.sent
     assert sent == [f"{name}.dcm" for name in got]
