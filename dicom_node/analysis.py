@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from pydicom.dataset import Dataset
 
+from dicom_node.comparison import NoPrior, PriorFiles
 from dicom_node.config import GateConfig
 from dicom_node.domain import Detection, ModelIdentity, Volume
 from dicom_node.errors import SeriesRejected
@@ -68,6 +69,7 @@ class Analysis:
     findings: Sequence[dict[str, Any]]
     model: ModelIdentity
     timings_s: Mapping[str, float]
+    comparison: Comparison | None = None
 
 
 def analyse(
@@ -76,9 +78,13 @@ def analyse(
     limits: GateConfig,
     origin: Origin,
     *,
+    prior: PriorFiles | NoPrior | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> Analysis:
-    """The whole job on the files of one series. Raises SeriesRejected, UnreadableInstance, ResultError."""
+    """The whole job on the files of one series. Raises SeriesRejected, UnreadableInstance, ResultError.
+
+    prior: the earlier CT to compare with, or why there is none; None where nobody wants a comparison.
+    """
     timings: dict[str, float] = {}
     with _timed(timings, "read"):
         series = read_series(paths, limits)
