@@ -59,9 +59,11 @@ def not_available(text: str, why: str = "") -> Missed:
 
 
 class FindPrior(Protocol):
-    """Looks in the archive, until a time. Raises StorageError alone."""
+    """Looks in the archive, until a time; `settle` is told what was found. Raises StorageError alone."""
 
-    def __call__(self, job_id: str, archive: str, header: Dataset, until: float) -> Found | Missed: ...
+    def __call__(
+        self, job_id: str, archive: str, header: Dataset, until: float, settle: Callable[[Found], None]
+    ) -> Missed | None: ...
 
 
 def lookback_id(job_id: str) -> str:
@@ -101,15 +103,15 @@ class Lookback:
         """Settle what the job is compared with, unless it is settled, or the job is over."""
         job, prior = self.database.job(job_id), self.database.prior(job_id)
         if job is not None and prior is not None and job["state"] == "queued" and prior["outcome"] is None:
-            self._settle(job, prior)
+            self._look(job, prior)
             self._tidy(job_id)
         return self._outcome(job_id)
 
-    def _settle(self, job: Row, prior: Row) -> None:
+    def _look(self, job: Row, prior: Row) -> None:
         job_id = job["job_id"]
         until = prior["wanted_at"] + self.config.priors.longest_wait_s
         try:
-            looked = self._find(job_id, prior["archive"], until)
+            missed = self._find(job_id, prior["archive"], until)
         except StorageError:
             raise  # no database, no disk: the engine tries again
         except Exception as err:
@@ -117,28 +119,29 @@ class Lookback:
             log.exception("no earlier CT looked for", extra={"action": "prior", "job": job_id})
             self.database.prior_settled(job_id, "not_available", _FAILED, why=describe(err))
             return
-        if isinstance(looked, Missed):
-            self.database.prior_settled(job_id, looked.said.outcome, looked.said.text, why=looked.why)
-        else:
-            self.database.prior_settled(
-                job_id,
-                "found",
-                "An earlier CT was found.",
-                folder=PurePosixPath(looked.folder).name,
-                study_uid=looked.study_uid,
-                series_uid=looked.series_uid,
-                size_bytes=looked.size_bytes,
-            )
+        if missed is not None:
+            self.database.prior_settled(job_id, missed.said.outcome, missed.said.text, why=missed.why)
 
-    def _find(self, job_id: str, archive: str, until: float) -> Found | Missed:
+    def _find(self, job_id: str, archive: str, until: float) -> Missed | None:
         if archive not in self.config.peers:
             return not_available("The archive is not in the settings any more.")
         manifest = json.loads(self.storage.path(f"results/{job_id}/manifest.json").read_text())
         for path in manifest.values():
             files, _ = readable_headers([self.storage.path(path)])
             if files:
-                return self.find(job_id, archive, files[0].header, until)
+                return self.find(job_id, archive, files[0].header, until, lambda found: self._settle(job_id, found))
         return not_available("No image of the series can be read.")
+
+    def _settle(self, job_id: str, found: Found) -> None:
+        self.database.prior_settled(
+            job_id,
+            "found",
+            "An earlier CT was found.",
+            folder=PurePosixPath(found.folder).name,
+            study_uid=found.study_uid,
+            series_uid=found.series_uid,
+            size_bytes=found.size_bytes,
+        )
 
     def give_up_on(self, job_id: str) -> Json:
         job = self.database.job(job_id)

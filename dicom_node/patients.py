@@ -10,6 +10,7 @@ import unicodedata
 from dataclasses import dataclass, field
 
 from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
 from pydicom.valuerep import PersonName
 
 
@@ -55,7 +56,7 @@ def difference(mine: Patient, other: Patient) -> str:
 
 
 def _text(value: object) -> str:
-    return str(value or "").strip()
+    return ("\\".join(map(str, value)) if isinstance(value, MultiValue) else str(value or "")).strip()
 
 
 def _one_name(mine: tuple[str, ...], other: tuple[str, ...]) -> bool:

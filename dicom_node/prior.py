@@ -44,6 +44,7 @@ from dicom_node.prior_search import (
     series_of,
 )
 from dicom_node.pull import AFTERWARDS_S, arrived, asking, check_allowed
+from dicom_node.results.headers import SERIES_NUMBER, Kind
 from dicom_node.storage import Storage
 
 log = logging.getLogger(__name__)
@@ -87,12 +88,15 @@ class PriorFinder:
     now: Callable[[], float] = time.time
     sleep: Callable[[float], None] = time.sleep
 
-    def __call__(self, job_id: str, archive: str, header: Dataset, until: float) -> Found | Missed:
-        """header: of one image of the job's series. until: when to give up, seconds since the epoch.
+    def __call__(
+        self, job_id: str, archive: str, header: Dataset, until: float, settle: Callable[[Found], None]
+    ) -> Missed | None:
+        """header: of one image of the job's series. until: when to give up, seconds since the epoch. settle: is told
+        what was found, before anybody else looks into the same study.
 
         Raises StorageError where the database or the disk may be back later.
         """
-        search = _Search(self, job_id, archive, until)
+        search = _Search(self, job_id, archive, until, settle)
         try:
             return search.run(header)
         except _GiveUp as err:
@@ -114,6 +118,7 @@ class _Search:
     job_id: str
     archive: str
     until: float
+    settle: Callable[[Found], None]
     copied: int = field(default=0, init=False)
 
     @property
@@ -124,7 +129,7 @@ class _Search:
     def storage(self) -> Storage:
         return self.finder.storage
 
-    def run(self, header: Dataset) -> Found | Missed:
+    def run(self, header: Dataset) -> Missed | None:
         config, peer = self.finder.config, self.peer
         check_allowed(config, self.archive, peer)
         current = _checked_current(header)
@@ -146,7 +151,8 @@ class _Search:
             newest = newest or study
             with self._alone(study.study_uid):
                 if found := self._from_study(current, study, series):
-                    return found
+                    self.settle(found)
+                    return None
         return _nothing(newest, strangers, config.priors.max_age_days)
 
     # -- one study ---------------------------------------------------------------------------------
@@ -222,7 +228,9 @@ class _Search:
         try:
             report = pydicom.dcmread(path)
             cited = cited_by(report, CT_CLASSES, SEGMENTATION_CLASSES)
-            ours = growth.is_ours(report) and str(report.StudyInstanceUID) == study.study_uid
+            # By its number it is a report on what was analysed; on what was not, there is one of another number.
+            ours = growth.is_ours(report) and report.get("SeriesNumber") == SERIES_NUMBER[Kind.REPORT]
+            ours = ours and str(report.StudyInstanceUID) == study.study_uid
             made_at = f"{report.get('ContentDate', '')}{report.get('ContentTime', '')}"
         except Exception as err:  # noqa: BLE001  what pydicom raises on hostile bytes has no common type
             log.warning("report left out", extra={"action": "prior", "job": self.job_id, "why": describe(err)})
@@ -273,13 +281,15 @@ class _Search:
         here = {row["sop_instance_uid"]: self.storage.path(row["path"]) for row in self.database.instances(series_uid)}
         places = [here]
         for row in self.database.prior_folders(series_uid):
-            beside = self.storage.path(f"{row['folder']}/{IMAGES}")
+            beside = self.storage.path(f"results/{row['job_id']}/{row['folder']}/{IMAGES}")
             places.append({uid: beside / f"{uid}.dcm" for uid in wanted})
         for place in places:
             if not all(uid in place and place[uid].exists() for uid in wanted):
                 continue
             with suppress(FileGone):
                 self.copied += self.storage.link({f"{uid}.dcm": place[uid] for uid in wanted}, folder)
+                if place is here:
+                    self._clear(series_uid, self.finder.now() + _ECHOES_S)  # of a look that was killed
                 return True
         return False
 
@@ -320,7 +330,8 @@ class _Search:
                 on_response=lambda _sent: self.check_time(),
             )
             expected = said.sent if said.problem or series.there is None else series.there
-            here = arrived(lambda: self._count(uid), expected, AFTERWARDS_S, sleep=self.finder.sleep)
+            patience_s = min(AFTERWARDS_S, self.peer.response_timeout_s)
+            here = arrived(lambda: self._count(uid), expected, patience_s, sleep=self.finder.sleep)
             self._log(series, here, said.problem)
             stays_s = _STRAGGLERS_S if said.problem or here < expected else _ECHOES_S
             return self._moved_over(uid, folder, self.finder.now() + stays_s)

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from dicom_node.delivery import SendOutcome
     from dicom_node.dimse.announce import Announcer
     from dicom_node.flow import Flow
-    from dicom_node.lookback import FindPrior, Missed
+    from dicom_node.lookback import FindPrior, Found, Missed
 
 log = logging.getLogger(__name__)
 
@@ -150,7 +150,9 @@ def _no_detector(model: str) -> Detector:
     raise DicomNodeError(f"this process has no model {model}: only the work role analyses")
 
 
-def _no_archive(job_id: str, archive: str, header: Dataset, until: float) -> Missed:
+def _no_archive(
+    job_id: str, archive: str, header: Dataset, until: float, settle: Callable[[Found], None]
+) -> Missed | None:
     raise DicomNodeError(f"this process does not look in {archive}: only the deliver role has the network")
 
 

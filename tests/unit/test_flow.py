@@ -169,11 +169,17 @@ class Node:
             pause=self.let_pass,
         )
 
-    def find_prior(self, job_id: str, archive: str, header: pydicom.Dataset, until: float) -> Found | Missed:
+    def find_prior(
+        self, job_id: str, archive: str, header: pydicom.Dataset, until: float, settle: Callable[[Found], None]
+    ) -> Missed | None:
         """What the test wants to be found."""
         self.looked.append((archive, until - self.clock))
         assert header.PatientID == HEADER["PatientID"]
-        return self.earlier(job_id)
+        earlier = self.earlier(job_id)
+        if isinstance(earlier, Missed):
+            return earlier
+        settle(earlier)
+        return None
 
     def let_pass(self, seconds: float) -> None:
         self.clock += seconds
