@@ -24,6 +24,7 @@ from dicom_node.dimse.scu import Outcome
 from dicom_node.domain import Detection, ModelIdentity, Volume
 from dicom_node.errors import ConfigError, DatabaseUnavailable, DicomNodeError, Reason, SeriesRejected
 from dicom_node.flow import Flow, manifest_sha256
+from dicom_node.lookback import Found, Missed, not_available
 from dicom_node.peers import PeerConfig
 from dicom_node.render import job_files, render
 from dicom_node.storage import Storage
@@ -151,6 +152,8 @@ class Node:
         self.database = Database(config.database_url(), now=lambda: self.clock + next(tick) * 1e-3)
         self.database.migrate()
         self.detector, self.sender, self.archive = FakeDetector(), FakeSender(), FakeArchive()
+        self.looked: list[tuple[str, float]] = []
+        self.earlier: Callable[[str], Found | Missed] = lambda _job_id: not_available("The test has none.")
         self.flow = self.flow_with(config)
 
     def flow_with(self, config: Config, executor_id: str = "host/work") -> Flow:
@@ -162,9 +165,22 @@ class Node:
             detector=lambda _name: self.detector,
             send=self.sender,
             count=self.archive,
+            find_prior=self.find_prior,
             now=lambda: self.clock,
             pause=self.let_pass,
         )
+
+    def find_prior(
+        self, job_id: str, archive: str, header: pydicom.Dataset, until: float, settle: Callable[[Found], None]
+    ) -> Missed | None:
+        """What the test wants to be found."""
+        self.looked.append((archive, until - self.clock))
+        assert header.PatientID == HEADER["PatientID"]
+        earlier = self.earlier(job_id)
+        if isinstance(earlier, Missed):
+            return earlier
+        settle(earlier)
+        return None
 
     def let_pass(self, seconds: float) -> None:
         self.clock += seconds
@@ -1162,7 +1178,7 @@ def test_what_was_cancelled_is_not_sent(node: Node) -> None:
 def test_a_job_that_is_not_there_is_an_error(node: Node) -> None:
     with pytest.raises(DicomNodeError, match="is not in the database"):
         node.flow.report_rejected("1.2.3-abc")
-    assert set(node.flow.workflows()) == {"assemble", "analyse", "deliver"}
+    assert set(node.flow.workflows()) == {"assemble", "priors", "overdue", "analyse", "deliver"}
 
 
 # -- profiles ------------------------------------------------------------------------------------------
