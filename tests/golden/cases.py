@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -32,8 +32,9 @@ class Case:
     refusal: Refusal | None = None
 
 
-def cases(folder: Path) -> Iterator[Case]:
-    series = read_series(make_ct_series(folder, hu=_hu()))
+def cases(folder: Path, header: Mapping[str, Any] | None = None) -> Iterator[Case]:
+    """header: over that of the fakes."""
+    series = read_series(make_ct_series(folder, hu=_hu(), header=header))
     volume = to_volume(series)
     solid = ball(volume, (20, 30, 26), 6.0, score=0.9, side="right")
     faint = ball(volume, (30, 22, 42), 4.0, score=0.6, side="left")
