@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
 import pytest
 from PIL import Image, ImageDraw
+from pydicom.uid import RLELossless
 
 from dicom_node.errors import ConfigError
 from dicom_node.profiles import ResultProfile
@@ -109,6 +111,19 @@ def test_outlines_hold_the_voxels_of_the_segments_whatever_their_form(
         assert sorted(map(int, shown["slices"])) == np.flatnonzero(whole.any(axis=(1, 2))).tolist()
         for index, paths in shown["slices"].items():
             assert np.array_equal(filled(paths), whole[int(index)])
+
+
+def test_a_label_map_that_an_archive_compressed_shows_the_same(
+    source: Source, look: Callable[..., Look], tmp_path: Path
+) -> None:
+    folder = source.folder(tmp_path / "ct", "findings", ResultProfile(segmentation="labelmap"))
+    before = look(folder).scene["findings"]
+    seg = pydicom.dcmread(folder / "seg_labelmap.dcm")
+    uid = seg.SOPInstanceUID
+    seg.compress(RLELossless, generate_instance_uid=False)
+    assert seg.SOPInstanceUID == uid
+    seg.save_as(folder / "seg_labelmap.dcm")
+    assert look(folder).scene["findings"] == before
 
 
 def filled(paths: list[str]) -> np.ndarray[Any, Any]:
