@@ -74,6 +74,13 @@ def test_every_way_to_a_slice_leads_there_and_nothing_leaves_the_machine(
     view.get_by_role("button", name="Show Nodule 2, number 2").click()
     assert place.inner_text() == "31 / 44"
     assert view.locator("#marks path").count() == 2
+    for _ in range(2):
+        view.get_by_role("button", name="Zoom").click()
+    mark, whole = view.locator("#marks path").last.bounding_box(), stage.bounding_box()
+    assert mark is not None
+    assert whole is not None
+    assert mark["width"] > 0.25 * whole["width"], "four times as large"
+    assert abs(mark["x"] + mark["width"] / 2 - whole["x"] - whole["width"] / 2) < 0.1 * whole["width"], "in the middle"
     view.get_by_role("button", name="Outlines").click()
     assert not view.locator("#marks").is_visible()
     assert view.evaluate("document.documentElement.scrollWidth") <= width, "no sideways scrolling"
