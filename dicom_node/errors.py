@@ -25,6 +25,10 @@ class OutOfSpace(StorageError):
     """The storage root is below its watermark: nothing more is accepted until space is freed."""
 
 
+class FileGone(StorageError):
+    """A file that was here is not any more: a purge took it meanwhile."""
+
+
 class DatabaseUnavailable(StorageError):
     """The database does not answer, or is locked for too long."""
 

@@ -14,10 +14,13 @@ import sqlalchemy as sa
 
 from dicom_node import schema
 from dicom_node.errors import StaleState
+from dicom_node.profiles import KINDS
 from dicom_node.rows import Row, Rows
 
 # What a destination took. committed: it also says that it keeps it (Storage Commitment).
 ARRIVED = ("stored", "committed")
+# What is referred to goes before what refers to it.
+SENDING_ORDER = sa.case({kind: place for place, kind in enumerate(KINDS)}, value=schema.result.c.kind)
 # config.PullConfig.since_h is at most a year.
 _LONGEST_LOOK_BACK_S = 366 * 86400.0
 
@@ -35,12 +38,12 @@ class Ledger(Rows):
     """Statements on deliveries, and the purge of what is delivered."""
 
     def deliveries(self, job_id: str, destination: str | None = None) -> list[Row]:
-        """Ledger rows with what is needed to send them, in the order of sending: SEG before the SR that cites it."""
+        """Ledger rows with what is needed to send them, in the order of sending."""
         query = (
             sa.select(schema.delivery, schema.result.c.path, schema.result.c.kind, schema.result.c.sop_class_uid)
             .join(schema.result, schema.result.c.sop_instance_uid == schema.delivery.c.sop_instance_uid)
             .where(schema.delivery.c.job_id == job_id)
-            .order_by(schema.delivery.c.destination, schema.result.c.kind)
+            .order_by(schema.delivery.c.destination, SENDING_ORDER, schema.result.c.path)
         )
         if destination is not None:
             query = query.where(schema.delivery.c.destination == destination)
@@ -178,7 +181,8 @@ class Ledger(Rows):
             if connection.execute(still.with_for_update()).first() is None:
                 return False
             _delete_results(connection, schema.result.c.job_id.in_(jobs))
-            connection.execute(sa.delete(schema.finding).where(schema.finding.c.job_id.in_(jobs)))
+            for of_job in (schema.finding, schema.prior):
+                connection.execute(sa.delete(of_job).where(of_job.c.job_id.in_(jobs)))
             for table in (schema.job, schema.instance, schema.carrier, schema.series):
                 connection.execute(sa.delete(table).where(table.c.series_uid == series_uid))
             # That it was pulled stays known; the route that a pull named counts no more.
@@ -207,6 +211,7 @@ class Ledger(Rows):
                 sa.delete(schema.commitment).where(c.changed_at < before, c.transaction_uid.not_in(asked_about))
             )
             connection.execute(sa.delete(schema.commit_request).where(r.created_at < before, r.state != "due"))
+            connection.execute(sa.delete(schema.prior_series).where(schema.prior_series.c.until < before))
             here = sa.select(schema.series.c.series_uid)
             connection.execute(
                 sa.delete(schema.pulled).where(p.asked_at < before - _LONGEST_LOOK_BACK_S, p.series_uid.not_in(here))
@@ -221,7 +226,8 @@ class Ledger(Rows):
                 sa.update(schema.series).where(schema.series.c.series_uid == series_uid).values(assembled_at=None)
             )
             _delete_results(connection, schema.result.c.job_id == job_id)
-            connection.execute(sa.delete(schema.finding).where(schema.finding.c.job_id == job_id))
+            for of_job in (schema.finding, schema.prior):
+                connection.execute(sa.delete(of_job).where(of_job.c.job_id == job_id))
             done = connection.execute(
                 sa.delete(schema.job).where(
                     schema.job.c.job_id == job_id, schema.job.c.state.in_(("rejected", "failed", "cancelled"))

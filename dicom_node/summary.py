@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath
 from typing import Any
 
 from dicom_node.db import Database, Row
@@ -59,6 +60,7 @@ def job_summary(database: Database, storage: Storage, job_id: str) -> Summary:
         evidence=job["evidence"],
         explanation=job["explanation"],
         model=job["model"],
+        comparison=_prior(database.prior(job_id)),
         deliveries=[_delivery(row) for row in database.deliveries(job_id)],
         commitments=[_commitment(row) for row in database.commitments(job_id)],
         events=[{"at": _iso(row["at"]), "action": row["action"], **row["details"]} for row in database.events(job_id)],
@@ -74,10 +76,24 @@ def _series(job: Row) -> dict[str, Any]:
     }
 
 
+def _prior(row: Row | None) -> dict[str, Any] | None:
+    """None where the job's route compares with nothing."""
+    if row is None:
+        return None
+    return {
+        "archive": row["archive"],
+        "outcome": row["outcome"] or "looking",
+        "text": row["text"] or "An earlier CT is being looked for.",
+        "study_instance_uid": row["study_uid"],
+        "series_instance_uid": row["series_uid"],
+    }
+
+
 def _delivery(row: Row) -> dict[str, Any]:
     return {
         "destination": row["destination"],
         "kind": row["kind"],
+        "name": PurePosixPath(row["path"]).stem,
         "sop_instance_uid": row["sop_instance_uid"],
         "state": row["state"],
         "attempts": row["attempts"],

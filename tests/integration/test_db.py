@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
 import socket
 import sqlite3
@@ -10,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,7 @@ def make_job(database: Database, job_id: str = JOB, *, state: Any = "queued", se
     )
 
 
-def obj(kind: str = "sr", number: int = 1) -> ResultObject:
+def obj(kind: str = "sr", number: int = 1, to: Iterable[str] = ("pacs", "archive")) -> ResultObject:
     return ResultObject(
         sop_instance_uid=f"2.25.{kind == 'sr':d}{number}",
         sop_class_uid="1.2.840.10008.5.1.4.1.1.88.34",
@@ -89,6 +90,7 @@ def obj(kind: str = "sr", number: int = 1) -> ResultObject:
         path=f"results/{JOB}/{kind}.dcm",
         sha256="cc" * 32,
         size_bytes=9,
+        destinations=frozenset(to),
     )
 
 
@@ -96,7 +98,6 @@ def finish(database: Database, job_id: str = JOB, **more: Any) -> None:
     values = {
         "state": "complete",
         "objects": [obj("sr"), obj("seg")],
-        "destinations": ["pacs", "archive"],
         "findings": [{"number": 1, "score": 0.9}, {"number": 2, "score": 0.5}],
         "timings_s": {"read": 1.0},
         "model": {"name": "m"},
@@ -130,6 +131,7 @@ def test_the_states_that_the_database_allows_are_those_of_the_schema(database: D
         ("delivery", schema.DELIVERY_STATES),
         ("commitment", schema.COMMITMENT_STATES),
         ("commit_request", schema.COMMIT_REQUEST_STATES),
+        ("prior", schema.PRIOR_OUTCOMES),
     ):
         [check] = sa.inspect(database.engine).get_check_constraints(table)
         assert all(f"'{name}'" in check["sqltext"] for name in states)
@@ -141,7 +143,7 @@ def test_migrating_again_changes_nothing(database: Database) -> None:
     record(database, received())
     database.migrate()
     assert len(database.instances(SERIES)) == 1
-    assert database.check().endswith("schema 0003")
+    assert database.check().endswith("schema 0004_priors")
 
 
 def test_a_ledger_of_the_first_schema_keeps_its_rows_and_can_hold_what_is_committed(url: str) -> None:
@@ -189,7 +191,7 @@ def test_check_says_what_answers_before_and_after_the_first_start(url: str) -> N
     database = Database(url)
     assert "made at the first start" in database.check()
     database.migrate()
-    assert database.check() == f"{database.engine.dialect.name}, schema 0003"
+    assert database.check() == f"{database.engine.dialect.name}, schema 0004_priors"
     database.close()
 
 
@@ -544,7 +546,7 @@ def test_an_end_that_fails_half_way_leaves_nothing(database: Database) -> None:
     make_job(database)
     database.start_job(JOB, "w1")
     with pytest.raises(sa.exc.SQLAlchemyError):
-        finish(database, destinations=["pacs", None])
+        finish(database, objects=[obj("seg"), dataclasses.replace(obj("sr"), kind=None)])  # type: ignore[arg-type]
     assert state(database) == "running"
     assert database.results(JOB) == []
     assert database.findings(JOB) == []
@@ -555,8 +557,7 @@ def test_a_rejected_job_gains_its_report(database: Database) -> None:
     finish(
         database,
         state="rejected",
-        objects=[obj("sr")],
-        destinations=["pacs"],
+        objects=[obj("sr", to=["pacs"])],
         findings=[],
         timings_s=None,
         model=None,
