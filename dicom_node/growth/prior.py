@@ -241,13 +241,13 @@ def _named(item: Dataset, name: Code) -> bool:
 
 
 def _items(report: Dataset) -> Iterator[Dataset]:
-    """All content items below the root, without recursion: how deep they lie is the sender's choice."""
-    waiting = list(report.get("ContentSequence") or ())
+    """All content items below the root, in their order, without recursion: how deep they lie is the sender's choice."""
+    waiting = list(report.get("ContentSequence") or ())[::-1]
     for _ in range(_MOST_ITEMS):
         if not waiting:
             return
         item = waiting.pop()
-        waiting += item.get("ContentSequence") or ()
+        waiting += list(item.get("ContentSequence") or ())[::-1]
         yield item
     raise PriorUnusable(f"the earlier report has more than {_MOST_ITEMS} content items")
 

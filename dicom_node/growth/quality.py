@@ -15,7 +15,7 @@ from dicom_node.grids import trilinear
 from dicom_node.growth.alignment import Alignment
 from dicom_node.lungs import GRID_MM, Lungs
 
-LEAST_COMMON_ML = 300.0
+LEAST_COMMON_L = 0.3
 LEAST_DICE = 0.8
 LEAST_CORRELATION = 0.3
 LEAST_FOUND_PERCENT = 12.0
@@ -40,7 +40,7 @@ def figures(current: Lungs, prior: Lungs, alignment: Alignment) -> dict[str, flo
     scales, degrees = _scales_and_turn(alignment.affine.matrix)
     found, disagreement = _landmarks(alignment)
     return {
-        "lung in common [mL]": float(both.sum()) * GRID_MM**3 / 1000,
+        "lung in common [L]": float(both.sum()) * GRID_MM**3 / 1e6,
         "lung overlap, Dice": float(2 * both.sum() / max(1, here_mask.sum() + there_mask.sum())),
         "lung correlation": _correlation(
             current.grid.hu[tuple(index[both].T)], trilinear(prior.grid.hu, there[both], 0.0)
@@ -58,8 +58,8 @@ def figures(current: Lungs, prior: Lungs, alignment: Alignment) -> dict[str, flo
 
 def fault(quality: Mapping[str, float]) -> str | None:
     """Why the alignment can't be trusted, in words; None where it can."""
-    if quality["lung in common [mL]"] < LEAST_COMMON_ML:
-        return f"the two CTs have {quality['lung in common [mL]']:.0f} mL of lung in common"
+    if quality["lung in common [L]"] < LEAST_COMMON_L:
+        return f"the two CTs have {quality['lung in common [L]']:.2f} L of lung in common"
     if quality["lung overlap, Dice"] < LEAST_DICE:
         return f"the lungs overlap by {quality['lung overlap, Dice']:.2f} (Dice) only"
     if quality["lung correlation"] < LEAST_CORRELATION:

@@ -13,6 +13,8 @@ from dicom_node.domain import Volume
 from dicom_node.grids import trilinear
 
 STEP_MM = 0.75
+# Measured air has noise; what scanners write outside their field of view has none.
+PADDING_BELOW_HU = -900
 # Of the nodule's radius: inside it even where the place is a little off.
 CORE = 0.7
 SHELL_MM = (3.0, 8.0)
@@ -24,7 +26,7 @@ LIKENESS = 0.5
 
 
 def covers(volume: Volume, point_mm: NDArray[np.float64], margin_mm: float) -> bool:
-    """Whether the volume has voxels all round the place, not padding of one value."""
+    """Whether the volume has voxels all round the place, and no padding there: one value, as low as air."""
     index = volume.to_index(point_mm)
     margin = margin_mm / np.array(volume.spacing_mm)
     last = np.array(volume.hu.shape) - 1
@@ -32,7 +34,7 @@ def covers(volume: Volume, point_mm: NDArray[np.float64], margin_mm: float) -> b
         return False
     box = tuple(slice(int(i), int(i) + 2) for i in np.minimum(np.floor(index - 0.5).clip(0), last - 1))
     near = volume.hu[box]
-    return near.size < 2 or bool(near.min() != near.max())
+    return bool(near.min() != near.max() or near.min() > PADDING_BELOW_HU)
 
 
 def shows_the_like(

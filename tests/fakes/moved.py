@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dicom_node.domain import Point, Volume
+from dicom_node.domain import Finding, Point, Volume
 from dicom_node.grids import simple_itk, to_image
 from dicom_node.lungs import Lungs
+from tests.fakes.findings import finding_of
 
 
 def motion(
@@ -120,3 +122,48 @@ def moved(
         volume=Volume(hu=hu.round().astype(np.int16), affine=affine),
         matrix=matrix, center_mm=center_mm, breath_mm=breath_mm, lungs=lungs,
     )  # fmt: skip
+
+
+def with_balls(volume: Volume, balls: Sequence[tuple[NDArray[np.float64], float]], hu: float = 30.0) -> Volume:
+    """Solid nodules, (centre mm, radius mm), laid into the scan with edges a pixel wide."""
+    painted = volume.hu.astype(np.float32)
+    for center, radius in balls:
+        box, points = around(volume, center, radius + 2.0)
+        share = ((radius - np.linalg.norm(points - center, axis=-1)) / volume.spacing_mm[1] + 0.5).clip(0, 1)
+        painted[box] += share.astype(np.float32) * np.maximum(hu - painted[box], 0)
+    return Volume(hu=painted.round().astype(np.int16), affine=volume.affine)
+
+
+def ball_finding(volume: Volume, center: NDArray[np.float64], radius: float) -> Finding:
+    """What a detector would mark of a ball: the voxels whose centres it covers."""
+    box, points = around(volume, center, radius + 2.0)
+    mask = np.zeros(volume.hu.shape, np.bool_)
+    mask[box] = np.linalg.norm(points - center, axis=-1) <= radius
+    return finding_of(volume, mask)
+
+
+def around(
+    volume: Volume, center: NDArray[np.float64], half_mm: float
+) -> tuple[tuple[slice, ...], NDArray[np.float64]]:
+    """Voxels in a box round a point, and their centres in mm."""
+    half = np.ceil(half_mm / np.array(volume.spacing_mm))
+    index = volume.to_index(center)
+    low, high = (index - half).clip(0).astype(int), (index + half + 2).astype(int)
+    high = np.minimum(high, volume.hu.shape)
+    box = tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
+    grid = np.stack(np.meshgrid(*(np.arange(s.start, s.stop) for s in box), indexing="ij"), axis=-1)
+    return box, volume.to_mm(grid.astype(np.float64))
+
+
+def quiet_places(lungs: Lungs, count: int, *, apart_mm: float) -> NDArray[np.float64]:
+    """(count, 3) points deep in the lungs, without a vessel of note within 10 mm, so far from each other."""
+    candidates = np.argwhere(lungs.distance_mm < -14)[::37]
+    loudest = [lungs.grid.hu[tuple(slice(i - 5, i + 6) for i in index)].max() for index in candidates]
+    chosen: list[NDArray[np.float64]] = []
+    for index in candidates[np.argsort(loudest, kind="stable")]:
+        point = lungs.grid.to_mm(index.astype(np.float64))
+        if all(np.linalg.norm(point - other) >= apart_mm for other in chosen):
+            chosen.append(point)
+        if len(chosen) == count:
+            return np.array(chosen)
+    raise AssertionError("the lungs have no room for so many nodules")
