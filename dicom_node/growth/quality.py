@@ -77,9 +77,10 @@ def fault(quality: Mapping[str, float]) -> str | None:
 
 def _correlation(here: NDArray[np.int16], there: NDArray[np.float32]) -> float:
     """Of CT numbers inside both lungs, cut off where bone and metal begin."""
-    if len(here) < 2:
+    a, b = here.clip(-1000, 200).astype(np.float64), there.clip(-1000, 200).astype(np.float64)
+    if len(a) < 2 or a.std() == 0 or b.std() == 0:
         return 0.0
-    return float(np.corrcoef(here.clip(-1000, 200), there.clip(-1000, 200))[0, 1])
+    return float(np.corrcoef(a, b)[0, 1])
 
 
 def _landmarks(alignment: Alignment) -> tuple[float, float]:
