@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from pydicom.dataset import Dataset
 
-from dicom_node.comparison import NoPrior, PriorFiles
+from dicom_node.comparison import Comparison, NoPrior, PriorFiles
 from dicom_node.config import GateConfig
 from dicom_node.domain import Detection, ModelIdentity, Volume
 from dicom_node.errors import SeriesRejected
