@@ -61,6 +61,10 @@ class ResultError(DicomNodeError):
     """A result object failed its own checks and must not leave the node."""
 
 
+class PriorUnusable(DicomNodeError):
+    """An earlier report or its segmentation can't be compared with: not ours, incomplete, or at odds with itself."""
+
+
 class Reason(StrEnum):
     """Why a series is not analysed. The codes are stored, shown, and sent in the SR: never rename one."""
 

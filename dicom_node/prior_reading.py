@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
-from datetime import datetime
 
 import pydicom
 
@@ -13,14 +12,19 @@ from dicom_node.comparison import Comparison, NoPrior, PriorFiles
 from dicom_node.config import GateConfig
 from dicom_node.errors import DicomNodeError, SeriesRejected
 from dicom_node.results.reading import Reading
+from dicom_node.results.tracking import track
 from dicom_node.series import read_series, to_volume
 
 log = logging.getLogger(__name__)
 
 
 def compared(reading: Reading, prior: PriorFiles | NoPrior, limits: GateConfig) -> Reading:
-    """Never an error: the findings stand without a comparison. Equal files give an equal Reading."""
-    return replace(reading, comparison=_comparison(reading, prior, limits))
+    """Never an error: the findings stand without a comparison. Equal files give an equal Reading.
+
+    Findings that the earlier report knows take their names from it.
+    """
+    comparison = _comparison(reading, prior, limits)
+    return replace(reading, comparison=comparison, tracking=track(reading.findings, reading.origin, comparison))
 
 
 def _comparison(reading: Reading, prior: PriorFiles | NoPrior, limits: GateConfig) -> Comparison:
@@ -37,17 +41,12 @@ def _comparison(reading: Reading, prior: PriorFiles | NoPrior, limits: GateConfi
 
 
 def _with_files(reading: Reading, prior: PriorFiles, limits: GateConfig) -> Comparison:
+    now = growth.acquired_at(reading.series.header)
+    if now is None:
+        return growth.not_compared(
+            "not_available", "This CT does not say when it was acquired, so nothing is compared."
+        )
+    series = read_series(prior.images, limits)
     segmentation = None if prior.segmentation is None else pydicom.dcmread(prior.segmentation)
-    exam = growth.read_prior(pydicom.dcmread(prior.report), segmentation)
-    return growth.compare(
-        reading.volume,
-        reading.findings,
-        reading.measurements,
-        _acquired_at(reading),
-        to_volume(read_series(prior.images, limits)),
-        exam,
-    )
-
-
-def _acquired_at(reading: Reading) -> datetime:
-    raise NotImplementedError
+    exam = growth.read_prior(pydicom.dcmread(prior.report), segmentation, series.header)
+    return growth.compare(reading.volume, reading.findings, reading.measurements, now, to_volume(series), exam)

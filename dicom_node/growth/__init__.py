@@ -1,28 +1,11 @@
-"""Stand-in until growth is merged."""
+"""Our earlier report with its segmentation, and two CTs -> what became of each nodule.
 
-from __future__ import annotations
+Pure: no network, no database, no clock, no torch. `prior` and `segments` read the earlier objects, `registration`,
+`landmarks` and `alignment` lay the lungs on each other, `quality` judges that, `matching` pairs nodules, `tissue` looks
+at places, `change` does the sums, `comparing` tells the story.
+"""
 
-from typing import Any
+from dicom_node.growth.comparing import compare, not_compared
+from dicom_node.growth.prior import acquired_at, is_ours, read_prior
 
-from pydicom.dataset import Dataset
-
-from dicom_node.comparison import Comparison
-from dicom_node.identity import MANUFACTURER, MODEL_NAME
-
-
-def is_ours(header: Dataset) -> bool:
-    return bool(header.get("Manufacturer") == MANUFACTURER and header.get("ManufacturerModelName") == MODEL_NAME)
-
-
-def not_compared(outcome: Any, text: str) -> Comparison:
-    return Comparison(outcome=outcome, text=text)
-
-
-def read_prior(report: Dataset, segmentation: Dataset | None) -> Any:
-    return None
-
-
-def compare(
-    current: Any, findings: Any, measurements: Any, acquired_at: Any, prior_volume: Any, prior: Any
-) -> Comparison:
-    return Comparison(outcome="not_registered", text="A stand-in compares nothing.")
+__all__ = ["acquired_at", "compare", "is_ours", "not_compared", "read_prior"]
