@@ -180,5 +180,8 @@ def test_the_second_report_has_the_earlier_tracking_uids_and_says_what_changed(
     [old], [new] = reports(orthanc, f"{ROOT}.1.1"), reports(orthanc, f"{ROOT}.2.1")
     assert tracking_uids(old)
     assert tracking_uids(new) == tracking_uids(old)
+    said = new.to_json()
+    assert "stable" in said
+    assert str(old.SOPInstanceUID) in said, "it names the report that it compares with"
     logs = "".join(node.log(role) for role in ("receive", "work", "deliver"))
     assert "PRIORS-1" not in logs
