@@ -32,7 +32,7 @@ class NoduleType(StrEnum):
 
 def classify(hu: NDArray[np.int16], mask: NDArray[np.bool_], equivalent_diameter_mm: float) -> NoduleType | None:
     """By RULE. hu, mask: (slices, rows, columns). None: undetermined."""
-    share = solid_share(hu, mask)
+    share = float((hu[inside(mask)] > SOLID_HU).mean())
     if share >= SOLID_SHARE:
         return NoduleType.SOLID
     if equivalent_diameter_mm < SMALLEST_MM:
@@ -40,9 +40,9 @@ def classify(hu: NDArray[np.int16], mask: NDArray[np.bool_], equivalent_diameter
     return NoduleType.PART_SOLID if share >= PART_SOLID_SHARE else NoduleType.GROUND_GLASS
 
 
-def solid_share(hu: NDArray[np.int16], mask: NDArray[np.bool_]) -> float:
-    """Of the voxels whose four neighbours in the slice belong to the mask too; of all where there are none."""
+def inside(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The voxels whose four neighbours in the slice belong to the mask too; the whole mask where there are none."""
     padded = np.pad(mask, ((0, 0), (1, 1), (1, 1)))
     beside = padded[:, :-2, 1:-1] & padded[:, 2:, 1:-1] & padded[:, 1:-1, :-2] & padded[:, 1:-1, 2:]
     inner = mask & beside
-    return float((hu[inner if inner.any() else mask] > SOLID_HU).mean())
+    return inner if inner.any() else mask

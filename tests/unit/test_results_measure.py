@@ -125,7 +125,7 @@ Sample = list[tuple[Ellipsoid, Measurement]]
 
 @pytest.fixture(scope="module")
 def sample() -> Sample:
-    return [(body, body.measured()[0]) for body in random_ellipsoids(120)]
+    return [(body, body.measured()[0]) for body in random_ellipsoids(240)]
 
 
 def half_a_voxel(spacing_mm: tuple[float, float, float]) -> float:
@@ -133,7 +133,7 @@ def half_a_voxel(spacing_mm: tuple[float, float, float]) -> float:
     return math.prod(spacing_mm) ** (1 / 3) / 2
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=100, deadline=None, derandomize=True)
 @given(ellipsoids())
 def test_axes_are_within_two_percent_or_half_a_voxel_at_each_end(body: Ellipsoid) -> None:
     measured, _ = body.measured()
@@ -158,7 +158,7 @@ def test_nine_axes_of_ten_are_within_two_percent_or_half_a_voxel_in_all(sample: 
     assert np.std(errors) <= 0.3
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=100, deadline=None, derandomize=True)
 @given(ellipsoids())
 def test_volume_and_its_sphere_are_within_two_percent_or_half_a_voxel(body: Ellipsoid) -> None:
     measured, _ = body.measured()
@@ -178,7 +178,7 @@ def test_volume_is_right_on_average_and_within_its_error(sample: Sample) -> None
     assert np.mean(inside) >= 0.95
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=100, deadline=None, derandomize=True)
 @given(ellipsoids())
 def test_box_holds_the_body_up_to_half_a_voxel(body: Ellipsoid) -> None:
     measured, volume = body.measured()

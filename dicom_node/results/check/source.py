@@ -248,6 +248,5 @@ def _of_predecessor(ds: Dataset, grounds: Grounds) -> Iterator[str]:
         for series in study.get("ReferencedSeriesSequence", ())
         for item in series.get("ReferencedSOPSequence", ())
     }
-    allowed = {grounds.predecessor.sop_instance_uid} if grounds.predecessor else set()
-    if named - allowed:
+    if not all(map(grounds.allows, named)):
         yield "names a predecessor that it has not"
