@@ -29,6 +29,7 @@ from dicom_node.dimse.scu import send
 from dicom_node.infer import dicom_files
 from dicom_node.model.detector import Detector
 from dicom_node.peers import PeerConfig
+from dicom_node.profiles import BUILT_IN_PROFILES, DEFAULT_PROFILE
 
 
 def main() -> None:
@@ -71,13 +72,11 @@ def measure(folder: Path, out: Path, rounds: int, device: str) -> dict[str, obje
     """Medians over `rounds`, in seconds a stage."""
     files = dicom_files(folder)
     detector = Detector.load(bundle_folder("builtin:lung_nodule_small"), device)
-    origin = analysis.Origin(
-        manifest_sha256="0" * 64, made_at=datetime.now(UTC), evidence="benchmark", complete=True, predecessor=None
-    )
+    origin = analysis.Origin(manifest_sha256="0" * 64, made_at=datetime.now(UTC), evidence="benchmark", complete=True)
     laps: list[dict[str, float]] = []
     findings = 0
     for _ in range(rounds):
-        made = analysis.analyse(files, detector, GateConfig(), origin)
+        made = analysis.analyse(files, detector, GateConfig(), origin, {"": BUILT_IN_PROFILES[DEFAULT_PROFILE]})
         findings = len(made.findings)
         laps.append({**made.timings_s, "send": _send(made, out)})
     stages = {name: statistics.median(lap[name] for lap in laps) for name in laps[0]}
@@ -99,8 +98,8 @@ def _send(made: analysis.Analysis, out: Path) -> float:
     """Seconds to send the objects to a small archive on loopback."""
     out.mkdir(parents=True, exist_ok=True)
     paths = []
-    for kind, made_file in made.objects.items():
-        path = out / f"{kind}.dcm"
+    for made_file in made.objects:
+        path = out / f"{made_file.name}.dcm"
         path.write_bytes(made_file.data)
         paths.append(path)
     archive = Archive(out / "archive", "BENCH")

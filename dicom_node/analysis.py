@@ -1,4 +1,4 @@
-"""One series as a straight line: files -> CTSeries -> Volume -> Detection -> SEG, SR and pictures, each stage timed.
+"""One series as a straight line: files -> CTSeries -> Volume -> Detection -> what destinations get, each stage timed.
 
 Called by the node's workflow and by `infer` alike.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,10 +18,12 @@ from pydicom.dataset import Dataset
 from dicom_node.config import GateConfig
 from dicom_node.domain import Detection, ModelIdentity, Volume
 from dicom_node.errors import SeriesRejected
-from dicom_node.results.build import Results, build_rejection, build_results, finding_rows
+from dicom_node.profiles import ResultProfile
+from dicom_node.results.build import finding_rows, read, refuse
 from dicom_node.results.montage import render_finding, to_png
+from dicom_node.results.objects import Addressed, objects_for, refusals_for
 from dicom_node.results.part10 import to_bytes
-from dicom_node.results.reading import Predecessor
+from dicom_node.results.reading import Predecessor, Reading
 from dicom_node.series import read_series, to_volume
 
 
@@ -47,13 +49,20 @@ class Origin:
     made_at: datetime
     evidence: str
     complete: bool
-    predecessor: tuple[str, str, str] | None
+    predecessors: Mapping[str, Predecessor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResultFile:
-    """A finished DICOM object as the bytes of its Part 10 file."""
+    """A finished DICOM object as the bytes of its Part 10 file.
 
+    kind: one of profiles.KINDS. name: its file's, without suffix; no other object of the series has it.
+    destinations: who gets it.
+    """
+
+    kind: str
+    name: str
+    destinations: frozenset[str]
     sop_instance_uid: str
     sop_class_uid: str
     data: bytes
@@ -61,9 +70,9 @@ class ResultFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Analysis:
-    """objects: "seg" (where there are findings) and "sr". pictures: file name -> PNG. findings: as JSON has them."""
+    """objects: in the order to send them. pictures: file name -> PNG. findings: as JSON has them."""
 
-    objects: Mapping[str, ResultFile]
+    objects: Sequence[ResultFile]
     pictures: Mapping[str, bytes]
     findings: Sequence[dict[str, Any]]
     model: ModelIdentity
@@ -75,10 +84,14 @@ def analyse(
     detector: Detector,
     limits: GateConfig,
     origin: Origin,
+    profiles: Mapping[str, ResultProfile],
     *,
     progress: Callable[[float], None] | None = None,
 ) -> Analysis:
-    """The whole job on the files of one series. Raises SeriesRejected, UnreadableInstance, ResultError."""
+    """The whole job on the files of one series. Raises SeriesRejected, UnreadableInstance, ResultError.
+
+    profiles: of each destination.
+    """
     timings: dict[str, float] = {}
     with _timed(timings, "read"):
         series = read_series(paths, limits)
@@ -87,7 +100,7 @@ def analyse(
     detection = detector.detect(volume, progress=progress)
     timings |= detection.timings_s
     with _timed(timings, "results"):
-        results = build_results(
+        reading = read(
             series,
             volume,
             detection,
@@ -95,50 +108,50 @@ def analyse(
             manifest_sha256=origin.manifest_sha256,
             made_at=origin.made_at,
             complete=origin.complete,
-            predecessor=_predecessor(origin),
         )
-        objects = {made.kind: _file(made.ds) for made in results.objects}
+        objects = [_file(each) for each in objects_for(reading, profiles, origin.predecessors)]
     with _timed(timings, "pictures"):
-        pictures = _pictures(volume, detection, results)
+        pictures = _pictures(reading)
     return Analysis(
         objects=objects,
         pictures=pictures,
-        findings=finding_rows(detection.findings, results.measurements, results.tracking_uids),
+        findings=finding_rows(detection.findings, reading.measurements, [track.uid for track in reading.tracking]),
         model=detection.model,
         timings_s=timings,
     )
 
 
-def rejection(headers: Sequence[Dataset], rejected: SeriesRejected, origin: Origin) -> ResultFile:
-    """The report that says why a series was not analysed. Raises ResultError where there is no study to put it in."""
-    instances = [(str(h.get("SOPClassUID") or ""), str(h.get("SOPInstanceUID") or "")) for h in headers]
-    report = build_rejection(
+def rejection(
+    headers: Sequence[Dataset], rejected: SeriesRejected, origin: Origin, profiles: Mapping[str, ResultProfile]
+) -> list[ResultFile]:
+    """The objects that say why a series was not analysed. Raises ResultError where there is no study to put them in."""
+    refusal = refuse(
         headers[0],
-        instances,
+        [(str(h.get("SOPClassUID") or ""), str(h.get("SOPInstanceUID") or "")) for h in headers],
         rejected,
         evidence=origin.evidence,
         manifest_sha256=origin.manifest_sha256,
         made_at=origin.made_at,
         complete=origin.complete,
-        predecessor=_predecessor(origin),
     )
-    return _file(report)
+    return [_file(each) for each in refusals_for(refusal, profiles, origin.predecessors)]
 
 
-def _predecessor(origin: Origin) -> Predecessor | None:
-    if origin.predecessor is None:
-        return None
-    study_uid, series_uid, sop_instance_uid = origin.predecessor
-    return Predecessor(study_uid=study_uid, series_uid=series_uid, sop_instance_uid=sop_instance_uid)
+def _file(each: Addressed) -> ResultFile:
+    ds = each.made.ds
+    return ResultFile(
+        kind=each.made.kind,
+        name=each.made.name,
+        destinations=each.destinations,
+        sop_instance_uid=str(ds.SOPInstanceUID),
+        sop_class_uid=str(ds.SOPClassUID),
+        data=to_bytes(ds),
+    )
 
 
-def _file(ds: Dataset) -> ResultFile:
-    return ResultFile(sop_instance_uid=str(ds.SOPInstanceUID), sop_class_uid=str(ds.SOPClassUID), data=to_bytes(ds))
-
-
-def _pictures(volume: Volume, detection: Detection, results: Results) -> dict[str, bytes]:
-    shown = enumerate(zip(detection.findings, results.measurements, strict=True), start=1)
-    return {f"finding_{n}.png": to_png(render_finding(volume, found, measured, n)) for n, (found, measured) in shown}
+def _pictures(reading: Reading) -> dict[str, bytes]:
+    shown = enumerate(zip(reading.findings, reading.measurements, strict=True), start=1)
+    return {f"finding_{n}.png": to_png(render_finding(reading.volume, f, m, n)) for n, (f, m) in shown}
 
 
 @contextmanager

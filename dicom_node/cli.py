@@ -16,6 +16,8 @@ from dicom_node.cli_common import DEFAULT_CONFIG, ConfigOption, JsonOption, err,
 from dicom_node.config import Config, GateConfig, load_config
 from dicom_node.domain import RESEARCH_USE
 from dicom_node.errors import ConfigError, DicomNodeError
+from dicom_node.forms import did_you_mean
+from dicom_node.profiles import BUILT_IN_PROFILES, DEFAULT_PROFILE, ResultProfile
 
 if TYPE_CHECKING:
     from dicom_node.db import Database
@@ -305,6 +307,8 @@ def infer(
     series: Annotated[str | None, typer.Option(help="Series Instance UID, where DIR holds several.")] = None,
     model: Annotated[str, typer.Option(help="A bundle's folder or builtin:NAME.")] = "builtin:lung_nodule_small",
     device: Annotated[str, typer.Option(help="cpu or cuda:N.")] = "cpu",
+    profile: Annotated[str, typer.Option(help="Which objects: built-in, or one of the settings.")] = DEFAULT_PROFILE,
+    config: ConfigOption = DEFAULT_CONFIG,
     max_slice_spacing_mm: Annotated[
         float, typer.Option(min=0.1, help="Accept slices this far apart.")
     ] = GateConfig().max_slice_spacing_mm,
@@ -312,23 +316,51 @@ def infer(
 ) -> None:
     """Analyse a folder of DICOM files without any network.
 
+    The settings are read for a profile that is not built-in only.
+
     Example: dicom-node infer /data/ct --out /tmp/results
     """
     from dicom_node.infer import infer as run_infer
 
     logs.configure("error", "text", "infer")
+    chosen = _profile(profile, config)
     limits = GateConfig(
         max_slice_spacing_mm=max_slice_spacing_mm,
         max_slice_thickness_mm=max(max_slice_spacing_mm, GateConfig().max_slice_thickness_mm),
     )
     with progress_bar("analysing", quiet=as_json) as progress:
-        result = run_infer(folder, out_dir, series, model=model, device=device, limits=limits, progress=progress)
+        result = run_infer(
+            folder, out_dir, series, model=model, device=device, limits=limits, profile=chosen, progress=progress
+        )
     if as_json:
         print_json(result)
     else:
         present.print_summary(out, result)
     if result["status"] != "complete":
         raise typer.Exit(1)
+
+
+def _profile(name: str, config: Path) -> ResultProfile:
+    if name in BUILT_IN_PROFILES:
+        return BUILT_IN_PROFILES[name]
+    known = load_config(config).profiles
+    if name not in known:
+        raise ConfigError(f"no profile is named {name!r}" + did_you_mean(name, (*BUILT_IN_PROFILES, *known)))
+    return known[name]
+
+
+@app.command()
+def profiles(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> None:
+    """What each profile sends: the built-in ones, and those of the settings, where there are any.
+
+    Example: dicom-node profiles --json
+    """
+    own = load_config(config).profiles if config.exists() else {}
+    known: dict[str, ResultProfile] = {**BUILT_IN_PROFILES, **own}
+    if as_json:
+        print_json({name: profile.model_dump(mode="json", exclude={"like"}) for name, profile in known.items()})
+    else:
+        present.print_profiles(out, known)
 
 
 @app.command()

@@ -20,7 +20,7 @@ from dicom_node.errors import ConfigError
 from dicom_node.fields import AE_TITLE_PATTERN, NAME_PATTERN, AETitle, Name, Seconds, Section
 from dicom_node.forms import did_you_mean, parse_form
 from dicom_node.peers import TRANSFER_SYNTAX_PATTERN, URL_PATTERN, PeerConfig, TLSVersion
-from dicom_node.profiles import BUILT_IN_PROFILES, DEFAULT_PROFILE, ResultProfile
+from dicom_node.profiles import BUILT_IN_PROFILES, DEFAULT_PROFILE, ResultProfile, SiteProfile
 
 _MAX_BYTES = 1_000_000
 
@@ -282,7 +282,7 @@ class Config(Section):
     peers: dict[Name, PeerConfig] = Field(default_factory=dict)
     models: dict[Name, ModelConfig] = Field(default_factory=dict)
     routes: tuple[RouteConfig, ...] = ()
-    profiles: dict[Name, ResultProfile] = Field(default_factory=dict)
+    profiles: dict[Name, SiteProfile] = Field(default_factory=dict)
     priors: PriorsConfig = PriorsConfig()
     pulls: tuple[PullConfig, ...] = ()
     work: WorkConfig = WorkConfig()

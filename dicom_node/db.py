@@ -18,7 +18,7 @@ from dicom_node.arrivals import Arrival, Received, ReceivedInstance
 from dicom_node.commitments import Commitments
 from dicom_node.connection import no_answer
 from dicom_node.errors import ConfigError, DicomNodeError, StaleState
-from dicom_node.ledger import Ledger
+from dicom_node.ledger import SENDING_ORDER, Ledger
 from dicom_node.locks import exclusive
 from dicom_node.pulls import Pulls
 from dicom_node.rows import Row
@@ -33,7 +33,7 @@ FINISHED = ("complete", "rejected", "failed", "parked", "cancelled")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResultObject:
-    """A durable result file. `path` is relative to the storage root; kind is "seg" or "sr"."""
+    """A durable result file and who gets it. path: relative to the storage root. kind: one of profiles.KINDS."""
 
     sop_instance_uid: str
     sop_class_uid: str
@@ -41,6 +41,7 @@ class ResultObject:
     path: str
     sha256: str
     size_bytes: int
+    destinations: frozenset[str]
 
 
 class Database(Ledger, Commitments, Pulls):
@@ -231,7 +232,6 @@ class Database(Ledger, Commitments, Pulls):
         *,
         state: Literal["complete", "rejected"],
         objects: Sequence[ResultObject],
-        destinations: Sequence[str],
         findings: Sequence[Mapping[str, Any]] = (),
         timings_s: Mapping[str, float] | None = None,
         model: Mapping[str, Any] | None = None,
@@ -256,14 +256,13 @@ class Database(Ledger, Commitments, Pulls):
         with self._begin() as connection:
             expected = ("running", "complete") if state == "complete" else ("running", "rejected")
             self._move(connection, job_id, expected, state, **values)
-            self._record_results(connection, job_id, objects, destinations, findings, now)
+            self._record_results(connection, job_id, objects, findings, now)
 
     def _record_results(
         self,
         connection: sa.Connection,
         job_id: str,
         objects: Sequence[ResultObject],
-        destinations: Sequence[str],
         findings: Sequence[Mapping[str, Any]],
         now: float,
     ) -> None:
@@ -271,9 +270,9 @@ class Database(Ledger, Commitments, Pulls):
             insert = self._insert(schema.finding).values(job_id=job_id, number=number, values=dict(found))
             connection.execute(insert.on_conflict_do_nothing())
         for made in objects:
-            row = {name: getattr(made, name) for name in made.__dataclass_fields__}
+            row = {name: getattr(made, name) for name in made.__dataclass_fields__ if name != "destinations"}
             connection.execute(self._insert(schema.result).values(job_id=job_id, **row).on_conflict_do_nothing())
-            for destination in destinations:
+            for destination in sorted(made.destinations):
                 insert = self._insert(schema.delivery).values(
                     sop_instance_uid=made.sop_instance_uid,
                     destination=destination,
@@ -330,7 +329,9 @@ class Database(Ledger, Commitments, Pulls):
 
     def results(self, job_id: str) -> list[Row]:
         return self._all(
-            sa.select(schema.result).where(schema.result.c.job_id == job_id).order_by(schema.result.c.kind)
+            sa.select(schema.result)
+            .where(schema.result.c.job_id == job_id)
+            .order_by(SENDING_ORDER, schema.result.c.path)
         )
 
 

@@ -195,8 +195,8 @@ def _collect(result: Summary, out_dir: Path) -> None:
     for delivery in result["deliveries"]:
         received = out_dir / "pacs" / f"{delivery['sop_instance_uid']}.dcm"
         if received.exists():
-            shutil.copyfile(received, target / f"{delivery['kind']}.dcm")
-            files.append(str(target / f"{delivery['kind']}.dcm"))
+            shutil.copyfile(received, target / f"{delivery['name']}.dcm")
+            files.append(str(target / f"{delivery['name']}.dcm"))
     for path in map(Path, result["files"]):
         if path.suffix == ".png":
             shutil.copyfile(path, target / path.name)

@@ -21,7 +21,7 @@ from pydicom.dataset import Dataset
 
 from dicom_node import analysis, routing
 from dicom_node.completeness import ArchiveCount, Facts, Patience, Wait, as_json, is_dense, judge
-from dicom_node.config import Config
+from dicom_node.config import Config, RouteConfig
 from dicom_node.db import Database, ResultObject, Row
 from dicom_node.delivery import Delivery, Sender, delivery_id
 from dicom_node.domain import CTSeries
@@ -29,6 +29,8 @@ from dicom_node.engine import Json, Run, Workflow
 from dicom_node.errors import DicomNodeError, JobCancelled, Reason, SeriesRejected, StaleState, StorageError
 from dicom_node.logs import describe
 from dicom_node.peers import PeerConfig
+from dicom_node.profiles import REPORT_KINDS, ResultProfile
+from dicom_node.results import Predecessor
 from dicom_node.series import InstanceFile, check_series, read_headers, readable_headers
 from dicom_node.storage import Storage
 
@@ -337,17 +339,17 @@ class Flow:
             self._manifest_paths(job_id),
             self.detector(route.model),
             self.config.gate,
-            self._origin(job, self._predecessor(job)),
+            self._origin(job, self._predecessors(job)),
+            self._profiles(route),
             progress=lambda part: self._progress(job_id, part),
         )
-        objects = [self._write(job_id, kind, file) for kind, file in made.objects.items()]
+        objects = [self._write(job_id, file) for file in made.objects]
         for name, data in made.pictures.items():
             self.storage.write_result(job_id, name, data)
         self.database.finish_job(
             job_id,
             state="complete",
             objects=objects,
-            destinations=route.destinations,
             findings=made.findings,
             timings_s=made.timings_s,
             model={"name": made.model.name, "version": made.model.version, "bundle_sha256": made.model.bundle_sha256},
@@ -365,19 +367,18 @@ class Flow:
         return self._outcome(job_id)
 
     def _end_rejected(self, job: Row, err: SeriesRejected) -> None:
-        """The job's end, with a small SR that says why: silence must not look like "nothing found"."""
+        """The job's end, with small objects that say why: silence must not look like "nothing found"."""
         job_id = job["job_id"]
         objects: list[ResultObject] = []
-        destinations: Sequence[str] = ()
         headers = self._report_headers(job_id) if self._reported(job, err.reason) else []
         if headers:
-            objects = [self._write(job_id, "sr", analysis.rejection(headers, err, self._origin(job, None)))]
-            destinations = self.config.route(job["route"]).destinations
+            profiles = self._profiles(self.config.route(job["route"]))
+            made = analysis.rejection(headers, err, self._origin(job, {}), profiles)
+            objects = [self._write(job_id, file) for file in made]
         self.database.finish_job(
             job_id,
             state="rejected",
             objects=objects,
-            destinations=destinations,
             reason=err.reason,
             reason_text=err.text,
         )
@@ -387,18 +388,23 @@ class Flow:
         paths = self._manifest_paths(job_id)[: self.config.gate.max_instances]
         return [file.header for file in readable_headers(paths)[0]]
 
-    def _write(self, job_id: str, kind: str, made: analysis.ResultFile) -> ResultObject:
-        stored = self.storage.write_result(job_id, f"{kind}.dcm", made.data)
+    def _profiles(self, route: RouteConfig) -> dict[str, ResultProfile]:
+        """Of each destination; of nobody where results stay here, which are made all the same."""
+        return {name: self.config.profile(name) for name in route.destinations or ("",)}
+
+    def _write(self, job_id: str, made: analysis.ResultFile) -> ResultObject:
+        stored = self.storage.write_result(job_id, f"{made.name}.dcm", made.data)
         return ResultObject(
             sop_instance_uid=made.sop_instance_uid,
             sop_class_uid=made.sop_class_uid,
-            kind=kind,
+            kind=made.kind,
+            destinations=made.destinations - {""},
             path=stored.path,
             sha256=stored.sha256,
             size_bytes=stored.size_bytes,
         )
 
-    def _origin(self, job: Row, predecessor: tuple[str, str, str] | None) -> analysis.Origin:
+    def _origin(self, job: Row, predecessors: Mapping[str, Predecessor]) -> analysis.Origin:
         return analysis.Origin(
             manifest_sha256=job["manifest_sha256"],
             # Content date and time come from the job, so the same job makes the same bytes. In local time, as
@@ -406,7 +412,7 @@ class Flow:
             made_at=datetime.fromtimestamp(int(job["created_at"]), UTC).astimezone(),
             evidence=job["evidence"]["text"],
             complete=not job["evidence"]["partial"],
-            predecessor=predecessor,
+            predecessors=predecessors,
         )
 
     def _manifest_paths(self, job_id: str) -> list[Path]:
@@ -414,16 +420,25 @@ class Flow:
         text = self.storage.path(f"results/{job_id}/manifest.json").read_text()
         return [self.storage.path(path) for path in json.loads(text).values()]
 
-    def _predecessor(self, job: Row) -> tuple[str, str, str] | None:
-        """Study, series and instance UID of the report that this one follows: the series grew since."""
+    def _predecessors(self, job: Row) -> dict[str, Predecessor]:
+        """The reports of the job before this one, by name and by kind: the series grew since."""
         for older in self.database.jobs(series_uid=job["series_uid"]):
             if older["job_id"] == job["job_id"] or older["created_at"] > job["created_at"]:
                 continue
-            for made in self.database.results(older["job_id"]):
-                if made["kind"] == "sr":
-                    header = read_headers([self.storage.path(made["path"])])[0].header
-                    return str(header.StudyInstanceUID), str(header.SeriesInstanceUID), str(header.SOPInstanceUID)
-        return None
+            rows = [made for made in self.database.results(older["job_id"]) if made["kind"] in REPORT_KINDS.values()]
+            named = {Path(row["path"]).stem: self._predecessor(row) for row in rows}
+            if named:
+                # Where a destination's profile has changed, its report follows one of another form.
+                return {row["kind"]: named[Path(row["path"]).stem] for row in reversed(rows)} | named
+        return {}
+
+    def _predecessor(self, made: Row) -> Predecessor:
+        header = read_headers([self.storage.path(made["path"])])[0].header
+        return Predecessor(
+            study_uid=str(header.StudyInstanceUID),
+            series_uid=str(header.SeriesInstanceUID),
+            sop_instance_uid=str(header.SOPInstanceUID),
+        )
 
     def _outcome(self, job_id: str) -> Json:
         job = self._job(job_id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -15,8 +16,11 @@ from dicom_node import analysis, routing
 from dicom_node.config import Config, GateConfig, bundle_folder
 from dicom_node.errors import ConfigError, Reason, SeriesRejected, StorageError, UnreadableInstance
 from dicom_node.flow import manifest_sha256
+from dicom_node.profiles import KINDS, ResultProfile
 from dicom_node.series import InstanceFile, check_series, read_headers
 from dicom_node.summary import Summary, summary
+
+_RESULT = re.compile(rf"({'|'.join(KINDS)})(_[a-z0-9_]+)?")
 
 
 def dicom_files(folder: Path) -> list[Path]:
@@ -55,9 +59,10 @@ def infer(
     model: str,
     device: str,
     limits: GateConfig,
+    profile: ResultProfile,
     progress: Callable[[float], None],
 ) -> Summary:
-    """Analyse one series; SEG, SR and montage are written to `out_dir`. A rejected series gets its report."""
+    """Analyse one series; the profile's objects and montages go to `out_dir`. A rejected series gets its report."""
     from dicom_node.model.detector import Detector
 
     files = _choose(series_in(folder), series_uid, folder)
@@ -69,7 +74,6 @@ def infer(
         made_at=datetime.fromtimestamp(int(time.time()), UTC),
         evidence=f"{len(files)} files of one folder",
         complete=True,
-        predecessor=None,
     )
     detector = Detector.load(bundle_folder(model), device)
     series = {
@@ -79,14 +83,14 @@ def infer(
     }
     _clear(out_dir)
     try:
-        made = analysis.analyse(paths, detector, limits, origin, progress=progress)
+        made = analysis.analyse(paths, detector, limits, origin, {"": profile}, progress=progress)
     except SeriesRejected as err:
         written = []
         if err.reason is not Reason.MISSING_UID:
-            report = analysis.rejection([file.header for file in files], err, origin)
-            written = [_write(out_dir, "sr.dcm", report.data)]
+            refused = analysis.rejection([file.header for file in files], err, origin, {"": profile})
+            written = [_write(out_dir, f"{made.name}.dcm", made.data) for made in refused]
         return summary(series=series, status="rejected", reason=str(err), findings=[], files=written, timings_s={})
-    written = [_write(out_dir, f"{kind}.dcm", file.data) for kind, file in made.objects.items()]
+    written = [_write(out_dir, f"{file.name}.dcm", file.data) for file in made.objects]
     written += [_write(out_dir, name, data) for name, data in made.pictures.items()]
     return summary(
         series=series, status="complete", reason=None, findings=made.findings, files=written, timings_s=made.timings_s
@@ -95,7 +99,9 @@ def infer(
 
 def _clear(out_dir: Path) -> None:
     """A former run's results must not lie beside this one's."""
-    for path in (out_dir / "seg.dcm", out_dir / "sr.dcm", *out_dir.glob("finding_*.png")):
+    for path in (*out_dir.glob("*.dcm"), *out_dir.glob("finding_*.png")):
+        if path.suffix == ".dcm" and not _RESULT.fullmatch(path.stem):
+            continue
         try:
             path.unlink(missing_ok=True)
         except OSError as err:

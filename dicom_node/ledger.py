@@ -14,10 +14,13 @@ import sqlalchemy as sa
 
 from dicom_node import schema
 from dicom_node.errors import StaleState
+from dicom_node.profiles import KINDS
 from dicom_node.rows import Row, Rows
 
 # What a destination took. committed: it also says that it keeps it (Storage Commitment).
 ARRIVED = ("stored", "committed")
+# What is referred to goes before what refers to it.
+SENDING_ORDER = sa.case({kind: place for place, kind in enumerate(KINDS)}, value=schema.result.c.kind)
 # config.PullConfig.since_h is at most a year.
 _LONGEST_LOOK_BACK_S = 366 * 86400.0
 
@@ -35,12 +38,12 @@ class Ledger(Rows):
     """Statements on deliveries, and the purge of what is delivered."""
 
     def deliveries(self, job_id: str, destination: str | None = None) -> list[Row]:
-        """Ledger rows with what is needed to send them, in the order of sending: SEG before the SR that cites it."""
+        """Ledger rows with what is needed to send them, in the order of sending."""
         query = (
             sa.select(schema.delivery, schema.result.c.path, schema.result.c.kind, schema.result.c.sop_class_uid)
             .join(schema.result, schema.result.c.sop_instance_uid == schema.delivery.c.sop_instance_uid)
             .where(schema.delivery.c.job_id == job_id)
-            .order_by(schema.delivery.c.destination, schema.result.c.kind)
+            .order_by(schema.delivery.c.destination, SENDING_ORDER, schema.result.c.path)
         )
         if destination is not None:
             query = query.where(schema.delivery.c.destination == destination)

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from dicom_node.profiles import COLUMNS, ResultProfile, in_words
+
 if TYPE_CHECKING:
     from sqlalchemy import RowMapping
 
@@ -63,7 +65,7 @@ def print_job(out: Console, shown: Mapping[str, Any]) -> None:
     print_summary(out, dict(shown))
     for delivery in shown["deliveries"]:
         attempts = f"{delivery['attempts']} attempt{'' if delivery['attempts'] == 1 else 's'}"
-        text = f"{delivery['kind']} to {delivery['destination']}: {delivery['state']}, {attempts}"
+        text = f"{delivery['name']} to {delivery['destination']}: {delivery['state']}, {attempts}"
         out.print(text + (f" ({delivery['message']})" if delivery["message"] else ""), markup=False, highlight=False)
     for asked in shown["commitments"]:
         text = f"Storage Commitment asked of {asked['destination']} at {asked['asked_at']}: {asked['state']}"
@@ -71,6 +73,14 @@ def print_job(out: Console, shown: Mapping[str, Any]) -> None:
     for event in shown["events"]:
         details = "".join(f" {k}={v}" for k, v in event.items() if k not in ("at", "action"))
         out.print(f"{event['at']} {event['action']}{details}", markup=False, highlight=False)
+
+
+def print_profiles(out: Console, profiles: Mapping[str, ResultProfile]) -> None:
+    """One line a profile, a column for each thing that it may send."""
+    table = Table("profile", *COLUMNS, box=None, pad_edge=False)
+    for name, profile in profiles.items():
+        table.add_row(name, *in_words(profile))
+    out.print(table)
 
 
 def print_held(out: Console, held: Sequence[tuple[str, Mapping[str, int]]]) -> None:

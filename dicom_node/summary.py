@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath
 from typing import Any
 
 from dicom_node.db import Database, Row
@@ -78,6 +79,7 @@ def _delivery(row: Row) -> dict[str, Any]:
     return {
         "destination": row["destination"],
         "kind": row["kind"],
+        "name": PurePosixPath(row["path"]).stem,
         "sop_instance_uid": row["sop_instance_uid"],
         "state": row["state"],
         "attempts": row["attempts"],

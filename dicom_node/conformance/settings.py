@@ -64,6 +64,7 @@ _PEER = {
     "may_be_queried": "it may be queried and retrieved from",
     "may_commit": "it is asked for Storage Commitment of what it stored",
     "deliver_by": "how objects are sent to it",
+    "profile": "which results it gets, and in which form; see A.A",
     "retrieve_by": "how objects are retrieved from it",
     "from": "addresses or networks it calls from; empty: its host alone",
     "certificate_names": "names, one of which its client certificate must bear",

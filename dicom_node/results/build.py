@@ -13,13 +13,12 @@ from dicom_node.comparison import Comparison
 from dicom_node.domain import CTSeries, Detection, Finding, ModelIdentity, Volume
 from dicom_node.errors import SeriesRejected
 from dicom_node.profiles import BUILT_IN_PROFILES, DEFAULT_PROFILE, ResultProfile
-from dicom_node.results.check import check_results
 from dicom_node.results.headers import Origin
 from dicom_node.results.measure import Measurement, measure
+from dicom_node.results.objects import objects_for
 from dicom_node.results.reading import Grounds, Made, Predecessor, Reading, Refusal
 from dicom_node.results.references import Reference
-from dicom_node.results.seg import build_seg
-from dicom_node.results.sr import build_not_analysed, build_report
+from dicom_node.results.sr import build_not_analysed
 from dicom_node.results.tracking import track
 
 _DEFAULT = BUILT_IN_PROFILES[DEFAULT_PROFILE]
@@ -29,7 +28,7 @@ _DEFAULT = BUILT_IN_PROFILES[DEFAULT_PROFILE]
 class Results:
     """What goes to one kind of destination for one analysed series.
 
-    objects: in the order to send them, what is referred to first.
+    objects: in the order to send them.
     """
 
     reading: Reading
@@ -125,19 +124,14 @@ def read(
 
 
 def build_objects(reading: Reading, profile: ResultProfile) -> tuple[Made, ...]:
-    """The objects of one profile, checked. Equal arguments give equal bytes.
+    """The objects of one profile, checked, in the order to send them. Equal arguments give equal bytes.
 
     Raises ResultError when the objects fail their own checks.
     """
-    seg = None
-    if reading.findings:
-        seg = build_seg(reading, omit_empty_frames=profile.segmentation_frames == "sparse")
-    sr = build_report(reading, seg)
-    check_results(seg, sr, reading.series)
-    return tuple(Made(kind=kind, ds=ds) for kind, ds in (("seg", seg), ("sr", sr)) if ds is not None)
+    return tuple(each.made for each in objects_for(reading, {"": profile}))
 
 
-def build_rejection(
+def refuse(
     header: Dataset,
     instances: Iterable[tuple[str, str]],
     rejected: SeriesRejected,
@@ -148,8 +142,8 @@ def build_rejection(
     model: ModelIdentity | None = None,
     complete: bool = True,
     predecessor: Predecessor | None = None,
-) -> Dataset:
-    """The SR that says that a series was not analysed, and why.
+) -> Refusal:
+    """What is said of a series that was not analysed, and why.
 
     header: any one Instance's header with its Study and Series Instance UIDs; no geometry is needed.
     instances: (SOP Class UID, SOP Instance UID) of each Instance of the series.
@@ -169,7 +163,14 @@ def build_rejection(
         for sop_class, sop_instance in instances
     )
     grounds = Grounds(evidence=evidence, complete=complete, predecessor=predecessor)
-    return build_not_analysed(Refusal(rejected=rejected, instances=references, origin=origin, grounds=grounds))
+    return Refusal(rejected=rejected, instances=references, origin=origin, grounds=grounds)
+
+
+def build_rejection(
+    header: Dataset, instances: Iterable[tuple[str, str]], rejected: SeriesRejected, **job: Any
+) -> Dataset:
+    """`refuse`, then its TID 1500 report. Raises ResultError as `refuse` does."""
+    return build_not_analysed(refuse(header, instances, rejected, **job))
 
 
 def finding_rows(

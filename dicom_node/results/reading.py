@@ -82,7 +82,21 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Made:
-    """A finished object. kind: a short name for files, ledger and lists: seg, sr, sr_text, capture ..."""
+    """A finished object.
+
+    kind: one of profiles.KINDS, for ledger and lists. form: in what it differs from others of its kind that may be
+    made of the same series; empty for the usual one.
+    """
 
     kind: str
     ds: Dataset
+    form: str = ""
+
+    @property
+    def name(self) -> str:
+        """Its file's name without suffix: seg, seg_full, sr ... No other object of the series has it."""
+        return name_of(self.kind, self.form)
+
+
+def name_of(kind: str, form: str) -> str:
+    return f"{kind}_{form}" if form else kind

@@ -127,12 +127,11 @@ class PreparedNode:
             path=report.path,
             sha256=report.sha256,
             size_bytes=report.size_bytes,
+            destinations=frozenset({"pacs"}),
         )
         found = {"number": 1, "center_mm": [1.0, 2.0, 3.0], "side": "left", "long_axis_mm": 8.25, "score": 0.91}
         found |= {"short_axis_mm": 6.0, "volume_mm3": 200.0, "mean_hu": -20.0}
-        self.database.finish_job(
-            JOB, state="complete", objects=[made], destinations=["pacs"], findings=[found], timings_s={"read": 1.0}
-        )
+        self.database.finish_job(JOB, state="complete", objects=[made], findings=[found], timings_s={"read": 1.0})
 
     def move(self, state: str) -> None:
         self.database.move_delivery("2.25.1", "pacs", ("waiting", "parked"), state, status=0xA700, message="full")

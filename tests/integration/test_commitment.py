@@ -56,7 +56,7 @@ class Deliverer:
         database.series_assembled(SERIES, "ab", clock.now)
         make_job(database)
         database.start_job(JOB, "w1")
-        finish(database, destinations=["keeper"])
+        finish(database, objects=[obj("sr", to=["keeper"]), obj("seg", to=["keeper"])])
         for one in (SEG, SR):
             self.store(one.sop_instance_uid)
         engine.migrate(database.url)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
 import socket
 import sqlite3
@@ -10,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,7 @@ def make_job(database: Database, job_id: str = JOB, *, state: Any = "queued", se
     )
 
 
-def obj(kind: str = "sr", number: int = 1) -> ResultObject:
+def obj(kind: str = "sr", number: int = 1, to: Iterable[str] = ("pacs", "archive")) -> ResultObject:
     return ResultObject(
         sop_instance_uid=f"2.25.{kind == 'sr':d}{number}",
         sop_class_uid="1.2.840.10008.5.1.4.1.1.88.34",
@@ -89,6 +90,7 @@ def obj(kind: str = "sr", number: int = 1) -> ResultObject:
         path=f"results/{JOB}/{kind}.dcm",
         sha256="cc" * 32,
         size_bytes=9,
+        destinations=frozenset(to),
     )
 
 
@@ -96,7 +98,6 @@ def finish(database: Database, job_id: str = JOB, **more: Any) -> None:
     values = {
         "state": "complete",
         "objects": [obj("sr"), obj("seg")],
-        "destinations": ["pacs", "archive"],
         "findings": [{"number": 1, "score": 0.9}, {"number": 2, "score": 0.5}],
         "timings_s": {"read": 1.0},
         "model": {"name": "m"},
@@ -544,7 +545,7 @@ def test_an_end_that_fails_half_way_leaves_nothing(database: Database) -> None:
     make_job(database)
     database.start_job(JOB, "w1")
     with pytest.raises(sa.exc.SQLAlchemyError):
-        finish(database, destinations=["pacs", None])
+        finish(database, objects=[obj("seg"), dataclasses.replace(obj("sr"), kind=None)])  # type: ignore[arg-type]
     assert state(database) == "running"
     assert database.results(JOB) == []
     assert database.findings(JOB) == []
@@ -555,8 +556,7 @@ def test_a_rejected_job_gains_its_report(database: Database) -> None:
     finish(
         database,
         state="rejected",
-        objects=[obj("sr")],
-        destinations=["pacs"],
+        objects=[obj("sr", to=["pacs"])],
         findings=[],
         timings_s=None,
         model=None,

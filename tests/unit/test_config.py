@@ -68,7 +68,7 @@ def test_storage_alone_is_enough() -> None:
         pytest.param(
             "zzz: 1",
             "f.yaml:2: zzz: unknown key; known: assemble, database, deliver, gate, log, models, "
-            "peers, pulls, receive, retention, routes, storage, work",
+            "peers, priors, profiles, pulls, receive, retention, routes, storage, work",
             id="nothing like it",
         ),
     ],
