@@ -340,6 +340,33 @@ def infer(
         raise typer.Exit(1)
 
 
+@app.command()
+def render(
+    what: Annotated[str, typer.Argument(metavar="JOB|DIR", help="A job's id, or a folder of images and results.")],
+    out_dir: Annotated[Path, typer.Option("--out", help="Where the page and the pictures go.")],
+    series: Annotated[str | None, typer.Option(help="Series Instance UID, where DIR holds several.")] = None,
+    config: ConfigOption = DEFAULT_CONFIG,
+    as_json: JsonOption = False,
+) -> None:
+    """One HTML page to scroll through a series with its findings, and a picture a finding, from SEG and SR alone.
+
+    Example: dicom-node render 0123456789abcdef --out /tmp/look
+    """
+    from dicom_node import render as look
+
+    logs.configure("error", "text", "render")
+    if Path(what).is_dir():
+        files = look.folder_files(Path(what))
+    else:
+        with _rows(config) as (storage, database, _url):
+            files = look.job_files(database, storage, database.find_job(what))
+    result = look.render(files, out_dir, series)
+    if as_json:
+        print_json(result)
+    else:
+        present.print_look(out, result)
+
+
 def _profile(name: str, config: Path) -> ResultProfile:
     if name in BUILT_IN_PROFILES:
         return BUILT_IN_PROFILES[name]

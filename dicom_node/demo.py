@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from dicom_node.errors import ConfigError, DeliveryError, DicomNodeError
 from dicom_node.flow import manifest_sha256
 from dicom_node.infer import series_in
 from dicom_node.peers import PeerConfig
+from dicom_node.render import PAGE, render
 from dicom_node.storage import Storage
 from dicom_node.summary import Summary, job_summary
 
@@ -63,7 +64,8 @@ def run_demo(
     finally:
         archive.stop()
     result["timings_s"]["total"] = round(time.perf_counter() - started, 3)
-    _collect(result, out_dir)
+    _collect(result, out_dir, [Path(file.path) for file in files])
+    say(f"the findings, to scroll through in a browser: {out_dir / 'results' / PAGE}")
     return result
 
 
@@ -187,8 +189,8 @@ def _settled(job: Row, deliveries: list[Row]) -> bool:
     return not reported or (bool(deliveries) and all(d["state"] in ("stored", "parked") for d in deliveries))
 
 
-def _collect(result: Summary, out_dir: Path) -> None:
-    """Names in `files`: the objects as the PACS has them, the pictures as the node made them."""
+def _collect(result: Summary, out_dir: Path, images: Sequence[Path]) -> None:
+    """Names in `files`: the objects as the PACS has them, and a page and pictures that are made of these alone."""
     target = out_dir / "results"
     target.mkdir()
     files = []
@@ -196,9 +198,6 @@ def _collect(result: Summary, out_dir: Path) -> None:
         received = out_dir / "pacs" / f"{delivery['sop_instance_uid']}.dcm"
         if received.exists():
             shutil.copyfile(received, target / f"{delivery['name']}.dcm")
-            files.append(str(target / f"{delivery['name']}.dcm"))
-    for path in map(Path, result["files"]):
-        if path.suffix == ".png":
-            shutil.copyfile(path, target / path.name)
-            files.append(str(target / path.name))
-    result["files"] = files
+            files.append(target / f"{delivery['name']}.dcm")
+    looked = render([*images, *files], target)
+    result["files"] = [*map(str, files), *looked["files"]]

@@ -109,18 +109,46 @@ class ModelIdentity:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LungDistance:
+    """Where the lungs are, as the Detector found them: all that is kept of them.
+
+    distance_mm: float32, shape (slices, rows, columns), to the lungs, negative inside; on a grid of its own.
+    affine: of that grid, as in Volume. margin_mm: how far from the lungs a finding's centre may lie.
+    """
+
+    distance_mm: NDArray[np.float32]
+    affine: NDArray[np.float64]
+    margin_mm: float
+
+    def at(self, points_mm: NDArray[np.float64]) -> NDArray[np.float32]:
+        """(..., 3) LPS mm -> mm to the lungs at the nearest point of the grid; `step_mm` is how wrong that can be."""
+        index = (points_mm - self.affine[:3, 3]) @ np.linalg.inv(self.affine[:3, :3]).T
+        shape = np.array(self.distance_mm.shape)
+        k, r, c = np.moveaxis(index.round().clip(0, shape - 1).astype(np.int64), -1, 0)
+        beyond = ((index < -1) | (index > shape)).any(axis=-1)
+        return np.where(beyond, np.float32(np.inf), self.distance_mm[k, r, c])
+
+    @property
+    def step_mm(self) -> float:
+        """The diagonal of the grid's cell."""
+        return float(np.linalg.norm(self.affine[:3, :3].sum(axis=1)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Detection:
     """What `Detector.detect` saw in one Volume.
 
     findings: at or above the operating point, highest score first.
     analysed: half-open range of the Volume's slices that the network looked at (lung plus margin).
     timings_s: seconds of each stage ("lung", "resample", "network", "refine", "link").
+    lungs: None where no detector looked for them: findings that somebody else drew.
     """
 
     findings: tuple[Finding, ...]
     analysed: tuple[int, int]
     model: ModelIdentity
     timings_s: dict[str, float]
+    lungs: LungDistance | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -109,6 +109,14 @@ def print_summary(out: Console, result: dict[str, Any]) -> None:
     out.print(result["notice"], style="bold")
 
 
+def print_look(out: Console, result: Mapping[str, Any]) -> None:
+    """What `render` wrote."""
+    for line in (result["conclusion"], *result["notes"], *result["files"]):
+        if line:
+            out.print(line, markup=False, highlight=False)
+    out.print(result["notice"], style="bold")
+
+
 def findings_table(findings: list[dict[str, Any]]) -> Table:
     # Fits 80 columns, which is what a pipe gets.
     table = Table("no.", "center x y z (mm)", "side", "axes (mm)", "mm3", "HU", "score")

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from dicom_node.domain import Detection, Finding, ModelIdentity, Volume
+from dicom_node.domain import Detection, Finding, LungDistance, ModelIdentity, Volume
 from dicom_node.errors import ConfigError
 from dicom_node.model.bundle import Bundle, load_bundle
 from dicom_node.model.findings import Candidate, SliceDetections, best_first, link, mask_on, score, suppress, trim
@@ -80,6 +80,7 @@ class Detector:
             analysed=_source_slices(volume, within),
             model=self.identity,
             timings_s=watch.laps,
+            lungs=LungDistance(distance_mm=lungs.distance_mm, affine=lungs.grid.affine, margin_mm=prep.lung_margin_mm),
         )
 
     def look(self, grid: Volume, report: Progress) -> list[SliceDetections]:

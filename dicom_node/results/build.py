@@ -15,10 +15,9 @@ from dicom_node.errors import SeriesRejected
 from dicom_node.profiles import BUILT_IN_PROFILES, DEFAULT_PROFILE, ResultProfile
 from dicom_node.results.headers import Origin
 from dicom_node.results.measure import Measurement, measure
-from dicom_node.results.objects import objects_for
+from dicom_node.results.objects import objects_for, refusals_for
 from dicom_node.results.reading import Grounds, Made, Predecessor, Reading, Refusal
 from dicom_node.results.references import Reference
-from dicom_node.results.sr import build_not_analysed
 from dicom_node.results.tracking import track
 
 _DEFAULT = BUILT_IN_PROFILES[DEFAULT_PROFILE]
@@ -169,8 +168,10 @@ def refuse(
 def build_rejection(
     header: Dataset, instances: Iterable[tuple[str, str]], rejected: SeriesRejected, **job: Any
 ) -> Dataset:
-    """`refuse`, then its TID 1500 report. Raises ResultError as `refuse` does."""
-    return build_not_analysed(refuse(header, instances, rejected, **job))
+    """`refuse`, then its TID 1500 report. Raises ResultError as `refuse` does, and where the report fails its checks."""
+    refusal = refuse(header, instances, rejected, **job)
+    [report] = refusals_for(refusal, {"": _DEFAULT})
+    return report.made.ds
 
 
 def finding_rows(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TypeVar
@@ -10,7 +10,7 @@ from typing import TypeVar
 from pydicom.dataset import Dataset
 
 from dicom_node.profiles import KINDS, ResultProfile
-from dicom_node.results.check import check_results
+from dicom_node.results.check import check_objects, check_refusal
 from dicom_node.results.reading import Made, Predecessor, Reading, Refusal, name_of
 from dicom_node.results.seg import build_seg
 from dicom_node.results.sr import build_not_analysed, build_report
@@ -69,34 +69,45 @@ class _Workshop:
 
 
 def _of_reading(reading: Reading, profile: ResultProfile, workshop: _Workshop) -> tuple[Made, ...]:
+    made = tuple(_objects(reading, profile, workshop))
+    check_objects(made, reading)
+    return made
+
+
+def _objects(reading: Reading, profile: ResultProfile, workshop: _Workshop) -> Iterator[Made]:
     seg = None
-    form = _seg_form(profile)
-    if reading.findings:
-        seg = workshop.once(
-            "seg", form, lambda: build_seg(reading, omit_empty_frames=profile.segmentation_frames == "sparse")
-        )
-    sr = workshop.once(
-        "sr", form, lambda: build_report(workshop.grounded(reading, "sr", form), None if seg is None else seg.ds)
-    )
-    check_results(None if seg is None else seg.ds, sr.ds, reading.series)
-    return tuple(made for made in (seg, sr) if made is not None)
+    form, frames = profile.segmentation, profile.segmentation_frames
+    words = _words(form if form != "binary" else "", frames if frames != "sparse" else "")
+    if reading.findings and form != "none":
+        seg = workshop.once("seg", words, lambda: build_seg(reading, form=form, frames=frames))
+        yield seg
+    grounded = workshop.grounded(reading, "sr", words)
+    yield workshop.once("sr", words, lambda: build_report(grounded, None if seg is None else seg.ds))
 
 
 def _of_refusal(refusal: Refusal, profile: ResultProfile, workshop: _Workshop) -> tuple[Made, ...]:
-    return (workshop.once("sr", "", lambda: build_not_analysed(workshop.grounded(refusal, "sr", ""))),)
+    made = (workshop.once("sr", "", lambda: build_not_analysed(workshop.grounded(refusal, "sr", ""))),)
+    check_refusal(made, refusal)
+    return made
 
 
-def _seg_form(profile: ResultProfile) -> str:
-    words = [] if profile.segmentation == "binary" else [profile.segmentation]
-    return "_".join(words + ([] if profile.segmentation_frames == "sparse" else [profile.segmentation_frames]))
+def _words(*words: str) -> str:
+    return "_".join(word for word in words if word)
 
 
 def _addressed(objects: Mapping[str, Sequence[Made]]) -> tuple[Addressed, ...]:
-    destinations: dict[str, set[str]] = {}
-    made: dict[str, Made] = {}
+    """Two names may turn out to be one object: a label map of findings that overlap is a binary segmentation."""
+    everything = [made for those in objects.values() for made in those]
+    by_uid = {str(made.ds.SOPInstanceUID): made for made in sorted(everything, key=_place, reverse=True)}
+    destinations: dict[str, set[str]] = {uid: set() for uid in by_uid}
     for destination, those in objects.items():
-        for one in those:
-            made[one.name] = one
-            destinations.setdefault(one.name, set()).add(destination)
-    ordered = sorted(made.values(), key=lambda one: (KINDS.index(one.kind), one.name))
-    return tuple(Addressed(made=one, destinations=frozenset(destinations[one.name])) for one in ordered)
+        for made in those:
+            destinations[str(made.ds.SOPInstanceUID)].add(destination)
+    return tuple(
+        Addressed(made=made, destinations=frozenset(destinations[uid]))
+        for uid, made in sorted(by_uid.items(), key=lambda pair: _place(pair[1]))
+    )
+
+
+def _place(made: Made) -> tuple[int, str]:
+    return KINDS.index(made.kind), made.name

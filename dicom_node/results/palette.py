@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-# Okabe and Ito's colours, told apart with every form of colour blindness; black and their dark blue are left
-# out because they vanish on lung.
-COLOURS = ("#E69F00", "#56B4E9", "#F0E442", "#CC79A7", "#009E73", "#D55E00")
+# Okabe and Ito's colours without black and their dark blue, which vanish on lung, then six that were searched for so
+# that all twelve are told apart with every form of colour blindness (tests/unit/test_results_palette.py).
+COLOURS = (
+    "#E69F00", "#56B4E9", "#F0E442", "#CC79A7", "#009E73", "#D55E00",
+    "#6633FF", "#CCFFCC", "#9933CC", "#CC0033", "#006699", "#99CC66",
+)  # fmt: skip
 
 
 def colour(number: int) -> str:
-    """`#RRGGBB` of the finding with this number (from 1)."""
+    """`#RRGGBB` of the finding with this number (from 1); after twelve they come again."""
     return COLOURS[(number - 1) % len(COLOURS)]

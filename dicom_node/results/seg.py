@@ -1,9 +1,14 @@
-"""Findings -> one DICOM Segmentation (PS3.3 A.51): BINARY, one segment a finding, in the source's geometry."""
+"""Findings -> one DICOM Segmentation (PS3.3 A.51), one segment a finding, in the source's geometry.
+
+highdicom makes the headers, from which finding is in which slice; the pixels are painted here, frame by frame: its
+input for findings that overlap is a mask of the whole volume a finding, gigabytes for some dozens of them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from itertools import islice
+from typing import Any, Literal
 
 import numpy as np
 from highdicom import AlgorithmIdentificationSequence, PixelMeasuresSequence
@@ -24,29 +29,62 @@ from dicom_node.results.part10 import PLACEHOLDER, seal
 from dicom_node.results.reading import Reading
 from dicom_node.results.tracking import LATERALITY, Tracking
 
-LabelMap = NDArray[np.uint8] | NDArray[np.uint16]
+Form = Literal["binary", "fractional", "labelmap"]
+Frames = Literal["sparse", "full"]
+Pixels = NDArray[np.uint8] | NDArray[np.uint16]
+
+# A voxel of ours is in a finding or not, which is an occupancy of 1 or 0. The values are no probabilities: the model's
+# were thresholded, and its score is one number a finding.
+FRACTIONAL_TYPE = "OCCUPANCY"
+WHOLE_VOXEL = 255
+
+# Three copies of the pixels live at a time: painted, in the data set, in the file.
+MOST_PIXEL_BYTES = 1 << 30
 
 
-def build_seg(reading: Reading, *, omit_empty_frames: bool = True) -> Dataset:
+def build_seg(reading: Reading, *, form: Form = "binary", frames: Frames = "sparse") -> Dataset:
     """One Segmentation Instance of all findings, segment n being finding n.
 
-    omit_empty_frames: leave out frames that hold nothing of their segment. Some older viewers show sparse
-        segments in the wrong place; without it the object has segments times slices frames.
+    form: labelmap becomes binary where findings overlap: a label map holds one segment a voxel (PS3.3 C.8.20.2.3), so
+        one of the two would lose voxels, and its volume with them.
+    frames: sparse leaves out frames that hold nothing of their segment (of any, in a label map). Some older viewers
+        show sparse segments in the wrong place; full has a frame for each slice (and segment).
 
-    Raises ValueError without findings: an empty Segmentation says nothing, and some viewers fail on it.
+    Raises ValueError without findings: an empty Segmentation says nothing, and some viewers fail on it. ResultError
+    where the frames would take more than MOST_PIXEL_BYTES.
     """
-    series, findings, tracking, origin = reading.series, reading.findings, reading.tracking, reading.origin
+    series, findings, origin = reading.series, reading.findings, reading.origin
     if not findings:
         raise ValueError("no findings, so there is nothing to segment")
-    slices = _slices(series, findings, only_occupied=omit_empty_frames)
+    overlap = _overlap(findings, series)
+    if form == "labelmap" and overlap:
+        form = "binary"
+    slices = _slices(series, findings, frames)
+    seg = _headers(reading, slices, form, frames)
+    seg.SegmentsOverlap = "YES" if overlap else "NO"
+    order = _sort_frames(seg, slices, with_segments=form != "labelmap")
+    seg.Rows, seg.Columns = series.rows, series.columns
+    seg.PixelData = _pixel_data(order, findings, series, form)
     images = [series.images[index] for index in slices]
-    seg = Segmentation(
-        source_images=[_geometry_of(image, index, series) for index, image in zip(slices, images, strict=True)],
-        pixel_array=_pixels(series, findings, slices),
-        segmentation_type="BINARY",
+    _copy_geometry(seg, series, images)
+    _put_references(seg, series, images)
+    _put_dimension_uid(seg, origin.uid(Kind.SEGMENTATION, "dimensions"))
+    put_headers(seg, origin, Kind.SEGMENTATION, "Lung nodules")
+    return seal(seg, origin, Kind.SEGMENTATION)
+
+
+def _headers(reading: Reading, slices: list[int], form: Form, frames: Frames) -> Segmentation:
+    """All but the pixels: of each image one pixel stands for the whole, set where a finding is in the slice."""
+    series, origin = reading.series, reading.origin
+    return Segmentation(
+        source_images=[_geometry_of(series.images[index], index, series) for index in slices],
+        pixel_array=_occupied(reading.findings, slices, form),
+        segmentation_type=form.upper(),
+        fractional_type=FRACTIONAL_TYPE,
+        max_fractional_value=WHOLE_VOXEL,
         segment_descriptions=[
             _segment(number, finding, track, _algorithm(origin))
-            for number, (finding, track) in enumerate(zip(findings, tracking, strict=True), start=1)
+            for number, (finding, track) in enumerate(zip(reading.findings, reading.tracking, strict=True), start=1)
         ],
         series_instance_uid=PLACEHOLDER,
         series_number=SERIES_NUMBER[Kind.SEGMENTATION],
@@ -57,51 +95,73 @@ def build_seg(reading: Reading, *, omit_empty_frames: bool = True) -> Dataset:
         software_versions=SOFTWARE_VERSION,
         device_serial_number=SOFTWARE_VERSION,
         pixel_measures=_pixel_measures(series),
-        omit_empty_frames=omit_empty_frames,
+        omit_empty_frames=frames == "sparse",
         content_label="LUNG_NODULES",
         content_description=f"Lung nodules. {RESEARCH_USE}",
         content_creator_name=f"{MODEL_NAME}^",
     )
-    _copy_geometry(seg, series, images)
-    _sort_frames(seg, series)
-    _put_references(seg, series, images)
-    _put_dimension_uid(seg, origin.uid(Kind.SEGMENTATION, "dimensions"))
-    put_headers(seg, origin, Kind.SEGMENTATION, "Lung nodules")
-    return seal(seg, origin, Kind.SEGMENTATION)
 
 
-def _slices(series: CTSeries, findings: Sequence[Finding], *, only_occupied: bool) -> list[int]:
-    if not only_occupied:
+def _overlap(findings: Sequence[Finding], series: CTSeries) -> bool:
+    steps = np.array([series.rows * series.columns, series.columns, 1])
+    voxels = np.concatenate([(np.argwhere(finding.mask) + finding.corner) @ steps for finding in findings])
+    return len(np.unique(voxels)) < len(voxels)
+
+
+def _slices(series: CTSeries, findings: Sequence[Finding], frames: Frames) -> list[int]:
+    if frames == "full":
         return list(range(len(series.images)))
-    return sorted({index for finding in findings for index in range(*finding.slices[0].indices(len(series.images)))})
+    return sorted(set().union(*map(_slices_of, findings)))
 
 
-def _pixels(series: CTSeries, findings: Sequence[Finding], slices: list[int]) -> LabelMap:
-    """Label map (slice, row, column) with the findings' numbers; where findings overlap, one mask a finding."""
-    place = {index: position for position, index in enumerate(slices)}
-    dtype = np.uint8 if len(findings) <= 255 else np.uint16
-    labels = np.zeros((len(slices), series.rows, series.columns), dtype)
-    for number, finding in enumerate(findings, start=1):
-        window = _window(labels, finding, place)
-        if window[finding.mask].any():
-            return _stacked(labels.shape, findings, place)
-        window[finding.mask] = number
-    return labels
+def _slices_of(finding: Finding) -> set[int]:
+    """Slices with a voxel of it: one in several pieces may leave some out."""
+    return {finding.corner[0] + int(k) for k in np.flatnonzero(finding.mask.any(axis=(1, 2)))}
 
 
-def _stacked(shape: tuple[int, ...], findings: Sequence[Finding], place: dict[int, int]) -> NDArray[np.uint8]:
-    """Masks (slice, row, column, finding): much larger than a label map, but each voxel may have several."""
-    masks = np.zeros((*shape, len(findings)), np.uint8)
-    for position, finding in enumerate(findings):
-        _window(masks[..., position], finding, place)[finding.mask] = 1
-    return masks
+def _occupied(findings: Sequence[Finding], slices: list[int], form: Form) -> NDArray[np.uint8]:
+    """(slice, 1, 1, finding): 1 where the finding is in the slice; (slice, 1, 1) of any finding for a label map."""
+    held = [_slices_of(finding) for finding in findings]
+    occupied = np.array([[k in of for of in held] for k in slices], np.uint8)[:, None, None, :]
+    return occupied.max(axis=-1) if form == "labelmap" else occupied
 
 
-def _window(array: NDArray[Any], finding: Finding, place: dict[int, int]) -> NDArray[Any]:
-    """View of `array` that the finding's mask covers. A finding's slices are neighbours in `place` too."""
-    k, rows, columns = finding.slices
-    start = place[k.start]
-    return array[start : start + len(finding.mask), rows, columns]
+def _pixel_data(order: Sequence[tuple[int, int]], findings: Sequence[Finding], series: CTSeries, form: Form) -> bytes:
+    """The frames of `order`, each a segment's number (0: all of them) and a slice's index, as PS3.5 8.1.1 packs them."""
+    labels = np.dtype("<u2" if len(findings) > 255 else "u1") if form == "labelmap" else np.dtype("u1")
+    size = series.rows * series.columns
+    total = len(order) * size * labels.itemsize // (8 if form == "binary" else 1)
+    if total > MOST_PIXEL_BYTES:
+        raise ResultError(
+            f"SEG: {len(order)} frames would take {total >> 20} MB of the {MOST_PIXEL_BYTES >> 20} MB allowed: "
+            "set segmentation_frames to sparse"
+        )
+    frames = (_frame(segment, index, findings, series, labels, form) for segment, index in order)
+    whole = _packed(frames) if form == "binary" else b"".join(frame.tobytes() for frame in frames)
+    return whole + b"\0" * (len(whole) % 2)
+
+
+def _frame(
+    segment: int, index: int, findings: Sequence[Finding], series: CTSeries, dtype: np.dtype[Any], form: Form
+) -> Pixels:
+    """(row, column) of one slice."""
+    frame: Pixels = np.zeros((series.rows, series.columns), dtype)
+    drawn = [(segment, findings[segment - 1])] if segment else enumerate(findings, start=1)
+    for number, finding in drawn:
+        k, rows, columns = finding.slices
+        if k.start <= index < k.stop:
+            value = {"binary": 1, "fractional": WHOLE_VOXEL, "labelmap": number}[form]
+            frame[rows, columns][finding.mask[index - k.start]] = value
+    return frame
+
+
+def _packed(frames: Iterable[Pixels]) -> bytes:
+    """One bit a pixel without gaps, not even between frames; the first pixel is the lowest bit."""
+    parts = []
+    frames = iter(frames)
+    while batch := list(islice(frames, 8)):  # eight frames of any size are a whole number of bytes
+        parts.append(np.packbits(np.concatenate([frame.ravel() for frame in batch]), bitorder="little").tobytes())
+    return b"".join(parts)
 
 
 def _geometry_of(image: CTImage, index: int, series: CTSeries) -> Dataset:
@@ -117,12 +177,13 @@ def _geometry_of(image: CTImage, index: int, series: CTSeries) -> Dataset:
     for keyword in TYPE_2:
         setattr(source, keyword, "")
     for keyword in (
-        "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "Rows", "Columns",
-        "PixelSpacing", "ImageOrientationPatient", "ImagePositionPatient", "PositionReferenceIndicator",
+        "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "PixelSpacing",
+        "ImageOrientationPatient", "ImagePositionPatient", "PositionReferenceIndicator",
         "LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod",
     ):  # fmt: skip
         if keyword in header:
             source[keyword] = header[keyword]
+    source.Rows = source.Columns = 1
     source.SOPInstanceUID = _stand_in(index)
     source.SliceThickness = _slice_thickness_mm(series)
     source.SOPClassUID = CTImageStorage
@@ -237,29 +298,24 @@ def _copy_geometry(seg: Dataset, series: CTSeries, images: list[CTImage]) -> Non
         frame.PlanePositionSequence[0].ImagePositionPatient = source.ImagePositionPatient
 
 
-def _sort_frames(seg: Dataset, series: CTSeries) -> None:
-    """By segment, then along the series; highdicom 0.28 goes the other way along it, from head to feet."""
+def _sort_frames(seg: Dataset, slices: list[int], *, with_segments: bool) -> list[tuple[int, int]]:
+    """By segment, then along the series; highdicom 0.28 goes the other way along it, from head to feet.
+
+    Returns segment (0 in a label map) and index of the slice of each frame, in the new order.
+    """
     frames = list(seg.PerFrameFunctionalGroupsSequence)
-    slices = [_index_of(frame) for frame in frames]
-    segments = [int(frame.FrameContentSequence[0].DimensionIndexValues[0]) for frame in frames]
-    order = sorted(range(len(frames)), key=lambda number: (segments[number], slices[number]))
+    places = [
+        (int(frame.FrameContentSequence[0].DimensionIndexValues[0]) if with_segments else 0, _index_of(frame))
+        for frame in frames
+    ]
     # PS3.3 C.7.6.17.2: the index counts the positions that occur.
-    rank = {index: number for number, index in enumerate(sorted(set(slices)), start=1)}
-    for frame, segment, index in zip(frames, segments, slices, strict=True):
-        frame.FrameContentSequence[0].DimensionIndexValues = [segment, rank[index]]
+    rank = {index: number for number, index in enumerate(slices, start=1)}
+    for frame, (segment, index) in zip(frames, places, strict=True):
+        values = [segment, rank[index]] if with_segments else rank[index]
+        frame.FrameContentSequence[0].DimensionIndexValues = values
+    order = sorted(range(len(frames)), key=lambda number: places[number])
     seg.PerFrameFunctionalGroupsSequence = [frames[number] for number in order]
-    seg.PixelData = _permuted(seg.PixelData, order, frame_bits=series.rows * series.columns)
-
-
-def _permuted(pixels: bytes, order: list[int], *, frame_bits: int) -> bytes:
-    """Frames of one bit a pixel, packed without gaps (PS3.5 8.1.1), in another order."""
-    packed = np.frombuffer(pixels, np.uint8)
-    if frame_bits % 8 == 0:
-        size = frame_bits // 8
-        return packed[: len(order) * size].reshape(-1, size)[order].tobytes() + b"\0" * (len(order) * size % 2)
-    bits = np.unpackbits(packed, bitorder="little", count=len(order) * frame_bits).reshape(-1, frame_bits)
-    whole = np.packbits(bits[order], bitorder="little").tobytes()
-    return whole + b"\0" * (len(whole) % 2)
+    return [places[number] for number in order]
 
 
 def _put_dimension_uid(seg: Dataset, uid: str) -> None:
