@@ -21,7 +21,6 @@ from pydicom.uid import (
     BasicTextSRStorage,
     ChestCADSRStorage,
     Comprehensive3DSRStorage,
-    EncapsulatedPDFStorage,
     KeyObjectSelectionDocumentStorage,
     SegmentationStorage,
 )
