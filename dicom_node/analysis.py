@@ -108,8 +108,9 @@ def analyse(
             manifest_sha256=origin.manifest_sha256,
             made_at=origin.made_at,
             complete=origin.complete,
+            predecessors=origin.predecessors,
         )
-        objects = [_file(each) for each in objects_for(reading, profiles, origin.predecessors)]
+        objects = [_file(each) for each in objects_for(reading, profiles)]
     with _timed(timings, "pictures"):
         pictures = _pictures(reading)
     return Analysis(
@@ -134,7 +135,7 @@ def rejection(
         made_at=origin.made_at,
         complete=origin.complete,
     )
-    return [_file(each) for each in refusals_for(refusal, profiles, origin.predecessors)]
+    return [_file(each) for each in refusals_for(refusal, profiles)]
 
 
 def _file(each: Addressed) -> ResultFile:

@@ -21,10 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dicom_node.domain import Volume
+from dicom_node.grids import grid_affine
 from dicom_node.model.bundle import Bundle
 from dicom_node.model.detector import Detector
 from dicom_node.model.findings import Candidate, suppress
-from dicom_node.model.preprocess import grid_affine
 from training.cases import DataProblem
 from training.prepared import PreparedScan
 

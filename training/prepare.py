@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 
 from dicom_node.domain import Volume
 from dicom_node.errors import SeriesRejected
-from dicom_node.model.lungs import Lungs, find_lungs
-from dicom_node.model.preprocess import extent_mm, resample, simple_itk, to_image, trilinear
+from dicom_node.grids import extent_mm, resample, simple_itk, to_image, trilinear
+from dicom_node.lungs import Lungs, find_lungs
 from dicom_node.model.spec import PreprocessSpec
 from training.cases import Case, DataProblem, Nodule, Scan
 from training.prepared import (

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dicom_node.domain import Volume
-from dicom_node.model.preprocess import simple_itk, to_image
+from dicom_node.grids import simple_itk, to_image
 from training.cases import DataProblem
 from training.ct import read_image, read_labels
 

@@ -17,10 +17,11 @@ from torch import Tensor, nn
 
 from dicom_node.domain import Detection, Finding, LungDistance, ModelIdentity, Volume
 from dicom_node.errors import ConfigError
+from dicom_node.grids import extent_mm, resample
+from dicom_node.lungs import Lungs, find_lungs
 from dicom_node.model.bundle import Bundle, load_bundle
 from dicom_node.model.findings import Candidate, SliceDetections, best_first, link, mask_on, score, suppress, trim
-from dicom_node.model.lungs import Lungs, find_lungs
-from dicom_node.model.preprocess import extent_mm, network_input, resample, slice_stacks, windowed
+from dicom_node.model.preprocess import network_input, slice_stacks, windowed
 from dicom_node.model.refine import cut_cubes, fused
 
 Progress = Callable[[float], None]

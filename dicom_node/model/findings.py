@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dicom_node.domain import Volume
-from dicom_node.model.preprocess import simple_itk, trilinear
+from dicom_node.grids import simple_itk, trilinear
 from dicom_node.model.spec import MergeSpec
 
 Floats = NDArray[np.float32]

@@ -201,7 +201,7 @@ def _details(shown: Shown) -> str:
 
 
 def _statements(scene: Scene) -> str:
-    said = {} if scene.report is None else scene.report.statements
-    rows = "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in said.items())
+    said = () if scene.report is None else scene.report.statements
+    rows = "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in said)
     notes = "".join(f"<p>{escape(note)}</p>" for note in scene.notes)
     return f"{notes}<dl>{rows}<dt>Series</dt><dd class='uid'>{escape(scene.series_uid)}</dd></dl>"

@@ -54,10 +54,10 @@ class Reported:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """What one report says. statements: name -> text, of what it says in words."""
+    """What one report says. statements: name and text of each thing that it says in words."""
 
     conclusion: str
-    statements: Mapping[str, str]
+    statements: tuple[tuple[str, str], ...]
     findings: tuple[Reported, ...]
 
     @property
@@ -75,17 +75,19 @@ def is_report(ds: Dataset) -> bool:
 def read_report(sr: Dataset) -> Report:
     """Groups in the order of their first appearance."""
     findings: dict[str, Reported] = {}
-    statements: dict[str, str] = {}
+    statements: list[tuple[str, str]] = []
+    conclusion = ""
     for item in _nested(sr):
         if _name(item) == codes.DCM.MeasurementGroup.value:
             _read_group(item, findings)
     for section in sr.get("ContentSequence", ()):
         if section.get("ValueType") == "CONTAINER" and _name(section) != codes.DCM.ImagingMeasurements.value:
             for item in section.get("ContentSequence", ()):
-                if item.ValueType == "TEXT":
-                    statements.setdefault(_meaning(item), str(item.TextValue))
-    conclusion = statements.pop(codes.DCM.Conclusion.meaning, "")
-    return Report(conclusion=conclusion, statements=statements, findings=tuple(findings.values()))
+                if item.ValueType == "TEXT" and _name(item) == codes.DCM.Conclusion.value:
+                    conclusion = str(item.TextValue)
+                elif item.ValueType == "TEXT":
+                    statements.append((_meaning(item), str(item.TextValue)))
+    return Report(conclusion=conclusion, statements=tuple(statements), findings=tuple(findings.values()))
 
 
 def _read_group(group: Dataset, findings: dict[str, Reported]) -> None:

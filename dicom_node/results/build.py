@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -95,29 +95,31 @@ def read(
     made_at: datetime,
     complete: bool = True,
     predecessor: Predecessor | None = None,
+    predecessors: Mapping[str, Predecessor] | None = None,
     comparison: Comparison | None = None,
 ) -> Reading:
     """Measure and name the findings.
 
     evidence: why the series is held to be complete, e.g. "133 of 133 instances, contiguous; quiet time 10 s".
     complete: False after a forced time-out; the SR is then flagged PARTIAL.
-    predecessor: the SR on an earlier state of the same series that this one replaces.
+    predecessor: the SR on an earlier state of the same series that this one replaces. predecessors: by name or kind
+        of the new ones, where several are made.
     """
     origin = Origin(
         header=series.header,
         manifest_sha256=manifest_sha256,
         made_at=made_at,
         model=detection.model,
-        words=evidence + "".join(series.left_out.values()),
+        words=evidence + "".join(series.left_out.values()) + (comparison.text if comparison else ""),
     )
     return Reading(
         series=series,
         volume=volume,
         detection=detection,
         measurements=tuple(measure(finding, volume) for finding in detection.findings),
-        tracking=track(detection.findings, origin),
+        tracking=track(detection.findings, origin, comparison),
         origin=origin,
-        grounds=Grounds(evidence=evidence, complete=complete, predecessor=predecessor),
+        grounds=Grounds(evidence=evidence, complete=complete, predecessor=predecessor, predecessors=predecessors or {}),
         comparison=comparison,
     )
 
@@ -168,7 +170,7 @@ def refuse(
 def build_rejection(
     header: Dataset, instances: Iterable[tuple[str, str]], rejected: SeriesRejected, **job: Any
 ) -> Dataset:
-    """`refuse`, then its TID 1500 report. Raises ResultError as `refuse` does, and where the report fails its checks."""
+    """`refuse`, then its checked TID 1500 report. Raises ResultError as `refuse` does."""
     refusal = refuse(header, instances, rejected, **job)
     [report] = refusals_for(refusal, {"": _DEFAULT})
     return report.made.ds

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from types import MappingProxyType
 from typing import TypeVar
 
 from pydicom.dataset import Dataset
 
-from dicom_node.profiles import KINDS, ResultProfile
+from dicom_node.profiles import KINDS, REPORT_KINDS, Report, ResultProfile
 from dicom_node.results.check import check_objects, check_refusal
-from dicom_node.results.reading import Made, Predecessor, Reading, Refusal, name_of
+from dicom_node.results.reading import Made, Reading, Refusal, name_of
 from dicom_node.results.seg import build_seg
 from dicom_node.results.sr import build_not_analysed, build_report
+from dicom_node.results.sr_cad import build_cad_not_analysed, build_cad_report
+from dicom_node.results.sr_text import build_text_not_analysed, build_text_report
 
 _Source = TypeVar("_Source", Reading, Refusal)
-_NONE: Mapping[str, Predecessor] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,25 +27,20 @@ class Addressed:
     destinations: frozenset[str]
 
 
-def objects_for(
-    reading: Reading, profiles: Mapping[str, ResultProfile], predecessors: Mapping[str, Predecessor] = _NONE
-) -> tuple[Addressed, ...]:
+def objects_for(reading: Reading, profiles: Mapping[str, ResultProfile]) -> tuple[Addressed, ...]:
     """What the destinations of an analysed series get, in the order to send it. Equal arguments give equal bytes.
 
-    profiles: of each destination. Objects that two of them share are one object. predecessors: reports on an earlier
-    state of the series, by name or kind of the reports that replace them.
+    profiles: of each destination. Objects that two of them share are one object.
 
     Raises ResultError when the objects of a destination fail their own checks.
     """
-    workshop = _Workshop(predecessors=predecessors)
+    workshop = _Workshop()
     return _addressed({name: _of_reading(reading, profile, workshop) for name, profile in profiles.items()})
 
 
-def refusals_for(
-    refusal: Refusal, profiles: Mapping[str, ResultProfile], predecessors: Mapping[str, Predecessor] = _NONE
-) -> tuple[Addressed, ...]:
+def refusals_for(refusal: Refusal, profiles: Mapping[str, ResultProfile]) -> tuple[Addressed, ...]:
     """The same for a series that was not analysed: that it was not, and why."""
-    workshop = _Workshop(predecessors=predecessors)
+    workshop = _Workshop()
     return _addressed({name: _of_refusal(refusal, profile, workshop) for name, profile in profiles.items()})
 
 
@@ -53,7 +48,6 @@ def refusals_for(
 class _Workshop:
     """Makes each object when it is asked for first, by its name, which says all in which it can differ."""
 
-    predecessors: Mapping[str, Predecessor]
     made: dict[str, Made] = field(default_factory=dict)
 
     def once(self, kind: str, form: str, build: Callable[[], Dataset]) -> Made:
@@ -62,10 +56,9 @@ class _Workshop:
             self.made[name] = Made(kind=kind, form=form, ds=build())
         return self.made[name]
 
-    def grounded(self, source: _Source, kind: str, form: str) -> _Source:
-        """The same Reading or Refusal, to be reported as what replaces the earlier report of this form, if any."""
-        old = self.predecessors.get(name_of(kind, form)) or self.predecessors.get(kind)
-        return source if old is None else replace(source, grounds=replace(source.grounds, predecessor=old))
+
+def _grounded(source: _Source, kind: str, form: str) -> _Source:
+    return replace(source, grounds=source.grounds.for_report(kind, form))
 
 
 def _of_reading(reading: Reading, profile: ResultProfile, workshop: _Workshop) -> tuple[Made, ...]:
@@ -81,14 +74,39 @@ def _objects(reading: Reading, profile: ResultProfile, workshop: _Workshop) -> I
     if reading.findings and form != "none":
         seg = workshop.once("seg", words, lambda: build_seg(reading, form=form, frames=frames))
         yield seg
-    grounded = workshop.grounded(reading, "sr", words)
-    yield workshop.once("sr", words, lambda: build_report(grounded, None if seg is None else seg.ds))
+    for report in profile.reports:
+        yield _report(report, reading, profile, seg, workshop)
+
+
+def _report(report: Report, reading: Reading, profile: ResultProfile, seg: Made | None, workshop: _Workshop) -> Made:
+    kind = REPORT_KINDS[report]
+    if report != "tid1500":
+        build = {"text": build_text_report, "chest_cad": build_cad_report}[report]
+        return workshop.once(kind, "", lambda: build(_grounded(reading, kind, "")))
+    without = "no_seg" if reading.findings and seg is None else ""
+    words = _words(seg.form if seg else without, "" if profile.narrative else "plain")
+    grounded = _grounded(reading, kind, words)
+    return workshop.once(
+        kind, words, lambda: build_report(grounded, seg.ds if seg else None, narrative=profile.narrative)
+    )
+
+
+_REFUSALS: Mapping[Report, Callable[[Refusal], Dataset]] = {
+    "tid1500": build_not_analysed,
+    "text": build_text_not_analysed,
+    "chest_cad": build_cad_not_analysed,
+}
 
 
 def _of_refusal(refusal: Refusal, profile: ResultProfile, workshop: _Workshop) -> tuple[Made, ...]:
-    made = (workshop.once("sr", "", lambda: build_not_analysed(workshop.grounded(refusal, "sr", ""))),)
+    made = tuple(_refused(report, refusal, workshop) for report in profile.reports)
     check_refusal(made, refusal)
     return made
+
+
+def _refused(report: Report, refusal: Refusal, workshop: _Workshop) -> Made:
+    kind = REPORT_KINDS[report]
+    return workshop.once(kind, "", lambda: _REFUSALS[report](_grounded(refusal, kind, "")))
 
 
 def _words(*words: str) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 from pydicom.dataset import Dataset
 
@@ -31,11 +32,23 @@ class Grounds:
     evidence: why the node holds the series to be complete, e.g. "133 of 133 instances, contiguous".
     complete: False where the node gave up waiting: the report is flagged PARTIAL.
     predecessor: the report on the same series that this one replaces.
+    predecessors: where several are made, those that they replace, by name or kind of the new ones.
     """
 
     evidence: str
     complete: bool = True
     predecessor: Predecessor | None = None
+    predecessors: Mapping[str, Predecessor] = field(default_factory=dict)
+
+    def for_report(self, kind: str, form: str) -> Grounds:
+        """The same with the predecessor of one report: of its form, else any of its kind, else the common one."""
+        old = self.predecessors.get(name_of(kind, form)) or self.predecessors.get(kind) or self.predecessor
+        return replace(self, predecessor=old)
+
+    def allows(self, sop_instance_uid: str) -> bool:
+        """Whether a report may name this one as replaced."""
+        known = [*self.predecessors.values(), *([self.predecessor] if self.predecessor else [])]
+        return any(old.sop_instance_uid == sop_instance_uid for old in known)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,180 +2,197 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 
 from highdicom import sr
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
-from pydicom.sr.coding import Code
-from pydicom.uid import Comprehensive3DSRStorage
+from pydicom.uid import Comprehensive3DSRStorage, CTImageStorage
 
-from dicom_node.domain import RESEARCH_USE, CTSeries, Detection
-from dicom_node.identity import CODING_SCHEME, MANUFACTURER, MODEL_NAME
-from dicom_node.results import sr_content as content
-from dicom_node.results.headers import Kind, Origin, put_headers
-from dicom_node.results.part10 import seal
+from dicom_node.comparison import RULE, Comparison
+from dicom_node.domain import CTImage, CTSeries
+from dicom_node.results import narrative as words
+from dicom_node.results import sr_codes
+from dicom_node.results.headers import Kind, Origin
 from dicom_node.results.reading import Grounds, Reading, Refusal
-from dicom_node.results.references import Reference, reference_to, references_of, study_item
+from dicom_node.results.references import Reference, reference_to, references_of
+from dicom_node.results.sr_content import (
+    Item,
+    Relationship,
+    algorithm,
+    code,
+    container,
+    language,
+    observer,
+    parameters,
+    text,
+)
+from dicom_node.results.sr_document import document, incomplete, root_container
+from dicom_node.results.sr_groups import groups_of
 
 
-def build_report(reading: Reading, seg: Dataset | None) -> Dataset:
-    """The report on an analysed series. Finding n is segment n of `seg`; without findings there is none."""
-    return _found(reading, seg) if reading.findings and seg is not None else _none_found(reading)
+def build_report(reading: Reading, seg: Dataset | None, *, narrative: bool) -> Dataset:
+    """The report on an analysed series.
 
-
-def _found(reading: Reading, seg: Dataset) -> Dataset:
-    series, detection = reading.series, reading.detection
-    groups: list[sr.ContentItem] = []
-    for number, (finding, measurement, track) in enumerate(
-        zip(detection.findings, reading.measurements, reading.tracking, strict=True), start=1
-    ):
-        image = series.images[measurement.slice_index]
-        groups.append(content.volumetric_group(finding, measurement, track, number, seg, detection.model))
-        groups.append(content.planar_group(finding, measurement, track, image, detection.model))
-    count = len(detection.findings)
-    shown = [series.images[index] for index in sorted({m.slice_index for m in reading.measurements})]
-    sections = [
-        *content.image_library(shown, series),
-        content.container(codes.DCM.ImagingMeasurements, groups),
-        _statements(
-            f"{count} lung nodule candidate{'s' if count > 1 else ''} marked "
-            f"(score at or above {detection.model.operating_point:g}).",
-            codes.cid6047.AllAlgorithmsSucceededWithFindings,
-            _analysis_statements(series, detection),
-            reading.grounds,
-        ),
-    ]
-    references = [*references_of(series), reference_to(seg)]
-    return _document(sections, references, reading.origin, reading.grounds, Kind.REPORT, f"Lung nodules: {count} found")
-
-
-def _none_found(reading: Reading) -> Dataset:
-    series, detection = reading.series, reading.detection
-    sections = [
-        # Nothing is marked, so no image is referred to; one from the middle lets a viewer find the series.
-        *content.image_library([series.images[sum(detection.analysed) // 2]], series),
-        _statements(
-            "The series was analysed and no lung nodule candidate was found "
-            f"(no score at or above {detection.model.operating_point:g}).",
-            codes.cid6047.AllAlgorithmsSucceededWithoutFindings,
-            _analysis_statements(series, detection),
-            reading.grounds,
-        ),
-    ]
+    seg: finding n is its segment n; None without findings, or where the destination gets no segmentation.
+    narrative: the findings as English text, too.
+    """
+    series, count = reading.series, len(reading.findings)
+    sections = [_statements(reading, narrative), *_image_library(_shown(reading), series)]
+    if count:
+        groups = [group for number in range(1, count + 1) for group in groups_of(reading, number, seg)]
+        # Row 6b: once for all measurements, since none was made by anything else.
+        by = algorithm(reading.model, Relationship.HAS_CONCEPT_MOD)
+        sections.append(container(codes.DCM.ImagingMeasurements, [*by, *groups]))
     return _document(
-        sections, references_of(series), reading.origin, reading.grounds, Kind.REPORT, "Lung nodules: none found"
+        sections,
+        [*references_of(series), *([] if seg is None else [reference_to(seg)])],
+        reading.origin,
+        reading.grounds,
+        kind=Kind.REPORT,
+        description=f"Lung nodules: {count or 'none'} found",
+        unfinished=incomplete(reading.grounds),
+        comparison=reading.comparison,
     )
 
 
 def build_not_analysed(refusal: Refusal) -> Dataset:
     """Report that no model saw the series, and why. Needs no geometry, no pixel and no CT."""
-    why = f"{refusal.rejected.reason}: {refusal.rejected.text}"
-    sections = [
-        _statements(
-            f"NOT ANALYSED. No statement about lung nodules is made. {why}",
-            codes.cid6047.NoAlgorithmsSucceededWithoutFindings,
-            [content.text(content.REASON, why)],
-            refusal.grounds,
-        )
+    why = words.reason(refusal)
+    statements = [
+        text(codes.DCM.Conclusion, f"NOT ANALYSED. No statement about lung nodules is made. {why}"),
+        text(codes.DCM.Comment, words.CAUTION),
+        code(codes.DCM.CADProcessingAndFindingsSummary, codes.cid6047.NoAlgorithmsSucceededWithoutFindings),
+        text(sr_codes.REASON, why),
+        text(sr_codes.COMPLETENESS, refusal.grounds.evidence),
+        *_replaces(refusal.grounds),
     ]
     return _document(
-        sections, refusal.instances, refusal.origin, refusal.grounds, Kind.REJECTION, "Lung nodules: NOT ANALYSED"
+        [container(sr_codes.QUALITATIVE_EVALUATIONS, statements)],
+        refusal.instances,
+        refusal.origin,
+        refusal.grounds,
+        kind=Kind.REJECTION,
+        description="Lung nodules: NOT ANALYSED",
+        unfinished=f"Not analysed: {refusal.rejected.reason}",
     )
 
 
-def _analysis_statements(series: CTSeries, detection: Detection) -> list[sr.ContentItem]:
-    first, end = detection.analysed
-    total = len(series.images)
-    z = [series.images[index].position_mm[2] for index in (first, end - 1)]
-    statements: list[sr.ContentItem] = [
-        content.text(
-            content.SLICES_ANALYSED,
-            f"{end - first} of {total}: slices {first + 1} to {end} counted from the feet, "
-            f"z {z[0]:.1f} to {z[1]:.1f} mm. Not analysed: {first} below and {total - end} above, "
-            "outside the lungs and their margin.",
+def _statements(reading: Reading, narrative: bool) -> Item:
+    """What is said of the whole series (row 12); first in the document, since many viewers print it from the top.
+
+    TID 1500's order is not significant.
+    """
+    with_findings = bool(reading.findings)
+    items = [
+        text(codes.DCM.Conclusion, words.headline(reading)),
+        text(codes.DCM.Comment, words.CAUTION),
+        code(
+            codes.DCM.CADProcessingAndFindingsSummary,
+            codes.cid6047.AllAlgorithmsSucceededWithFindings
+            if with_findings
+            else codes.cid6047.AllAlgorithmsSucceededWithoutFindings,
         ),
-        content.text(content.MODEL, content.model_text(detection.model)),
     ]
-    if series.lossy is not None:
-        statements.append(content.text(content.LOSSY, f"{series.lossy}. Small structures may be altered by it."))
+    comparison = reading.comparison
+    if comparison is not None:
+        items.append(text(sr_codes.COMPARISON, comparison.text))
+    if narrative:
+        items += [text(codes.DCM.Finding, words.finding_text(reading, n + 1)) for n in range(len(reading.findings))]
+    if comparison is not None:
+        items += _comparison(comparison)
+    items += _grounds(reading)
+    by = [] if with_findings else algorithm(reading.model, Relationship.HAS_CONCEPT_MOD)
+    return container(sr_codes.QUALITATIVE_EVALUATIONS, [*by, *items])
+
+
+def _comparison(comparison: Comparison) -> list[Item]:
+    items = [text(sr_codes.EARLIER_NODULE, sentence) for sentence in words.earlier_texts(comparison)]
+    if comparison.quality:
+        figures = ", ".join(f"{name} {value:.3g}" for name, value in comparison.quality.items())
+        items.append(text(sr_codes.REGISTRATION, figures))
+    if comparison.changes:
+        items.append(text(sr_codes.GROWTH_RULE, RULE))
+    if comparison.prior is not None:
+        items.append(text(sr_codes.COMPARED_REPORT, comparison.prior.report_sop_instance_uid))
+        items.append(text(sr_codes.COMPARED_SERIES, comparison.prior.series_uid))
+    return items
+
+
+def _grounds(reading: Reading) -> list[Item]:
+    series, model = reading.series, reading.model
+    items = [
+        text(sr_codes.SLICES_ANALYSED, words.slices_analysed(series, reading.detection)),
+        text(sr_codes.COMPLETENESS, reading.grounds.evidence),
+    ]
     if series.left_out:
-        reasons = Counter(series.left_out.values())
-        listed = ", ".join(f"{count} x {why}" for why, count in sorted(reasons.items()))
-        statements.append(content.text(content.LEFT_OUT, f"{len(series.left_out)} not part of the volume: {listed}"))
-    return statements
+        items.append(text(sr_codes.LEFT_OUT, words.left_out(series)))
+    if series.lossy is not None:
+        items.append(text(sr_codes.LOSSY, words.lossy(series)))
+    if reading.findings:
+        items += [text(sr_codes.HOW_MEASURED, rule) for rule in words.measuring_rules()]
+    described = f"{model.name} {model.version}, bundle sha256 {model.bundle_sha256}, {parameters(model)}"
+    return [*items, text(sr_codes.MODEL, described), *_replaces(reading.grounds)]
 
 
-def _statements(
-    conclusion: str, summary: Code, further: Sequence[sr.ContentItem], grounds: Grounds
-) -> sr.ContainerContentItem:
-    """The report in plain words (PS3.16 TID 1500, row 12), for everyone who reads an SR as text."""
-    items: list[sr.ContentItem] = [
-        content.text(codes.DCM.Conclusion, conclusion),
-        content.code(codes.DCM.CADProcessingAndFindingsSummary, summary),
-        content.text(codes.DCM.Comment, f"{RESEARCH_USE}. Made by software, verified by nobody."),
-        content.text(content.COMPLETENESS, grounds.evidence),
-        *further,
-    ]
-    if grounds.predecessor is not None:
-        items.append(content.text(content.REPLACES, grounds.predecessor.sop_instance_uid))
-    return content.container(content.QUALITATIVE_EVALUATIONS, items)
+def _replaces(grounds: Grounds) -> list[Item]:
+    return [] if grounds.predecessor is None else [text(sr_codes.REPLACES, grounds.predecessor.sop_instance_uid)]
 
 
 def _document(
-    sections: Sequence[sr.ContentItem],
+    sections: Sequence[Item],
     references: Sequence[Reference],
     origin: Origin,
     grounds: Grounds,
+    *,
     kind: Kind,
     description: str,
+    unfinished: str,
+    comparison: Comparison | None = None,
 ) -> Dataset:
-    ds = Dataset()
-    ds.SOPClassUID = Comprehensive3DSRStorage
-    _put_content(ds, sections)
-    ds.CompletionFlag = "COMPLETE" if grounds.complete and kind is Kind.REPORT else "PARTIAL"
-    ds.VerificationFlag = "UNVERIFIED"
-    ds.PreliminaryFlag = "PRELIMINARY"
-    ds.PerformedProcedureCodeSequence = []
-    ds.ReferencedPerformedProcedureStepSequence = []
-    ds.CurrentRequestedProcedureEvidenceSequence = [study_item(origin.study_uid, references)]
-    if grounds.predecessor is not None:
-        old = grounds.predecessor
-        reference = Reference(
-            sop_class_uid=Comprehensive3DSRStorage,
-            sop_instance_uid=old.sop_instance_uid,
-            series_uid=old.series_uid,
-        )
-        ds.PredecessorDocumentsSequence = [study_item(old.study_uid, [reference])]
-    ds.CodingSchemeIdentificationSequence = [_own_coding_scheme()]
-    put_headers(ds, origin, kind, description)
-    return seal(ds, origin, kind)
-
-
-def _put_content(ds: Dataset, sections: Sequence[sr.ContentItem]) -> None:
-    """The root of PS3.16 TID 1500. highdicom's MeasurementReport refuses a report without a measurement."""
-    root = sr.ContainerContentItem(name=codes.DCM.ImagingMeasurementReport, template_id="1500")
-    procedure = sr.CodeContentItem(
-        name=codes.DCM.ProcedureReported,
-        value=codes.LN.CTUnspecifiedBodyRegion,
-        relationship_type=sr.RelationshipTypeValues.HAS_CONCEPT_MOD,
+    """highdicom's MeasurementReport refuses a report without a measurement, so the root is made here."""
+    procedure = code(codes.DCM.ProcedureReported, codes.LN.CTUnspecifiedBodyRegion, Relationship.HAS_CONCEPT_MOD)
+    items = [*language(), *observer(), procedure, *sections]
+    return document(
+        Comprehensive3DSRStorage,
+        root_container(codes.DCM.ImagingMeasurementReport, "1500", items),
+        references,
+        origin,
+        grounds,
+        kind=kind,
+        description=description,
+        unfinished=unfinished,
+        prior=None if comparison is None else comparison.prior,
     )
-    root.ContentSequence = sr.ContentSequence(
-        [
-            *sr.LanguageOfContentItemAndDescendants(sr.CodedConcept("en-US", "RFC5646", "English (United States)")),
-            *content.observer(),
-            procedure,
-            *sections,
-        ]
-    )
-    for element in root:
-        ds[element.tag] = element
 
 
-def _own_coding_scheme() -> Dataset:
-    scheme = Dataset()
-    scheme.CodingSchemeDesignator = CODING_SCHEME
-    scheme.CodingSchemeName = f"{MODEL_NAME} local codes"
-    scheme.CodingSchemeResponsibleOrganization = MANUFACTURER
-    return scheme
+def _shown(reading: Reading) -> list[CTImage]:
+    """The images that groups refer to. Without any, one from the middle lets a viewer find the series."""
+    shown = sorted({measured.slice_index for measured in reading.measurements})
+    return [reading.series.images[index] for index in shown or [sum(reading.detection.analysed) // 2]]
+
+
+def _image_library(images: Sequence[CTImage], series: CTSeries) -> sr.ImageLibrary:
+    """TID 1600 of the images that the report refers to, not of the whole series."""
+    library = sr.ImageLibrary([_library_entry(image, series) for image in images])
+    # highdicom 0.28 has no way to name a frame here, and takes geometry from single-frame headers only.
+    entries = [item for item in library[0].ContentSequence[0].ContentSequence if item.ValueType == "IMAGE"]
+    for entry, image in zip(entries, images, strict=True):
+        reference = entry.ReferencedSOPSequence[0]
+        reference.ReferencedSOPClassUID = image.sop_class_uid
+        if image.frame is not None:
+            reference.ReferencedFrameNumber = image.frame
+    return library
+
+
+def _library_entry(image: CTImage, series: CTSeries) -> Dataset:
+    entry = Dataset()
+    for keyword in (
+        "SOPInstanceUID", "FrameOfReferenceUID", "Rows", "Columns", "PixelSpacing",
+        "ImageOrientationPatient", "ImagePositionPatient",
+    ):  # fmt: skip
+        entry[keyword] = image.header[keyword]
+    entry.SOPClassUID = CTImageStorage
+    entry.Modality = "CT"
+    entry.SliceThickness = float(image.header.get("SliceThickness") or series.spacing_mm[0])
+    return entry

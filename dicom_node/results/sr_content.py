@@ -1,34 +1,92 @@
-"""Finding and its numbers -> SR content items: measurement groups, image library, statements in plain words."""
+"""Values -> content items of a report (PS3.3 C.17.3), for every kind of it."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import cast
 
+import numpy as np
 from highdicom import sr
-from pydicom.dataset import Dataset
+from numpy.typing import NDArray
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
-from pydicom.uid import CTImageStorage
 
-from dicom_node.domain import CTImage, CTSeries, Finding, ModelIdentity
-from dicom_node.identity import CODING_SCHEME, MANUFACTURER, MODEL_NAME, SOFTWARE_VERSION
-from dicom_node.results.measure import Measurement
-from dicom_node.results.tracking import LATERALITY, Tracking
+from dicom_node.domain import CTImage, ModelIdentity
+from dicom_node.identity import MANUFACTURER, MODEL_NAME, SOFTWARE_VERSION
+from dicom_node.results.measure import Axis
+from dicom_node.results.sr_codes import ENGLISH, SOURCE
+from dicom_node.results.tracking import Tracking
 from dicom_node.results.uids import derive_uid
 
-# Concepts that no standard scheme has.
-COMPLETENESS = Code("COMPLETENESS", CODING_SCHEME, "Series completeness")
-SLICES_ANALYSED = Code("SLICES_ANALYSED", CODING_SCHEME, "Slices analysed")
-LEFT_OUT = Code("LEFT_OUT", CODING_SCHEME, "Instances left out")
-MODEL = Code("MODEL", CODING_SCHEME, "Model")
-REASON = Code("REASON", CODING_SCHEME, "Reason for no analysis")
-LOSSY = Code("LOSSY", CODING_SCHEME, "Lossy compression of the images")
-REPLACES = Code("REPLACES", CODING_SCHEME, "Replaces report")
-SCORE = Code("SCORE", CODING_SCHEME, "Detection score")
+Item = sr.ContentItem
+Relationship = sr.RelationshipTypeValues
+Points = NDArray[np.float64]
 
-QUALITATIVE_EVALUATIONS = Code("C0034375", "UMLS", "Qualitative Evaluations")  # PS3.16 TID 1500, row 12
+
+def text(name: Code, value: str, relationship: Relationship = Relationship.CONTAINS) -> Item:
+    return sr.TextContentItem(name=name, value=value, relationship_type=relationship)
+
+
+def code(name: Code, value: Code, relationship: Relationship = Relationship.CONTAINS) -> Item:
+    return sr.CodeContentItem(name=name, value=value, relationship_type=relationship)
+
+
+def number(name: Code, value: float, unit: Code, relationship: Relationship = Relationship.CONTAINS) -> Item:
+    return sr.NumContentItem(name=name, value=rounded(value), unit=unit, relationship_type=relationship)
+
+
+def uid(name: Code, value: str, relationship: Relationship = Relationship.CONTAINS) -> Item:
+    return sr.UIDRefContentItem(name=name, value=value, relationship_type=relationship)
+
+
+def container(name: Code, items: Sequence[Item], relationship: Relationship = Relationship.CONTAINS) -> Item:
+    made = sr.ContainerContentItem(name=name, is_content_continuous=False, relationship_type=relationship)
+    return holding(made, items)
+
+
+def holding(item: Item, items: Sequence[Item]) -> Item:
+    """`item` with `items` below it, behind those that it has."""
+    item.ContentSequence = sr.ContentSequence([*item.get("ContentSequence", ()), *items])
+    return item
+
+
+def image(name: Code, of: CTImage, relationship: Relationship = Relationship.CONTAINS) -> Item:
+    return sr.ImageContentItem(
+        name=name,
+        referenced_sop_class_uid=of.sop_class_uid,
+        referenced_sop_instance_uid=of.sop_instance_uid,
+        referenced_frame_numbers=of.frame,
+        relationship_type=relationship,
+    )
+
+
+def drawn(
+    name: Code, graphic: str, points: Points, on: CTImage, relationship: Relationship = Relationship.CONTAINS
+) -> Item:
+    """Coordinates on an image: (n, 2) of (column, row), (0.5, 0.5) the centre of the top left pixel (C.18.6.1.2)."""
+    made = sr.ScoordContentItem(name=name, graphic_type=graphic, graphic_data=points, relationship_type=relationship)
+    return holding(made, [image(SOURCE, on, Relationship.SELECTED_FROM)])
+
+
+def line(axis: Axis) -> Points:
+    """The two ends of a caliper as coordinates on its image, (2, 2)."""
+    return np.array([[column + 0.5, row + 0.5] for _, row, column in axis.ends_index])
+
+
+def outline(contour: Points) -> Points:
+    """A contour as it is, but one of a pixel or two with more points.
+
+    OHIF 3.13 takes a polyline of 4 or 5 points for a rectangle that it could track, and asks its user about it.
+    """
+    if len(contour) > 5:
+        return contour
+    middles = (contour[:-1] + contour[1:]) / 2
+    return np.concatenate([np.stack([contour[:-1], middles], axis=1).reshape(-1, 2), contour[-1:]])
+
+
+def language() -> sr.LanguageOfContentItemAndDescendants:
+    """PS3.16 TID 1204."""
+    return sr.LanguageOfContentItemAndDescendants(sr.CodedConcept.from_code(ENGLISH))
 
 
 def observer() -> sr.ObservationContext:
@@ -46,154 +104,33 @@ def observer() -> sr.ObservationContext:
     )
 
 
-def container(name: Code, items: Sequence[sr.ContentItem]) -> sr.ContainerContentItem:
-    item = sr.ContainerContentItem(name=name, relationship_type=sr.RelationshipTypeValues.CONTAINS)
-    item.ContentSequence = sr.ContentSequence(items)
-    return item
+def track_items(tracking: Tracking) -> list[Item]:
+    """PS3.16 TID 4108."""
+    context = Relationship.HAS_OBS_CONTEXT
+    return [
+        text(codes.DCM.TrackingIdentifier, tracking.identifier, context),
+        uid(codes.DCM.TrackingUniqueIdentifier, tracking.uid, context),
+    ]
 
 
-def text(name: Code, value: str) -> sr.TextContentItem:
-    return sr.TextContentItem(name=name, value=value, relationship_type=sr.RelationshipTypeValues.CONTAINS)
-
-
-def code(name: Code, value: Code) -> sr.CodeContentItem:
-    return sr.CodeContentItem(name=name, value=value, relationship_type=sr.RelationshipTypeValues.CONTAINS)
-
-
-def model_text(model: ModelIdentity) -> str:
-    return f"{model.name} {model.version}, bundle sha256 {model.bundle_sha256}, {_parameters(model)}"
-
-
-def image_library(images: Sequence[CTImage], series: CTSeries) -> sr.ImageLibrary:
-    """PS3.16 TID 1600 of the images that the report refers to, not of the whole series."""
-    library = sr.ImageLibrary([_library_entry(image, series) for image in images])
-    # highdicom 0.28 has no way to name a frame here, and takes geometry from single-frame headers only.
-    entries = [item for item in library[0].ContentSequence[0].ContentSequence if item.ValueType == "IMAGE"]
-    for entry, image in zip(entries, images, strict=True):
-        reference = entry.ReferencedSOPSequence[0]
-        reference.ReferencedSOPClassUID = image.sop_class_uid
-        if image.frame is not None:
-            reference.ReferencedFrameNumber = image.frame
-    return library
-
-
-def _library_entry(image: CTImage, series: CTSeries) -> Dataset:
-    entry = Dataset()
-    for keyword in (
-        "SOPInstanceUID", "FrameOfReferenceUID", "Rows", "Columns", "PixelSpacing",
-        "ImageOrientationPatient", "ImagePositionPatient",
-    ):  # fmt: skip
-        entry[keyword] = image.header[keyword]
-    entry.SOPClassUID = CTImageStorage
-    entry.Modality = "CT"
-    entry.SliceThickness = float(image.header.get("SliceThickness") or series.spacing_mm[0])
-    return entry
-
-
-def volumetric_group(
-    finding: Finding, measurement: Measurement, tracking: Tracking, number: int, seg: Dataset, model: ModelIdentity
-) -> sr.ContentItem:
-    """PS3.16 TID 1411: the numbers of the whole finding, which is segment `number` of the SEG."""
-    # Not ReferencedSegment.from_segmentation: in highdicom 0.28 it fails on a SEG of one segment.
-    segment = sr.ReferencedSegment(
-        sop_class_uid=seg.SOPClassUID,
-        sop_instance_uid=seg.SOPInstanceUID,
-        segment_number=number,
-        source_series=sr.SourceSeriesForSegmentation(
-            str(seg.ReferencedSeriesSequence[0].SeriesInstanceUID),
-        ),
+def algorithm(model: ModelIdentity, relationship: Relationship, *, name: str | None = None) -> list[Item]:
+    """PS3.16 TID 4019. name: where it is to say more than the model's own."""
+    values = (
+        (codes.DCM.AlgorithmName, name or model.name),
+        (codes.DCM.AlgorithmVersion, model.version),
+        (codes.DCM.AlgorithmParameters, f"bundle_sha256={model.bundle_sha256}"),
+        (codes.DCM.AlgorithmParameters, parameters(model)),
     )
-    algorithm = _algorithm(model)
-    group = sr.VolumetricROIMeasurementsAndQualitativeEvaluations(
-        tracking_identifier=_tracking(tracking),
-        referenced_segment=segment,
-        finding_type=codes.SCT.Nodule,
-        finding_sites=[_site(finding)],
-        measurements=[
-            sr.Measurement(
-                name=codes.SCT.Volume,
-                value=_rounded(measurement.volume_mm3),
-                unit=codes.UCUM.CubicMillimeter,
-                method=codes.DCM.SumOfSegmentedVoxelMethodForVolume,
-                algorithm_id=algorithm,
-            ),
-            *_axes(measurement, algorithm),
-            _attenuation(measurement.mean_hu, codes.SCT.Mean, algorithm),
-            _attenuation(measurement.sd_hu, codes.SCT.StandardDeviation, algorithm),
-            sr.Measurement(name=SCORE, value=_rounded(finding.score), unit=codes.UCUM.NoUnits, algorithm_id=algorithm),
-        ],
-    )
-    return cast(sr.ContentItem, group[0])
+    return [text(concept, value, relationship) for concept, value in values]
 
 
-def planar_group(
-    finding: Finding, measurement: Measurement, tracking: Tracking, image: CTImage, model: ModelIdentity
-) -> sr.ContentItem:
-    """PS3.16 TID 1410: the outline on the largest slice. Viewers jump to it and draw it; they do not for TID 1411."""
-    group = sr.PlanarROIMeasurementsAndQualitativeEvaluations(
-        tracking_identifier=_tracking(tracking),
-        referenced_region=sr.ImageRegion(
-            graphic_type=sr.GraphicTypeValues.POLYLINE,
-            graphic_data=measurement.contours[0],
-            source_image=sr.SourceImageForRegion(
-                referenced_sop_class_uid=image.sop_class_uid,
-                referenced_sop_instance_uid=image.sop_instance_uid,
-                referenced_frame_numbers=None if image.frame is None else [image.frame],
-            ),
-        ),
-        finding_type=codes.SCT.Nodule,
-        finding_sites=[_site(finding)],
-        measurements=_axes(measurement, _algorithm(model)),
-    )
-    return cast(sr.ContentItem, group[0])
-
-
-def _tracking(tracking: Tracking) -> sr.TrackingIdentifier:
-    return sr.TrackingIdentifier(uid=tracking.uid, identifier=tracking.identifier)
-
-
-def _site(finding: Finding) -> sr.FindingSite:
-    return sr.FindingSite(
-        anatomic_location=codes.SCT.Lung, laterality=LATERALITY[finding.side] if finding.side else None
-    )
-
-
-def _algorithm(model: ModelIdentity) -> sr.AlgorithmIdentification:
-    """PS3.16 TID 4019. It belongs to each measurement: the groups' templates have no place for it."""
-    return sr.AlgorithmIdentification(
-        name=model.name,
-        version=model.version,
-        parameters=[f"bundle_sha256={model.bundle_sha256}", _parameters(model)],
-    )
-
-
-def _parameters(model: ModelIdentity) -> str:
+def parameters(model: ModelIdentity) -> str:
     return ", ".join(
         [f"operating_point={model.operating_point:g}"]
         + [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in sorted(model.parameters.items())]
     )
 
 
-def _axes(measurement: Measurement, algorithm: sr.AlgorithmIdentification) -> list[sr.Measurement]:
-    return [
-        sr.Measurement(name=name, value=_rounded(length_mm), unit=codes.UCUM.Millimeter, algorithm_id=algorithm)
-        for name, length_mm in (
-            (codes.SCT.LongAxis, measurement.long_axis_mm),
-            (codes.SCT.ShortAxis, measurement.short_axis_mm),
-        )
-    ]
-
-
-def _attenuation(hu: float, derivation: Code, algorithm: sr.AlgorithmIdentification) -> sr.Measurement:
-    return sr.Measurement(
-        name=codes.DCM.AttenuationCoefficient,
-        value=_rounded(hu),
-        unit=codes.UCUM.HounsfieldUnit,
-        derivation=derivation,
-        algorithm_id=algorithm,
-    )
-
-
-def _rounded(value: float) -> float:
+def rounded(value: float) -> float:
     """Three decimals: more than the image can give, and short enough for a decimal string."""
-    return round(value, 3)
+    return round(float(value), 3)

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from dicom_node.domain import Volume
-from dicom_node.model.preprocess import simple_itk, to_image
+from dicom_node.grids import simple_itk, to_image
 from training.phantom import chest
 from training.readers.lidc import default_database, read_lidc
 from training.readers.lists import Listed, read_findings

@@ -12,12 +12,12 @@ import torch
 
 from dicom_node.domain import Volume
 from dicom_node.errors import ConfigError, JobCancelled, Reason, SeriesRejected
+from dicom_node.grids import resample
+from dicom_node.lungs import find_lungs
 from dicom_node.model.bundle import REFINEMENT, default_bundle, load_bundle, write_bundle
 from dicom_node.model.detector import Detector, Scored
 from dicom_node.model.findings import Candidate
-from dicom_node.model.lungs import find_lungs
 from dicom_node.model.network import build_network
-from dicom_node.model.preprocess import resample
 from dicom_node.model.refine import Refiner
 from dicom_node.model.spec import PreprocessSpec, RefinementSpec
 from tests.unit.test_model_bundle import TINY, description

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dicom_node.domain import Volume
+from dicom_node.grids import grid_affine
 from dicom_node.model.findings import Candidate, SliceDetections, box_iou, link, mask_on, score, suppress, trim
-from dicom_node.model.preprocess import grid_affine
 from dicom_node.model.spec import MergeSpec
 
 SPEC = MergeSpec()

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dicom_node.domain import Volume
-from dicom_node.model.preprocess import network_input, resample, slice_stacks, trilinear
+from dicom_node.grids import resample, trilinear
+from dicom_node.model.preprocess import network_input, slice_stacks
 from dicom_node.model.spec import PreprocessSpec
 
 signs = st.sampled_from([-1.0, 1.0])

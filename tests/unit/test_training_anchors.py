@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from dicom_node.domain import Volume
+from dicom_node.grids import grid_affine
 from dicom_node.model.network import REFERENCE, SMALL, best_anchor_iou
-from dicom_node.model.preprocess import grid_affine
 from dicom_node.model.spec import NetworkSpec, PreprocessSpec
 from tests.fakes.luna16 import matched
 from training.prepare import on_grid

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dicom_node.domain import Volume
-from dicom_node.model.lungs import find_lungs
-from dicom_node.model.preprocess import trilinear
+from dicom_node.grids import trilinear
+from dicom_node.lungs import find_lungs
 from tests.fakes.vois import ball
 from training.augment import random_frame
 from training.cases import DataProblem, Ignored

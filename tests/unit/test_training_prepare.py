@@ -20,8 +20,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from dicom_node.domain import Volume
-from dicom_node.model.lungs import find_lungs
-from dicom_node.model.preprocess import grid_affine, network_input, resample, simple_itk, slice_stacks
+from dicom_node.grids import grid_affine, resample, simple_itk
+from dicom_node.lungs import find_lungs
+from dicom_node.model.preprocess import network_input, slice_stacks
 from dicom_node.model.spec import PreprocessSpec
 from tests.fakes.luna16 import FakeScan, write_luna16
 from training.cases import Case, DataProblem, Ignored, Nodule, Scan

@@ -12,7 +12,7 @@ import pydicom
 import pytest
 
 from dicom_node.domain import Volume
-from dicom_node.model.preprocess import simple_itk, to_image
+from dicom_node.grids import simple_itk, to_image
 from dicom_node.results import build_results, to_bytes
 from dicom_node.series import read_series, to_volume
 from tests.fakes.ct import PRONE, SUPINE, make_ct_series

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dicom_node.domain import Volume
-from dicom_node.model.lungs import Lungs, find_lungs
-from dicom_node.model.preprocess import simple_itk
+from dicom_node.grids import simple_itk
+from dicom_node.lungs import Lungs, find_lungs
 from training.cases import DataProblem, Ignored
 from training.composites.blend import LungTexture, texture_of
 from training.composites.sites import TISSUE_HU, Sites, find_sites, lung_distance_mm

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dicom_node.domain import Volume
-from dicom_node.model.preprocess import trilinear
+from dicom_node.grids import trilinear
 from training.composites.sites import TISSUE_HU
 from training.voi import FULL_MM, NONE_MM, Voi
 

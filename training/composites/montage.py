@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from dicom_node.domain import RESEARCH_USE, Volume
-from dicom_node.model.preprocess import trilinear
+from dicom_node.grids import trilinear
 from training.composites.write import read_form
 from training.ct import read_image, read_labels
 

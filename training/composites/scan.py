@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dicom_node.domain import Volume
-from dicom_node.model.preprocess import simple_itk
+from dicom_node.grids import simple_itk
 from training.augment import random_frame
 from training.cases import Ignored, Nodule
 from training.composites.backgrounds import Background

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dicom_node.domain import Volume
-from dicom_node.model.lungs import GRID_MM, Lungs
-from dicom_node.model.preprocess import resample, simple_itk, to_image, trilinear
+from dicom_node.grids import resample, simple_itk, to_image, trilinear
+from dicom_node.lungs import GRID_MM, Lungs
 
 Array = NDArray[np.float64]
 Kind = Literal["parenchyma", "wall", "vessel"]

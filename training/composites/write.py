@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dicom_node.domain import RESEARCH_USE
-from dicom_node.model.preprocess import simple_itk, to_image
+from dicom_node.grids import simple_itk, to_image
 from training.cases import DataProblem
 from training.composites.backgrounds import Background, read_background
 from training.composites.scan import Composite, compose_scan

@@ -32,7 +32,7 @@ def report_faults(sr: Dataset, segmentations: Segmentations, reading: Reading) -
     by_uid: dict[str, list[Dataset]] = {}
     for group in groups:
         by_uid.setdefault(_tracking_uid(group), []).append(group)
-    if set(by_uid) - _earlier(reading) != meant:
+    if set(by_uid) - (_earlier(reading) - meant) != meant:
         yield "its measurement groups are not those of the findings"
         return
     for number, tracking in enumerate(reading.tracking, start=1):
@@ -103,7 +103,8 @@ def _referenced_segments(group: Dataset) -> Iterator[tuple[str, int]]:
 
 
 def _has_outline(group: Dataset) -> bool:
+    """An Image Region of the group itself: a caliper's ends lie below a number, where viewers do not look."""
     return any(
         item.get("ValueType") in ("SCOORD", "SCOORD3D") and len(item.get("GraphicData") or ()) >= 4
-        for item in content.items(group)
+        for item in group.ContentSequence
     )

@@ -21,7 +21,9 @@ _IDENTITY = (
 )  # fmt: skip
 
 # Where an object that is no report says to its reader what it is not for. A picture's comment stands for its pixels.
-_TOLD_IN = ("ContentDescription", "ImageComments", "DerivationDescription", "DocumentTitle")
+_TOLD_IN = (
+    "ContentDescription", "ImageComments", "DerivationDescription", "DocumentTitle", "CompletionFlagDescription",
+)  # fmt: skip
 
 # Documents that lie outside the source on purpose, and what the source itself says of its study.
 _ELSEWHERE = {"PredecessorDocumentsSequence", *PATIENT_AND_STUDY}
@@ -245,6 +247,5 @@ def _of_predecessor(ds: Dataset, grounds: Grounds) -> Iterator[str]:
         for series in study.get("ReferencedSeriesSequence", ())
         for item in series.get("ReferencedSOPSequence", ())
     }
-    allowed = {grounds.predecessor.sop_instance_uid} if grounds.predecessor else set()
-    if named - allowed:
+    if not all(map(grounds.allows, named)):
         yield "names a predecessor that it has not"

@@ -7,7 +7,7 @@ import pytest
 
 from dicom_node.domain import Volume
 from dicom_node.errors import Reason, SeriesRejected
-from dicom_node.model.lungs import find_lungs
+from dicom_node.lungs import find_lungs
 from training.phantom import LUNG_CENTERS_MM, chest, in_lung
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from dicom_node.domain import Side, Volume
 from dicom_node.errors import Reason, SeriesRejected
-from dicom_node.model.preprocess import resample, simple_itk, to_image, trilinear
+from dicom_node.grids import resample, simple_itk, to_image, trilinear
 
 GRID_MM = 2.0
 AIR_BELOW_HU = -400

@@ -1,0 +1,13 @@
+"""`python -m tests.golden`: write the golden files anew."""
+
+from __future__ import annotations
+
+from dicom_node.profiles import BUILT_IN_PROFILES
+from tests.golden import FOLDER, as_text, golden
+
+for name, profile in BUILT_IN_PROFILES.items():
+    path = FOLDER / f"{name}.json"
+    text = as_text(golden(profile))
+    changed = not path.exists() or path.read_text(encoding="utf-8") != text
+    path.write_text(text, encoding="utf-8")
+    print(f"{path.name}: {'written' if changed else 'as it was'}")
