@@ -190,6 +190,11 @@ _OUTLINES = """() => {
     return [...viewport.element.querySelectorAll('svg polyline')].filter(line => line.getBBox().width > 0).map(
         line => [...line.points].map(p => viewport.canvasToWorld([p.x, p.y])));
 }"""
+_READ_PDF = """async () => {
+    const answer = await fetch(document.querySelector('object[type="application/pdf"]').data);
+    const bytes = new Uint8Array(await answer.arrayBuffer());
+    return btoa(bytes.reduce((text, byte) => text + String.fromCharCode(byte), ''));
+}"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -267,6 +272,28 @@ class Page:
     def drawn_text(self) -> list[str]:
         """The lines of text drawn over the image."""
         return self.page.locator("svg.svg-layer tspan").all_text_contents()
+
+    def wait_for_text(self, text: str) -> None:
+        """Until the viewport says it, whatever its lines."""
+        said = """(text) => document.querySelector('[data-cy="viewport-grid"]').innerText.replace(/\\s+/g, ' ')
+            .includes(text)"""
+        self.page.wait_for_function(said, arg=" ".join(text.split()))
+
+    def is_marked(self, number: int) -> bool:
+        """The series carries the sign of what OHIF cannot show."""
+        return self.series(number).locator("#status-warning").count() > 0
+
+    def pdf(self) -> bytes:
+        """The document that was handed to the browser."""
+        self.page.locator('object[type="application/pdf"]').wait_for()
+        return base64.b64decode(self.page.evaluate(_READ_PDF))
+
+    def keep(self, name: str) -> None:
+        """A picture of the whole window, where DICOM_NODE_SCREENSHOTS names a folder for it."""
+        folder = os.environ.get("DICOM_NODE_SCREENSHOTS")
+        if folder:
+            with Image.open(io.BytesIO(self.page.screenshot())) as image:
+                image.convert("RGB").save(Path(folder) / f"{name}.webp", quality=80, method=6)
 
     def picture(self) -> Picture | None:
         """None while nothing is shown."""

@@ -1,4 +1,8 @@
-"""OHIF 3.13 on Orthanc's DICOMweb, in Chromium: what a reader sees of a real CT and of the node's results."""
+"""OHIF 3.13 on Orthanc's DICOMweb, in Chromium: what a reader sees of a real CT and of the node's results.
+
+docs/viewers.md tells it in words; its pictures are what these tests saw:
+`DICOM_NODE_SCREENSHOTS=docs/images make test PYTEST_ARGS="-k test_ohif"`.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +11,19 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 from playwright.sync_api import Browser
+from pydicom.dataset import Dataset
 
-from dicom_node.profiles import BUILT_IN_PROFILES
+from dicom_node.errors import Reason, SeriesRejected
+from dicom_node.profiles import BUILT_IN_PROFILES, ResultProfile
 from dicom_node.results import to_bytes
-from dicom_node.results.build import build_objects
-from dicom_node.results.headers import SERIES_NUMBER, Kind
+from dicom_node.results.build import build_objects, refuse
+from dicom_node.results.narrative import narrative, refusal_text
+from dicom_node.results.objects import refusals_for
 from dicom_node.results.reading import Made, Reading
 from tests import viewer
+from tests.fakes.findings import JOB
 from tests.fakes.shipped import FILES, read_shipped
 from tests.peers import Orthanc, run_orthanc
 from tests.viewer import Page, Picture, run_chromium, run_ohif
@@ -27,6 +36,16 @@ pytestmark = [
         reason="no OHIF, Chromium or nginx here: tests/peers.sh installs them",
     ),
 ]
+
+EVERYTHING = ResultProfile(
+    reports=("tid1500", "text", "chest_cad"),
+    captures="single_frame",
+    key_objects=True,
+    presentation_states=True,
+    pdf=True,
+)
+
+Show = Callable[[Sequence[Made]], Page]
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +61,7 @@ def reading() -> Reading:
 
 @pytest.fixture(scope="module")
 def pacs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
-    folder = tmp_path_factory.mktemp("viewer")
-    with run_orthanc(folder / "orthanc") as orthanc:
+    with run_orthanc(tmp_path_factory.mktemp("viewer") / "orthanc") as orthanc:
         yield orthanc
 
 
@@ -53,21 +71,27 @@ def address(pacs: Orthanc, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         yield url
 
 
-def fill(pacs: Orthanc, objects: Sequence[Made]) -> None:
-    pacs.clear()
-    for path in FILES:
-        pacs.upload(path.read_bytes())
-    for made in objects:
-        pacs.upload(to_bytes(made.ds))
-
-
 @pytest.fixture
-def page(pacs: Orthanc, address: str, chromium: Browser, reading: Reading) -> Iterator[Page]:
-    """The study with what the profile `ohif` sends."""
-    fill(pacs, build_objects(reading, BUILT_IN_PROFILES["ohif"]))
-    opened = Page(chromium, address, reading.series.study_uid)
-    yield opened
-    opened.close()
+def show(pacs: Orthanc, address: str, chromium: Browser, reading: Reading) -> Iterator[Show]:
+    """`show(objects)`: the study of the shipped CT and these objects, opened in the viewer."""
+    opened: list[Page] = []
+
+    def store_and_open(objects: Sequence[Made]) -> Page:
+        pacs.clear()
+        for path in FILES:
+            pacs.upload(path.read_bytes())
+        for made in objects:
+            pacs.upload(to_bytes(made.ds))
+        opened.append(Page(chromium, address, reading.series.study_uid))
+        return opened[-1]
+
+    yield store_and_open
+    for page in opened:
+        page.close()
+
+
+def series_of(objects: Sequence[Made], kind: str) -> int:
+    return int(next(made.ds.SeriesNumber for made in objects if made.kind == kind))
 
 
 def masks_of(reading: Reading) -> NDArray[np.bool_]:
@@ -111,15 +135,19 @@ def show_slice(page: Page, reading: Reading, index: int, also: Callable[[Picture
     wait_for_slice(page, reading, index, also)
 
 
-def test_seg_covers_the_nodules_on_their_slices_alone(page: Page, reading: Reading) -> None:
-    page.open_series(SERIES_NUMBER[Kind.SEGMENTATION])
+def test_seg_covers_the_nodules_on_their_slices_alone(show: Show, reading: Reading) -> None:
+    objects = build_objects(reading, BUILT_IN_PROFILES["ohif"])
+    page = show(objects)
+    page.open_series(series_of(objects, "seg"))
     page.say("Do you want to open this Segmentation?", "Yes")
     page.press("panelSegmentation-btn")
     assert page.rows() == ["Nodule 1", "Nodule 2"]
 
     marked = masks_of(reading)
-    for measurement, finding in zip(reading.measurements, reading.findings, strict=True):
-        show_slice(page, reading, measurement.slice_index, lambda p: covers(p, p.sampled(reading.volume, marked)))
+    for number, (measured, finding) in enumerate(zip(reading.measurements, reading.findings, strict=True)):
+        show_slice(page, reading, measured.slice_index, lambda p: covers(p, p.sampled(reading.volume, marked)))
+        if number == 0:
+            page.keep("ohif-seg")
         below, above = finding.corner[0] - 1, finding.corner[0] + finding.mask.shape[0]
         for beyond in (below, above):
             assert not marked[beyond].any()
@@ -132,15 +160,76 @@ def number(text: str, unit: str) -> float:
     return float(value)
 
 
-def test_sr_draws_each_nodule_with_its_numbers(page: Page, reading: Reading) -> None:
-    page.open_series(SERIES_NUMBER[Kind.REPORT])
-    for measurement in reading.measurements:
-        wait_for_slice(page, reading, measurement.slice_index, lambda _: len(page.outlines_mm()) == 1)
+def test_sr_draws_each_nodule_with_its_numbers(show: Show, reading: Reading) -> None:
+    objects = build_objects(reading, BUILT_IN_PROFILES["ohif"])
+    page = show(objects)
+    page.open_series(series_of(objects, "sr"))
+    for measured in reading.measurements:
+        wait_for_slice(page, reading, measured.slice_index, lambda _: len(page.outlines_mm()) == 1)
+        page.keep("ohif-sr")
         outline = reading.volume.to_index(page.outlines_mm()[0])
-        assert np.abs(outline[:, 0] - measurement.slice_index).max() < 0.01
-        assert np.abs(outline[:, :0:-1] + 0.5 - measurement.contours[0]).max() < 0.1
+        assert np.abs(outline[:, 0] - measured.slice_index).max() < 0.01
+        assert np.abs(outline[:, :0:-1] + 0.5 - measured.contours[0]).max() < 0.1
         said = dict(line.split(": ") for line in page.drawn_text())
-        assert number(said["Volume"], "mm3") == pytest.approx(measurement.volume_mm3, abs=0.01)
-        assert number(said["Long axis"], "mm") == pytest.approx(measurement.long_axis_mm, abs=0.01)
-        assert number(said["Short axis"], "mm") == pytest.approx(measurement.short_axis_mm, abs=0.01)
+        assert number(said["Volume"], "mm3") == pytest.approx(measured.volume_mm3, abs=0.01)
+        assert number(said["Long axis"], "mm") == pytest.approx(measured.long_axis_mm, abs=0.01)
+        assert number(said["Short axis"], "mm") == pytest.approx(measured.short_axis_mm, abs=0.01)
         page.press("viewport-action-arrows-right")
+
+
+def reads(page: Page, sentences: Sequence[str]) -> None:
+    """The viewport says all of this, however it breaks its lines."""
+    for sentence in sentences:
+        page.wait_for_text(sentence)
+
+
+def is_this(picture: Picture, ds: Dataset) -> bool:
+    """A picture of ours, whole and as large as it goes."""
+    rows, columns = picture.rgb.shape[:2]
+    scale = min(rows / ds.Rows, columns / ds.Columns)
+    size = (round(ds.Columns * scale), round(ds.Rows * scale))
+    meant = np.asarray(Image.fromarray(ds.pixel_array).resize(size), dtype=float)
+    top, left = (rows - size[1]) // 2, (columns - size[0]) // 2
+    seen = picture.rgb[top : top + size[1], left : left + size[0]]
+    return bool(np.abs(seen - meant).mean() < 8)
+
+
+def test_text_pictures_and_pdf_are_shown_and_what_ohif_cannot_show_is_marked(show: Show, reading: Reading) -> None:
+    objects = build_objects(reading, EVERYTHING)
+    page = show(objects)
+
+    page.open_series(series_of(objects, "sr_text"))
+    reads(page, narrative(reading))
+    page.keep("ohif-text")
+
+    page.open_series(series_of(objects, "capture"))
+    captures = {made.ds.SOPInstanceUID: made.ds for made in objects if made.kind == "capture"}
+    seen = page.until(lambda p: p.sop_instance_uid in captures and is_this(p, captures[p.sop_instance_uid]))
+    assert is_this(seen, captures[seen.sop_instance_uid])
+    page.keep("ohif-capture")
+
+    page.open_series(series_of(objects, "pdf"))
+    [pdf] = [made.ds for made in objects if made.kind == "pdf"]
+    assert page.pdf() == pdf.EncapsulatedDocument[: pdf.EncapsulatedDocumentLength]
+
+    kinds = {made.kind for made in objects}
+    assert {kind for kind in kinds if page.is_marked(series_of(objects, kind))} == {
+        "key_objects", "presentation", "sr_cad",
+    }  # fmt: skip
+
+
+def test_none_found_and_not_analysed_can_be_read(show: Show, reading: Reading) -> None:
+    none_found, profile = read_shipped(found=False), BUILT_IN_PROFILES["ohif"]
+    refusal = refuse(
+        reading.series.header,
+        dict.fromkeys((image.sop_class_uid, image.sop_instance_uid) for image in reading.series.images),
+        SeriesRejected(Reason.SLICE_GAP, "gap of 5.00 mm after slice 12 of 133, elsewhere 2.50 mm"),
+        **JOB,
+    )
+    for objects, sentences in (
+        (build_objects(none_found, profile), narrative(none_found)),
+        ([each.made for each in refusals_for(refusal, {"pacs": profile})], refusal_text(refusal)),
+    ):
+        page = show(objects)
+        page.open_series(series_of(objects, "sr_text"))
+        reads(page, sentences)
