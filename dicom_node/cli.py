@@ -383,11 +383,11 @@ def profiles(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False)
     Example: dicom-node profiles --json
     """
     own = load_config(config).profiles if config.exists() else {}
-    known: dict[str, ResultProfile] = {**BUILT_IN_PROFILES, **own}
     if as_json:
-        print_json({name: profile.model_dump(mode="json", exclude={"like"}) for name, profile in known.items()})
+        print_json({name: each.model_dump(mode="json") for name, each in {**BUILT_IN_PROFILES, **own}.items()})
     else:
-        present.print_profiles(out, known)
+        named = {name if each.like is None else f"{name} (like {each.like})": each for name, each in own.items()}
+        present.print_profiles(out, {**BUILT_IN_PROFILES, **named})
 
 
 @app.command()

@@ -10,8 +10,8 @@ from dicom_node.commitments import MOST_ROUNDS
 from dicom_node.config import GateConfig, ReceiveConfig
 from dicom_node.conformance import associations, document, objects, services, settings, statuses
 from dicom_node.conformance.document import Table
-from dicom_node.conformance.services import name_of
 from dicom_node.dimse.commit_link import SAME_ASSOCIATION_S
+from dicom_node.dimse.contexts import name_of
 from dicom_node.dimse.query import DEFAULT_LIMIT
 from dicom_node.dimse.scu import ECHO_SYNTAXES, FALLBACK
 from dicom_node.dimse.tls import CIPHERS, WARN_DAYS

@@ -6,10 +6,15 @@ from collections.abc import Iterable, Iterator
 
 from dicom_node.config import ReceiveConfig, ReceiveTLS
 from dicom_node.conformance.document import Table
-from dicom_node.conformance.services import name_of
 from dicom_node.dimse import commitment, query
 from dicom_node.dimse.admission import REJECTIONS
-from dicom_node.dimse.contexts import STORAGE_COMMITMENT, VERIFICATION, VERIFICATION_SYNTAXES, commitment_context
+from dicom_node.dimse.contexts import (
+    STORAGE_COMMITMENT,
+    VERIFICATION,
+    VERIFICATION_SYNTAXES,
+    commitment_context,
+    name_of,
+)
 from dicom_node.dimse.retrieve import GET, MOVE
 from dicom_node.dimse.scu import FALLBACK
 from dicom_node.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME

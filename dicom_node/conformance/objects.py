@@ -40,6 +40,7 @@ _NOTES = {
     "ContributingEquipmentSequence": "the model, where one saw the series",
     ">ManufacturerModelName": "the model's name",
     ">SoftwareVersions": "version of the model, SHA-256 of its bundle",
+    ">DeviceUID": "derived from the bundle: another with each model",
     ">ContributionDateTime": "time of the job",
     ">ContributionDescription": "bundle, operating point, and: Research use, not for diagnosis",
     "ReferencedSeriesSequence": "the source series and its Instances with findings",

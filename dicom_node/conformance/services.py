@@ -7,26 +7,17 @@ from datetime import datetime
 from typing import get_args
 
 from pydicom.datadict import dictionary_description
-from pydicom.uid import UID
 
 from dicom_node.config import ReceiveConfig, StorageClassGroup
 from dicom_node.conformance import objects
 from dicom_node.conformance.document import Table
-from dicom_node.dimse.contexts import CT_IMAGE, STORAGE_CLASSES, STORAGE_COMMITMENT, VERIFICATION
+from dicom_node.dimse.contexts import CT_IMAGE, STORAGE_CLASSES, STORAGE_COMMITMENT, VERIFICATION, name_of
 from dicom_node.dimse.query import MODELS, UNIQUE_KEYS, Level
 from dicom_node.dimse.retrieve import GET, MOVE, SeriesKey
 from dicom_node.errors import Reason
 from dicom_node.pull import Selection, series_keys, study_keys
 from dicom_node.series.multiframe import MULTIFRAME
 from dicom_node.transfer_syntaxes import ACCEPTED
-
-# In PS3.6 since pydicom 3.0.
-_NEWER_NAMES = {
-    "1.2.840.10008.5.1.4.1.1.66.7": "Label Map Segmentation Storage",
-    "1.2.840.10008.5.1.4.1.1.66.8": "Height Map Segmentation Storage",
-    "1.2.840.10008.5.1.4.1.1.9.100.1": "Waveform Presentation State Storage",
-    "1.2.840.10008.5.1.4.1.1.9.100.2": "Waveform Acquisition Presentation State Storage",
-}
 
 # Service, SOP Class UIDs (none: those of Storage), the Application Entity that is its SCU, the one that is its SCP.
 _SERVICES: tuple[tuple[str, tuple[str, ...], str, str], ...] = (
@@ -83,11 +74,6 @@ def tables() -> Iterator[Table]:
         columns=("Code", "Meaning"),
         rows=tuple((reason.value, reason.meaning) for reason in Reason),
     )
-
-
-def name_of(uid: str) -> str:
-    """The name of a UID in PS3.6."""
-    return _NEWER_NAMES.get(uid) or UID(uid).name
 
 
 def _yes(entity: str) -> str:

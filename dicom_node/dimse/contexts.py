@@ -20,6 +20,14 @@ VERIFICATION = "1.2.840.10008.1.1"
 VERIFICATION_SYNTAXES = UNCOMPRESSED[:3]
 STORAGE_COMMITMENT = "1.2.840.10008.1.20.1"  # Push Model
 
+# In PS3.6 since pydicom 3.0.
+_NEWER_NAMES = {
+    "1.2.840.10008.5.1.4.1.1.66.7": "Label Map Segmentation Storage",
+    "1.2.840.10008.5.1.4.1.1.66.8": "Height Map Segmentation Storage",
+    "1.2.840.10008.5.1.4.1.1.9.100.1": "Waveform Presentation State Storage",
+    "1.2.840.10008.5.1.4.1.1.9.100.2": "Waveform Acquisition Presentation State Storage",
+}
+
 _ENHANCED_CT = (sop_class.EnhancedCTImageStorage, sop_class.LegacyConvertedEnhancedCTImageStorage)
 
 _IMAGES = (
@@ -77,6 +85,11 @@ _RESULTS = (
     sop_class.EncapsulatedPDFStorage,
     sop_class.RTStructureSetStorage,
 )
+
+
+def name_of(uid: str) -> str:
+    """The name of a UID in PS3.6."""
+    return _NEWER_NAMES.get(uid) or sop_class.UID(uid).name
 
 
 def _others() -> tuple[str, ...]:

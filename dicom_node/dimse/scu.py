@@ -11,7 +11,7 @@ from typing import Literal
 import pydicom
 from pynetdicom.dsutils import encode
 
-from dicom_node.dimse.contexts import UNCOMPRESSED, VERIFICATION
+from dicom_node.dimse.contexts import UNCOMPRESSED, VERIFICATION, name_of
 from dicom_node.dimse.part10 import read_file_head
 from dicom_node.dimse.requestor import (
     MAX_CONTEXTS,
@@ -62,7 +62,7 @@ class SendObject:
 
 
 class CannotConvert(DeliveryError):
-    """The peer does not accept the file's Transfer Syntax, and it cannot be converted to one that it does."""
+    """The peer does not accept the file's SOP Class, or its Transfer Syntax and it cannot be converted to another."""
 
 
 def echo(peer: PeerConfig, calling_ae: str) -> None:
@@ -195,7 +195,9 @@ def _encoded(association: Requested, item: SendObject) -> tuple[int, bytes]:
         context_id = association.contexts.get((item.sop_class_uid, syntax))
         if context_id is not None:
             return context_id, converted(item, implicit=syntax == IMPLICIT_LITTLE)
-    raise CannotConvert("the peer does not accept this SOP Class")
+    raise CannotConvert(
+        f"the peer does not accept {name_of(item.sop_class_uid)}: it must, or its profile must not have it"
+    )
 
 
 def converted(item: SendObject, *, implicit: bool) -> bytes:

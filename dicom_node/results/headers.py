@@ -213,6 +213,7 @@ def _put_equipment(ds: Dataset, origin: Origin) -> None:
     model.Manufacturer = MANUFACTURER
     model.ManufacturerModelName = origin.model.name[:64]
     model.SoftwareVersions = [origin.model.version[:64], origin.model.bundle_sha256[:64]]
+    model.DeviceUID = derive_uid("model", origin.model.bundle_sha256)  # IHE AI Results 6.5.3.1: another with each model
     model.ContributionDateTime = _datetime_text(origin.made_at)
     model.ContributionDescription = (
         f"Lung nodule model, bundle sha256 {origin.model.bundle_sha256}, "

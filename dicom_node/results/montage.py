@@ -4,31 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from io import BytesIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageColor, ImageDraw, ImageFont
+from PIL import Image, ImageColor, ImageDraw
 
 from dicom_node.domain import RESEARCH_USE, Finding, Volume
+from dicom_node.results import drawing, quantities
+from dicom_node.results.drawing import BACKGROUND, FRAME, LUNG_WINDOW_HU, QUIET, TEXT, WARNING, font, to_png
 from dicom_node.results.measure import Measurement
-from dicom_node.results.palette import colour
 
-LUNG_WINDOW_HU = (-1350.0, 150.0)
+__all__ = ["render_finding", "render_montage", "to_png"]
+
 _AIR_HU = -1024
 
 _PANEL_PX = 336
 _GAP_PX = 10
 _HEAD_PX = 58
 _FOOT_PX = 34
-_SMALLEST_FIELD_MM = 50.0
-_FIELD_PER_EXTENT = 2.6
-
-_BACKGROUND = "#0E1116"
-_FRAME = "#2A313C"
-_TEXT = "#F2F4F7"
-_QUIET = "#A9B4C2"
-_WARNING = "#FFD166"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +50,7 @@ def render_montage(volume: Volume, findings: Sequence[Finding], measurements: Se
         render_finding(volume, finding, measurement, number)
         for number, (finding, measurement) in enumerate(zip(findings, measurements, strict=True), start=1)
     ]
-    sheet = Image.new("RGB", (rows[0].width, sum(row.height for row in rows)), _BACKGROUND)
+    sheet = Image.new("RGB", (rows[0].width, sum(row.height for row in rows)), BACKGROUND)
     top = 0
     for row in rows:
         sheet.paste(row, (0, top))
@@ -68,28 +61,16 @@ def render_montage(volume: Volume, findings: Sequence[Finding], measurements: Se
 def render_finding(volume: Volume, finding: Finding, measurement: Measurement, number: int) -> Image.Image:
     """Axial, coronal and sagittal view of one finding; `number` names it as the SEG and the SR do."""
     width = len(_PLANES) * (_PANEL_PX + _GAP_PX) + _GAP_PX
-    image = Image.new("RGB", (width, _HEAD_PX + _PANEL_PX + _FOOT_PX), _BACKGROUND)
+    image = Image.new("RGB", (width, _HEAD_PX + _PANEL_PX + _FOOT_PX), BACKGROUND)
     draw = ImageDraw.Draw(image)
     _draw_head(draw, finding, measurement, number)
-    field_mm = _field_mm(volume, finding)
+    field_mm = drawing.field_mm(volume, finding)
     centers = _centers_mm(volume, finding, measurement)
     for position, (plane, center) in enumerate(zip(_PLANES, centers, strict=True)):
-        panel = _panel(volume, finding, plane, center, field_mm, colour(number))
+        panel = _panel(volume, finding, plane, center, field_mm, number)
         image.paste(panel, (_GAP_PX + position * (_PANEL_PX + _GAP_PX), _HEAD_PX))
     _draw_foot(draw, volume, measurement, image.size)
     return image
-
-
-def to_png(image: Image.Image) -> bytes:
-    """The same image gives the same bytes."""
-    file = BytesIO()
-    image.save(file, format="PNG", optimize=False)
-    return file.getvalue()
-
-
-def _field_mm(volume: Volume, finding: Finding) -> float:
-    extent = np.array(finding.mask.shape) * np.array(volume.spacing_mm)
-    return max(_SMALLEST_FIELD_MM, _FIELD_PER_EXTENT * float(extent.max()))
 
 
 def _centers_mm(volume: Volume, finding: Finding, measurement: Measurement) -> list[NDArray[np.float64]]:
@@ -107,7 +88,7 @@ def _nearest(points: NDArray[np.float64], to: NDArray[np.float64]) -> NDArray[np
 
 
 def _panel(
-    volume: Volume, finding: Finding, plane: _Plane, center_mm: NDArray[np.float64], field_mm: float, line: str
+    volume: Volume, finding: Finding, plane: _Plane, center_mm: NDArray[np.float64], field_mm: float, number: int
 ) -> Image.Image:
     index = volume.to_index(_grid_mm(plane, center_mm, field_mm))
     low, high = LUNG_WINDOW_HU
@@ -115,10 +96,9 @@ def _panel(
     rgb = np.repeat(np.clip(grey, 0.0, 1.0)[..., None], 3, axis=-1) * 255.0
     # Beyond the scan is not air: show the background there.
     outside = ((index < -0.5) | (index > np.array(volume.hu.shape) - 0.5)).any(axis=-1)
-    rgb[outside] = ImageColor.getrgb(_BACKGROUND)
+    rgb[outside] = ImageColor.getrgb(BACKGROUND)
     covered = _sampled(finding.mask.astype(np.float32), index - np.array(finding.corner), 0)
-    rgb = _blended(rgb, ImageColor.getrgb("#000000"), 0.6 * _line_alpha(covered, width_px=4.0))
-    rgb = _blended(rgb, ImageColor.getrgb(line), _line_alpha(covered, width_px=1.8))
+    rgb = drawing.with_line(rgb, covered, number)
     panel = Image.fromarray(np.rint(rgb).astype(np.uint8))
     _draw_labels(ImageDraw.Draw(panel), plane, field_mm)
     return panel
@@ -155,64 +135,33 @@ def _sampled(
     return total
 
 
-def _line_alpha(covered: NDArray[np.float32], *, width_px: float) -> NDArray[np.float32]:
-    """Opacity of a smooth line where `covered` passes one half: its distance is (covered - 0.5) / slope."""
-    slope = np.hypot(*np.gradient(covered))
-    distance = np.abs(covered - 0.5) / np.maximum(slope, 1e-6)
-    alpha: NDArray[np.float32] = np.clip(width_px / 2 + 0.5 - distance, 0.0, 1.0)
-    return alpha
-
-
-def _blended(rgb: NDArray[np.float64], paint: tuple[int, ...], alpha: NDArray[np.float32]) -> NDArray[np.float64]:
-    return rgb * (1.0 - alpha[..., None]) + np.array(paint[:3], dtype=np.float64) * alpha[..., None]
-
-
-def _font(size: float) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size)
-
-
 def _draw_head(draw: ImageDraw.ImageDraw, finding: Finding, measurement: Measurement, number: int) -> None:
     middle = _HEAD_PX / 2
-    chip = (_GAP_PX, middle - 17, _GAP_PX + 44, middle + 17)
-    draw.rounded_rectangle(chip, radius=8, fill=colour(number))
-    draw.text((_GAP_PX + 22, middle), str(number), fill="#000000", font=_font(22), anchor="mm")
-    # ASCII and the plus-minus sign only: Pillow's own font has few others.
-    size = f"{measurement.long_axis_mm:.1f} x {measurement.short_axis_mm:.1f} mm"
-    draw.text((_GAP_PX + 60, middle), size, fill=_TEXT, font=_font(24), anchor="lm")
-    left = _GAP_PX + 60 + draw.textlength(size, font=_font(24)) + 24
+    drawing.draw_chip(draw, (_GAP_PX + 22, middle), number, height_px=34)
+    size = quantities.axes(measurement.long_axis_mm, measurement.short_axis_mm)
+    draw.text((_GAP_PX + 60, middle), size, fill=TEXT, font=font(24), anchor="lm")
+    left = _GAP_PX + 60 + draw.textlength(size, font=font(24)) + 24
     side = f"{finding.side} lung" if finding.side else "side not known"
     facts = (
-        f"{measurement.volume_mm3:,.0f} mm3    {measurement.mean_hu:.0f} ± {measurement.sd_hu:.0f} HU    "
-        f"{side}    score {finding.score:.2f}"
-    ).replace(",", " ")
-    draw.text((left, middle + 1), facts, fill=_QUIET, font=_font(18), anchor="lm")
+        quantities.volume(measurement.volume_mm3),
+        quantities.attenuation_with_sd(measurement.mean_hu, measurement.sd_hu),
+        measurement.nodule_type or "type undetermined",
+        side,
+        f"score {quantities.score(finding.score)}",
+    )
+    draw.text((left, middle + 1), "    ".join(facts), fill=QUIET, font=font(18), anchor="lm")
 
 
 def _draw_foot(draw: ImageDraw.ImageDraw, volume: Volume, measurement: Measurement, size: tuple[int, int]) -> None:
     middle = size[1] - _FOOT_PX / 2
-    draw.text((_GAP_PX, middle), RESEARCH_USE, fill=_WARNING, font=_font(17), anchor="lm")
+    draw.text((_GAP_PX, middle), RESEARCH_USE, fill=WARNING, font=font(17), anchor="lm")
     z_mm = measurement.long_axis.ends_mm[0][2]
     place = f"slice {measurement.slice_index + 1} of {len(volume.hu)} from the feet, z {z_mm:.1f} mm"
-    draw.text((size[0] - _GAP_PX, middle), place, fill=_QUIET, font=_font(15), anchor="rm")
+    draw.text((size[0] - _GAP_PX, middle), place, fill=QUIET, font=font(15), anchor="rm")
 
 
 def _draw_labels(draw: ImageDraw.ImageDraw, plane: _Plane, field_mm: float) -> None:
-    edge = _PANEL_PX - 1
-    draw.rectangle((0, 0, edge, edge), outline=_FRAME)
-    _write(draw, (9, 7), plane.name, 16, "la")
-    left, right, top, bottom = plane.ends
-    _write(draw, (8, _PANEL_PX / 2), left, 15, "lm")
-    _write(draw, (edge - 8, _PANEL_PX / 2), right, 15, "rm")
-    _write(draw, (_PANEL_PX / 2, 7), top, 15, "ma")
-    _write(draw, (_PANEL_PX / 2, edge - 7), bottom, 15, "md")
-    length_mm = 10 if field_mm < 100 else 20
-    length_px = length_mm / field_mm * _PANEL_PX
-    y, x = edge - 12, edge - 12 - length_px
-    draw.rectangle((x - 1, y - 2, x + length_px + 1, y + 2), fill="#000000")
-    draw.rectangle((x, y - 1, x + length_px, y + 1), fill=_TEXT)
-    _write(draw, (x + length_px / 2, y - 6), f"{length_mm} mm", 14, "md")
-
-
-def _write(draw: ImageDraw.ImageDraw, at: tuple[float, float], text: str, size: int, anchor: str) -> None:
-    """Light text that stays legible on white bone and on black air."""
-    draw.text(at, text, fill=_TEXT, font=_font(size), anchor=anchor, stroke_width=2, stroke_fill="#000000")
+    draw.rectangle((0, 0, _PANEL_PX - 1, _PANEL_PX - 1), outline=FRAME)
+    drawing.write(draw, (9, 7), plane.name, 16, "la")
+    drawing.draw_ends(draw, (_PANEL_PX, _PANEL_PX), plane.ends)
+    drawing.draw_scale_bar(draw, (_PANEL_PX, _PANEL_PX), field_mm)

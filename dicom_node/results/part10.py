@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from io import BytesIO
 
 from pydicom.dataset import Dataset, FileMetaDataset
@@ -20,14 +21,27 @@ def seal(ds: Dataset, origin: Origin, kind: Kind) -> Dataset:
 
     Equal bytes have equal UIDs and the other way round; a changed result is a new Instance in a new series.
     """
-    _put_identity(ds, series_uid=PLACEHOLDER, instance_uid=PLACEHOLDER)
-    content = hashlib.sha256(to_bytes(ds)).hexdigest()
-    _put_identity(
-        ds,
-        series_uid=origin.uid(kind, "series", content),
-        instance_uid=origin.uid(kind, "instance", content),
-    )
-    return ds
+    return seal_series([ds], origin, kind)[0]
+
+
+def seal_series(instances: Sequence[Dataset], origin: Origin, kind: Kind) -> tuple[Dataset, ...]:
+    """The same for Instances that make up one series: a change in one of them makes all of them new.
+
+    They are numbered in their order, from 1.
+    """
+    digests = []
+    for number, ds in enumerate(instances, start=1):
+        ds.InstanceNumber = number
+        _put_identity(ds, series_uid=PLACEHOLDER, instance_uid=PLACEHOLDER)
+        digests.append(hashlib.sha256(to_bytes(ds)).hexdigest())
+    for number, ds in enumerate(instances):
+        # No two digests are equal: each Instance has a number of its own.
+        _put_identity(
+            ds,
+            series_uid=origin.uid(kind, "series", *digests),
+            instance_uid=origin.uid(kind, "instance", digests[number], *(digests[:number] + digests[number + 1 :])),
+        )
+    return tuple(instances)
 
 
 def _put_identity(ds: Dataset, *, series_uid: str, instance_uid: str) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from pydicom.dataset import Dataset
 
-from dicom_node.domain import CTSeries
+from dicom_node.domain import CTImage, CTSeries
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,3 +51,20 @@ def study_item(study_uid: str, references: Sequence[Reference]) -> Dataset:
         series.ReferencedSOPSequence = instances
         study.ReferencedSeriesSequence.append(series)
     return study
+
+
+def image_items(images: Sequence[CTImage]) -> list[Dataset]:
+    """A reference to each Instance, once, and to those of its frames that are among `images` (PS3.3 10.3)."""
+    frames: dict[tuple[str, str], list[int]] = {}
+    for image in images:
+        of = frames.setdefault((image.sop_class_uid, image.sop_instance_uid), [])
+        if image.frame is not None:
+            of.append(image.frame)
+    items = []
+    for (sop_class, uid), numbers in frames.items():
+        item = Dataset()
+        item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = sop_class, uid
+        if numbers:
+            item.ReferencedFrameNumber = sorted(numbers)
+        items.append(item)
+    return items

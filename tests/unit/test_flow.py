@@ -1162,3 +1162,96 @@ def test_a_job_that_is_not_there_is_an_error(node: Node) -> None:
     with pytest.raises(DicomNodeError, match="is not in the database"):
         node.flow.report_rejected("1.2.3-abc")
     assert set(node.flow.workflows()) == {"assemble", "analyse", "deliver"}
+
+
+# -- profiles ------------------------------------------------------------------------------------------
+
+
+def with_profiles(pacs: str, archive: str) -> dict[str, Any]:
+    peers = {name: dict(peer) for name, peer in SETTINGS["peers"].items()}
+    peers["pacs"]["profile"], peers["archive"]["profile"] = pacs, archive
+    return peers
+
+
+def delivered(node: Node, job_id: str, destination: str) -> list[str]:
+    return [Path(row["path"]).stem for row in node.database.deliveries(job_id, destination)]
+
+
+def test_each_destination_gets_the_objects_of_its_profile(make_node: Callable[..., Node]) -> None:
+    node = make_node(peers=with_profiles("slicer", "legacy"))
+    job_id = node.complete()
+    assert delivered(node, job_id, "pacs") == ["seg", "sr_plain"]
+    got = delivered(node, job_id, "archive")
+    assert "sr_text" in got
+    assert not {"seg", "sr_plain"} & set(got)
+    node.deliver(job_id, "archive")
+    [(sent, _, _)] = node.sender.sent
+    assert sent == [f"{name}.dcm" for name in got]
+
+
+def test_an_object_of_two_profiles_is_one_file_with_two_ledger_rows(make_node: Callable[..., Node]) -> None:
+    node = make_node(peers=with_profiles("ohif", "air"))
+    job_id = node.complete()
+    assert "seg" in delivered(node, job_id, "pacs")
+    assert "seg" in delivered(node, job_id, "archive")
+    assert [row["kind"] for row in node.database.results(job_id)].count("seg") == 1
+
+
+def test_what_was_made_is_sent_though_the_profile_has_changed(make_node: Callable[..., Node]) -> None:
+    node = make_node(peers=with_profiles("ohif", "ohif"))
+    job_id = node.complete()
+    before = delivered(node, job_id, "pacs")
+    config = node.flow.config.model_copy(
+        update={"peers": {n: p.model_copy(update={"profile": "legacy"}) for n, p in node.flow.config.peers.items()}}
+    )
+    run = FakeRun()
+    node.flow_with(config).delivery.deliver(run, job_id, "pacs")
+    assert node.sender.sent[0][0] == [f"{name}.dcm" for name in before] == ["seg.dcm", "sr.dcm"]
+
+
+def test_a_job_of_many_profiles_that_runs_again_after_a_crash_makes_the_same(make_node: Callable[..., Node]) -> None:
+    node = make_node(peers=with_profiles("weasis", "legacy"))
+    node.receive()
+    [(_, job_id, _, _)] = node.assemble().enqueued
+    node.analyse(job_id)
+    files, rows, ledger = node.results(job_id), node.database.results(job_id), node.database.deliveries(job_id)
+    with node.database.engine.begin() as connection:
+        connection.execute(sa.update(schema.job).values(state="running"))
+    node.clock += 3600
+    node.analyse(job_id)
+    assert {"seg.dcm", "sr.dcm", "sr_text.dcm"} <= files.keys()
+    assert node.results(job_id) == files
+    assert node.database.results(job_id) == rows
+    assert node.database.deliveries(job_id) == ledger
+
+
+def test_a_rejected_series_is_reported_in_the_form_of_each_destination(make_node: Callable[..., Node]) -> None:
+    node = make_node(peers=with_profiles("ohif", "legacy"))
+    node.receive(spacing_mm=(5.0, 0.7, 0.7))
+    node.assemble()
+    job_id = node.job()["job_id"]
+    assert delivered(node, job_id, "pacs") == ["sr"]
+    assert "sr_text" in delivered(node, job_id, "archive")
+
+
+def test_one_object_that_is_refused_parks_alone(node: Node) -> None:
+    job_id = node.complete()
+    node.sender.kinds = ["refused", "stored"]
+    node.deliver(job_id)
+    assert [(row["kind"], row["state"]) for row in node.database.deliveries(job_id, "pacs")] == [
+        ("seg", "parked"),
+        ("sr", "stored"),
+    ]
+
+
+def test_a_later_revision_follows_the_report_of_its_form(make_node: Callable[..., Node]) -> None:
+    node = make_node(peers=with_profiles("ohif", "legacy"))
+    first = node.complete()
+    node.receive_one({"SOPInstanceUID": f"{SERIES}.99", "ImageType": ["DERIVED", "SECONDARY", "LOCALIZER"]})
+    [(_, second, _, _)] = node.assemble().enqueued
+    node.analyse(second)
+    for name in ("sr", "sr_text"):
+        old, new = (pydicom.dcmread(node.storage.path(f"results/{job}/{name}.dcm")) for job in (first, second))
+        [item] = new.PredecessorDocumentsSequence[0].ReferencedSeriesSequence[0].ReferencedSOPSequence
+        assert item.ReferencedSOPInstanceUID == old.SOPInstanceUID
+        assert item.ReferencedSOPClassUID == old.SOPClassUID

@@ -75,7 +75,8 @@ ATTRIBUTES: Mapping[str, Condition] = {
     "RedPaletteColorLookupTableData": _palette,
     "GreenPaletteColorLookupTableData": _palette,
     "BluePaletteColorLookupTableData": _palette,
-    "PatientOrientation": lambda _, root: is_capture(root),
+    # C.7.6.1.1.1; in a Source Image Sequence it has a condition of its own, which nothing here meets.
+    "PatientOrientation": lambda item, root: is_capture(root) and "ReferencedSOPInstanceUID" not in item,
     # C.8.20.2 Segmentation Image, C.8.20.3, C.7.6.16, C.7.6.17
     "MaximumFractionalValue": _fractional,
     "SegmentationFractionalType": _fractional,
