@@ -21,7 +21,11 @@ from pydicom.uid import (
     BasicTextSRStorage,
     ChestCADSRStorage,
     Comprehensive3DSRStorage,
+    EncapsulatedPDFStorage,
+    GrayscaleSoftcopyPresentationStateStorage,
     KeyObjectSelectionDocumentStorage,
+    MultiFrameTrueColorSecondaryCaptureImageStorage,
+    SecondaryCaptureImageStorage,
     SegmentationStorage,
 )
 
@@ -57,13 +61,21 @@ SITUATIONS = ("found", "none found", "not analysed")
 # dicom3tools' name of the IOD by which it judges.
 IODS = {
     SegmentationStorage: "Segmentation",
+    LABELMAP: "Segmentation",
     Comprehensive3DSRStorage: "Comprehensive3DSR",
+    BasicTextSRStorage: "BasicTextSR",
+    ChestCADSRStorage: "ChestCADSR",
+    SecondaryCaptureImageStorage: "SCImage",
+    MultiFrameTrueColorSecondaryCaptureImageStorage: "MultiframeTrueColorSCImage",
+    EncapsulatedPDFStorage: "EncapsulatedPDF",
+    GrayscaleSoftcopyPresentationStateStorage: "GrayscaleSoftcopyPresentationState",
+    KeyObjectSelectionDocumentStorage: "KeyObjectSelectionDocument",
 }
+# PixelMed's name of the template by which it judges; it has no rules for TID 4100.
 ROOT_TEMPLATES = {
     Comprehensive3DSRStorage: "TID_1500 (MeasurementReport)",
-    BasicTextSRStorage: "TID_2000",
-    ChestCADSRStorage: "TID_4100",
-    KeyObjectSelectionDocumentStorage: "TID_2010",
+    BasicTextSRStorage: "TID_2000 (BasicDiagnosticImagingReport)",
+    KeyObjectSelectionDocumentStorage: "TID_2010 (KeyObjectSelection)",
 }
 REPORTS = (Comprehensive3DSRStorage, BasicTextSRStorage, ChestCADSRStorage, KeyObjectSelectionDocumentStorage)
 
@@ -74,6 +86,8 @@ TOOLS_OWN = {
     "<99DICOMNODE>": "a private coding scheme, declared in the object, is unknown to the tool",
     "ISO_IR 192": "the tool's VR checker does not read UTF-8",
     "different code meaning": 'highdicom writes "Source Series" where the template has "Source series"',
+    "ContributingEquipmentSequence(0018,a001)[1]/DeviceUID": "in PS3.3 C.12.1.1.5, newer than the tool's tables",
+    "Check for template constraints not yet supported": "DCMTK 3.6.7 checks no template",
     "would be needed to build DICOMDIR": "empty because it is empty in the source",
 }
 
@@ -178,11 +192,9 @@ def test_objects_of_all_profiles_can_meet_in_one_archive(matrix: Matrix) -> None
 def test_dciodvfy_finds_no_error(matrix: Matrix) -> None:
     for one in matrix.all():
         said = run(tool("dciodvfy"), "-new", one.path).stderr.splitlines()
-        if one.sop_class_uid == LABELMAP:
-            assert said == []
-            continue
-        assert IODS[one.sop_class_uid] == said[0], one.path
-        assert not_the_tools_own(said[1:]) == [], one.path
+        iod = IODS[one.sop_class_uid]
+        assert iod in said, one.path
+        assert not_the_tools_own([line for line in said if line != iod]) == [], one.path
 
 
 @pytest.mark.parametrize("situation", SITUATIONS)
@@ -216,7 +228,7 @@ def test_dsrdump_prints_every_report_without_a_complaint(matrix: Matrix) -> None
 @pytest.mark.slow
 @pytest.mark.skipif(not all(jar.exists() for jar in PIXELMED), reason="no PixelMed here: tests/peers.sh installs it")
 def test_pixelmed_finds_each_reports_template_followed(matrix: Matrix) -> None:
-    reports = {str(one.path): one for one in matrix.of(*REPORTS)}
+    reports = {str(one.path): one for one in matrix.of(*ROOT_TEMPLATES)}
     said = run(
         "java", "-Xss256m", "-Djavax.xml.transform.TransformerFactory=net.sf.saxon.TransformerFactoryImpl",
         "-cp", ":".join(map(str, PIXELMED)), VALIDATE_REPORTS, *reports,
@@ -227,6 +239,9 @@ def test_pixelmed_finds_each_reports_template_followed(matrix: Matrix) -> None:
         assert f"Found Root Template {ROOT_TEMPLATES[reports[path].sop_class_uid]}" in verdict, path
         assert "IOD validation complete" in verdict, path
         lines = [line for line in verdict.splitlines() if line.startswith(("Error", "Warning"))]
+        if reports[path].sop_class_uid == BasicTextSRStorage:
+            # It follows no item below a root that is none of the titles of CID 7000, which may be added to.
+            lines = [line for line in lines if "Content Item not in template" not in line]
         assert not_the_tools_own(lines) == [], path
 
 

@@ -66,9 +66,7 @@ def test_one_finding_is_no_plural(series: CTSeries, volume: Volume) -> None:
 def test_none_found_says_that_it_was_looked_for(series: CTSeries, volume: Volume) -> None:
     said = narrative(reading_of(series, volume, 0))
 
-    assert said[0] == (
-        "The series was analysed and no lung nodule candidate was found (no score at or above 0.5)."
-    )
+    assert said[0] == ("The series was analysed and no lung nodule candidate was found (no score at or above 0.5).")
     assert said[-1] == CAUTION
     assert not any("axis" in sentence for sentence in said)
 
