@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from pydicom.dataset import Dataset
 
 from dicom_node.profiles import KINDS, REPORT_KINDS, Report, ResultProfile
+from dicom_node.results.capture import build_captures, build_refusal_capture
 from dicom_node.results.check import check_objects, check_refusal
-from dicom_node.results.reading import Made, Reading, Refusal, name_of
+from dicom_node.results.key_objects import build_key_objects
+from dicom_node.results.pdf import build_pdf, build_refusal_pdf
+from dicom_node.results.presentation import build_presentation_states
+from dicom_node.results.reading import Made, Reading, Refusal
 from dicom_node.results.seg import build_seg
 from dicom_node.results.sr import build_not_analysed, build_report
 from dicom_node.results.sr_cad import build_cad_not_analysed, build_cad_report
@@ -46,15 +50,22 @@ def refusals_for(refusal: Refusal, profiles: Mapping[str, ResultProfile]) -> tup
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Workshop:
-    """Makes each object when it is asked for first, by its name, which says all in which it can differ."""
+    """Makes each object when it is asked for first, by its kind and a form that says all in which it can differ."""
 
-    made: dict[str, Made] = field(default_factory=dict)
+    made: dict[tuple[str, str], tuple[Made, ...]] = field(default_factory=dict)
 
     def once(self, kind: str, form: str, build: Callable[[], Dataset]) -> Made:
-        name = name_of(kind, form)
-        if name not in self.made:
-            self.made[name] = Made(kind=kind, form=form, ds=build())
-        return self.made[name]
+        if (kind, form) not in self.made:
+            self.made[kind, form] = (Made(kind=kind, form=form, ds=build()),)
+        return self.made[kind, form][0]
+
+    def several(self, kind: str, form: str, build: Callable[[], Sequence[Dataset]]) -> tuple[Made, ...]:
+        """Numbered where there are more than one."""
+        if (kind, form) not in self.made:
+            objects = build()
+            forms = [form] if len(objects) == 1 else [_words(form, f"{n:02}") for n in range(1, len(objects) + 1)]
+            self.made[kind, form] = tuple(Made(kind=kind, form=f, ds=ds) for f, ds in zip(forms, objects, strict=True))
+        return self.made[kind, form]
 
 
 def _grounded(source: _Source, kind: str, form: str) -> _Source:
@@ -62,20 +73,48 @@ def _grounded(source: _Source, kind: str, form: str) -> _Source:
 
 
 def _of_reading(reading: Reading, profile: ResultProfile, workshop: _Workshop) -> tuple[Made, ...]:
-    made = tuple(_objects(reading, profile, workshop))
+    made = _objects(reading, profile, workshop)
     check_objects(made, reading)
+    return tuple(made)
+
+
+def _objects(reading: Reading, profile: ResultProfile, workshop: _Workshop) -> list[Made]:
+    seg = _segmentation(reading, profile, workshop)
+    made = [] if seg is None else [seg]
+    made += _pictures(reading, profile, workshop)
+    made += [_report(report, reading, profile, seg, workshop) for report in profile.reports]
+    if profile.key_objects:
+        # Key images refer to the states that draw on them.
+        form = "states" if profile.presentation_states else ""
+        made += workshop.several("key_objects", form, lambda: _key_objects(reading, made))
     return made
 
 
-def _objects(reading: Reading, profile: ResultProfile, workshop: _Workshop) -> Iterator[Made]:
-    seg = None
+def _key_objects(reading: Reading, made: Sequence[Made]) -> list[Dataset]:
+    ds = build_key_objects(reading, made)
+    return [] if ds is None else [ds]
+
+
+def _segmentation(reading: Reading, profile: ResultProfile, workshop: _Workshop) -> Made | None:
     form, frames = profile.segmentation, profile.segmentation_frames
-    words = _words(form if form != "binary" else "", frames if frames != "sparse" else "")
-    if reading.findings and form != "none":
-        seg = workshop.once("seg", words, lambda: build_seg(reading, form=form, frames=frames))
-        yield seg
-    for report in profile.reports:
-        yield _report(report, reading, profile, seg, workshop)
+    if form == "none" or not reading.findings:
+        return None
+    words = _words("" if form == "binary" else form, "" if frames == "sparse" else frames)
+    return workshop.once("seg", words, lambda: build_seg(reading, form=form, frames=frames))
+
+
+def _pictures(reading: Reading, profile: ResultProfile, workshop: _Workshop) -> list[Made]:
+    made: list[Made] = []
+    if profile.captures != "none":
+        # Without findings there is one page, which is a single frame either way.
+        multi_frame = profile.captures == "multi_frame" and bool(reading.findings)
+        form = profile.captures if multi_frame else ""
+        made += workshop.several("capture", form, lambda: build_captures(reading, multi_frame=multi_frame))
+    if profile.pdf:
+        made.append(workshop.once("pdf", "", lambda: build_pdf(reading)))
+    if profile.presentation_states:
+        made += workshop.several("presentation", "", lambda: build_presentation_states(reading))
+    return made
 
 
 def _report(report: Report, reading: Reading, profile: ResultProfile, seg: Made | None, workshop: _Workshop) -> Made:
@@ -99,9 +138,13 @@ _REFUSALS: Mapping[Report, Callable[[Refusal], Dataset]] = {
 
 
 def _of_refusal(refusal: Refusal, profile: ResultProfile, workshop: _Workshop) -> tuple[Made, ...]:
-    made = tuple(_refused(report, refusal, workshop) for report in profile.reports)
+    made = [_refused(report, refusal, workshop) for report in profile.reports]
+    if profile.captures != "none":
+        made.append(workshop.once("capture", "", lambda: build_refusal_capture(refusal)))
+    if profile.pdf:
+        made.append(workshop.once("pdf", "", lambda: build_refusal_pdf(refusal)))
     check_refusal(made, refusal)
-    return made
+    return tuple(made)
 
 
 def _refused(report: Report, refusal: Refusal, workshop: _Workshop) -> Made:
