@@ -109,8 +109,7 @@ def _statements(reading: Reading, narrative: bool) -> Item:
 def _comparison(comparison: Comparison) -> list[Item]:
     items = [text(sr_codes.EARLIER_NODULE, sentence) for sentence in words.earlier_texts(comparison)]
     if comparison.quality:
-        figures = ", ".join(f"{name} {value:.3g}" for name, value in comparison.quality.items())
-        items.append(text(sr_codes.REGISTRATION, figures))
+        items.append(text(sr_codes.REGISTRATION, words.quality_text(comparison)))
     if comparison.changes:
         items.append(text(sr_codes.GROWTH_RULE, RULE))
     if comparison.prior is not None:

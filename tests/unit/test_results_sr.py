@@ -358,7 +358,7 @@ def test_what_was_compared_and_how_well_is_stated(series: CTSeries, volume: Volu
     said = texts(growth_of(series, volume, compared(GROWN, NEW, gone=(GONE,))))
 
     assert said["Comparison with an earlier CT"] == "Compared with the CT of 2025-01-02, 365 days before."
-    assert said["Quality of the registration"] == "lung overlap (Dice) 0.971"
+    assert said["Quality of the registration"] == "lung overlap, Dice: 0.971, lung in common [mL]: 3457"
     assert said["Compared with report"] == EXAM.report_sop_instance_uid
     assert said["Compared with series"] == EXAM.series_uid
     assert said["Earlier nodule without a finding now"].startswith('Earlier nodule "Nodule 3"')
