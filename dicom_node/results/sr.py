@@ -102,8 +102,7 @@ def _statements(reading: Reading, narrative: bool) -> Item:
     if comparison is not None:
         items += _comparison(comparison)
     items += _grounds(reading)
-    by = [] if with_findings else algorithm(reading.model, Relationship.HAS_CONCEPT_MOD)
-    return container(sr_codes.QUALITATIVE_EVALUATIONS, [*by, *items])
+    return container(sr_codes.QUALITATIVE_EVALUATIONS, items)
 
 
 def _comparison(comparison: Comparison) -> list[Item]:

@@ -222,16 +222,16 @@ def test_side_is_the_laterality_of_the_finding_site(found: Results) -> None:
     assert [(site.value.meaning, site.laterality.meaning) for site in sites] == [("Lung", "Left"), ("Lung", "Right")]
 
 
-def test_algorithm_is_named_once_for_all_measurements(found: Results, none_found: Results) -> None:
-    for ds, section in ((found.sr, "Imaging Measurements"), (none_found.sr, "Qualitative Evaluations")):
-        (container,) = named(ds, section)
-        by = [item for item in container.ContentSequence if item.RelationshipType == "HAS CONCEPT MOD"]
-        assert [(name(item), item.TextValue) for item in by] == [
-            ("Algorithm Name", "nodules"),
-            ("Algorithm Version", "1.2.3"),
-            ("Algorithm Parameters", f"bundle_sha256={'5e' * 32}"),
-            ("Algorithm Parameters", "operating_point=0.5, link_iou=0.3, min_diameter_mm=3.0"),
-        ]
+def test_algorithm_is_named_once_for_all_measurements(found: Results) -> None:
+    (container,) = named(found.sr, "Imaging Measurements")
+
+    by = [item for item in container.ContentSequence if item.RelationshipType == "HAS CONCEPT MOD"]
+    assert [(name(item), item.TextValue) for item in by] == [
+        ("Algorithm Name", "nodules"),
+        ("Algorithm Version", "1.2.3"),
+        ("Algorithm Parameters", f"bundle_sha256={'5e' * 32}"),
+        ("Algorithm Parameters", "operating_point=0.5, link_iou=0.3, min_diameter_mm=3.0"),
+    ]
 
 
 def test_volumetric_group_points_at_its_segment(found: Results, series: CTSeries) -> None:
