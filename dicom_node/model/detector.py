@@ -80,9 +80,7 @@ class Detector:
             analysed=_source_slices(volume, within),
             model=self.identity,
             timings_s=watch.laps,
-            lungs=LungDistance(
-                distance_mm=lungs.distance_mm, affine=lungs.grid.affine, margin_mm=prep.lung_margin_mm
-            ),
+            lungs=LungDistance(distance_mm=lungs.distance_mm, affine=lungs.grid.affine, margin_mm=prep.lung_margin_mm),
         )
 
     def look(self, grid: Volume, report: Progress) -> list[SliceDetections]:

@@ -168,6 +168,7 @@ def build_rejection(
     references = tuple(
         Reference(sop_class_uid=sop_class, sop_instance_uid=sop_instance, series_uid=origin.series_uid)
         for sop_class, sop_instance in instances
+        if sop_class and sop_instance
     )
     grounds = Grounds(evidence=evidence, complete=complete, predecessor=predecessor)
     refusal = Refusal(rejected=rejected, instances=references, origin=origin, grounds=grounds)

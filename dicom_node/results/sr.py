@@ -139,7 +139,8 @@ def _document(
     ds.PreliminaryFlag = "PRELIMINARY"
     ds.PerformedProcedureCodeSequence = []
     ds.ReferencedPerformedProcedureStepSequence = []
-    ds.CurrentRequestedProcedureEvidenceSequence = [study_item(origin.study_uid, references)]
+    if references:
+        ds.CurrentRequestedProcedureEvidenceSequence = [study_item(origin.study_uid, references)]
     if grounds.predecessor is not None:
         old = grounds.predecessor
         reference = Reference(
