@@ -164,7 +164,7 @@ def luminance(hex_colour: str) -> float:
 
 
 def test_colours_stand_out_from_lung_and_from_black_text() -> None:
-    for number in range(1, 7):
+    for number in range(1, 13):
         assert (luminance(colour(number)) + 0.05) / (luminance("#4A4A4A") + 0.05) > 2.0
         assert (luminance(colour(number)) + 0.05) / 0.05 > 4.5
-    assert colour(1) == colour(7)
+    assert colour(1) == colour(13)

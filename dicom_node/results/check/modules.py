@@ -1,7 +1,6 @@
 """One data set -> what PS3.3 asks of its SOP Class and it has not, and values that PS3.5 does not allow.
 
-In process and in milliseconds what dciodvfy does for the attributes of our SOP Classes (see docs/benchmarks.md for
-what either sees).
+In process and in milliseconds what dciodvfy does for the attributes of our SOP Classes; a test holds it against that.
 """
 
 from __future__ import annotations
