@@ -7,28 +7,32 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk  # noqa: N813  # the name that everyone uses
 from highdicom.sr import CodedConcept
+from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
-from pydicom.uid import BasicTextSRStorage, ChestCADSRStorage, Comprehensive3DSRStorage, SegmentationStorage
+from pydicom.uid import BasicTextSRStorage, ChestCADSRStorage, Comprehensive3DSRStorage
 
 from dicom_node.config import GateConfig
 from dicom_node.domain import CTSeries, Detection, Finding, Volume
-from dicom_node.errors import Reason, SeriesRejected
+from dicom_node.errors import Reason, ResultError, SeriesRejected
 from dicom_node.results import Predecessor, Results, build_rejection, build_results, to_bytes
+from dicom_node.results.check import check_objects, content, modules
 from dicom_node.results.narrative import finding_text
-from dicom_node.results.reading import Refusal
+from dicom_node.results.reading import Made, Refusal
 from dicom_node.results.references import references_of
+from dicom_node.results.seg import build_seg
 from dicom_node.results.sr import build_report
 from dicom_node.results.sr_cad import build_cad_not_analysed, build_cad_report
 from dicom_node.results.sr_text import build_text_not_analysed, build_text_report
@@ -37,6 +41,7 @@ from tests.fakes.comparisons import GONE, GROWN, NEW, compared
 from tests.fakes.ct import PRONE, make_ct_series
 from tests.fakes.enhanced import make_enhanced_ct, make_legacy_ct
 from tests.fakes.findings import JOB, ball, detection_of, finding_of
+from tests.fakes.pictures import pictures_of
 
 VALIDATE_REPORTS = Path(__file__).resolve().parent.parent / "ValidateReports.java"
 PIXELMED = [Path("/usr/share/java") / name for name in ("pixelmed.jar", "Saxon-HE.jar")]
@@ -47,8 +52,7 @@ EXPECTED_WARNINGS = re.compile(
     # Of PS3.3 C.12.1.1.5, newer than the tool's tables.
     r"|ContributingEquipmentSequence\(0018,a001\)\[1\]/DeviceUID)"
 )
-IODS = {
-    SegmentationStorage: "Segmentation",
+REPORT_IODS = {
     Comprehensive3DSRStorage: "Comprehensive3DSR",
     BasicTextSRStorage: "BasicTextSR",
     ChestCADSRStorage: "ChestCADSR",
@@ -65,6 +69,9 @@ class Case:
     found: Results
     files: dict[str, Path]
     ct: list[Path]
+
+
+SEGMENTATIONS = ("seg", "fractional", "labelmap")
 
 
 def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
@@ -184,6 +191,8 @@ def build_case(
         **JOB,
     )
     assert found.seg is not None
+    fractional = build_seg(found.reading, form="fractional", frames="full")
+    labelmap = build_seg(found.reading, form="labelmap")
     refusal = Refusal(
         rejected=SeriesRejected(Reason.SLICE_GAP, "gap of 5.00 mm after slice 12 of 44, elsewhere 2.50 mm"),
         instances=tuple(references_of(series)),
@@ -192,6 +201,8 @@ def build_case(
     )
     objects = {
         "seg": found.seg,
+        "fractional": fractional,
+        "labelmap": labelmap,
         "found": found.sr,
         "without SEG": build_report(found.reading, None, narrative=True),
         "none": none.sr,
@@ -213,13 +224,16 @@ def build_case(
 def test_dciodvfy_finds_no_error(case: Case) -> None:
     for kind, file in case.files.items():
         said = run(tool("dciodvfy"), "-new", file).stderr.splitlines()
-        iod = IODS[pydicom.dcmread(file, specific_tags=["SOPClassUID"]).SOPClassUID]
+        sop_class = pydicom.dcmread(file, specific_tags=["SOPClassUID"]).SOPClassUID
+        iod = "Segmentation" if kind in SEGMENTATIONS else REPORT_IODS[sop_class]
         assert iod in said
         assert [line for line in said if line != iod and not EXPECTED_WARNINGS.search(line)] == [], kind
 
 
 def test_dcentvfy_finds_every_reference_and_one_patient(case: Case) -> None:
-    said = run(tool("dcentvfy"), *case.ct, *case.files.values()).stderr.splitlines()
+    # Where findings overlap, the label map is the very BINARY object.
+    results = {file.read_bytes(): file for file in case.files.values()}.values()
+    said = run(tool("dcentvfy"), *case.ct, *results).stderr.splitlines()
 
     predecessor = "Missing SOPInstanceUID that was referenced - 1.2.9 for file"
     errors = [line for line in said if line.startswith("Error") and predecessor not in line]
@@ -235,7 +249,7 @@ def test_dcentvfy_finds_every_reference_and_one_patient(case: Case) -> None:
 @pytest.mark.skipif(shutil.which("dsrdump") is None, reason="no DCMTK here: tests/peers.sh installs it")
 def test_dsrdump_prints_reports_that_a_person_can_read(case: Case) -> None:
     printed = {}
-    for kind in case.files.keys() - {"seg"}:
+    for kind in case.files.keys() - set(SEGMENTATIONS):
         dump = run("dsrdump", "+Pl", "+U8", case.files[kind])
         assert dump.returncode == 0, dump.stderr
         assert not re.search("^[EF]:", dump.stderr, re.MULTILINE), dump.stderr
@@ -255,8 +269,9 @@ def test_dsrdump_prints_reports_that_a_person_can_read(case: Case) -> None:
     assert "Not analysed: SLICE_GAP" in printed["CAD, rejected"]
 
 
-def test_dcmqi_reads_the_voxels_where_they_lay(case: Case, tmp_path: Path) -> None:
-    done = run(tool("segimage2itkimage"), "--inputDICOM", case.files["seg"], "--outputDirectory", tmp_path, "-t", "nii")
+@pytest.mark.parametrize("kind", SEGMENTATIONS)
+def test_dcmqi_reads_the_voxels_where_they_lay(case: Case, tmp_path: Path, kind: str) -> None:
+    done = run(tool("segimage2itkimage"), "--inputDICOM", case.files[kind], "--outputDirectory", tmp_path, "-t", "nii")
     assert done.returncode == 0, done.stderr
 
     groups = json.loads((tmp_path / "meta.json").read_text())["segmentAttributes"]
@@ -265,7 +280,8 @@ def test_dcmqi_reads_the_voxels_where_they_lay(case: Case, tmp_path: Path) -> No
         image = sitk.ReadImage(str(tmp_path / f"{number}.nii.gz"))
         labels = sitk.GetArrayFromImage(image)
         for segment in group:
-            voxels = np.argwhere(labels == segment["labelID"])
+            # It leaves fractions as they are: each segment has a file, and a whole voxel is 255.
+            voxels = np.argwhere(labels == (255 if kind == "fractional" else segment["labelID"]))
             seen[segment["TrackingUniqueIdentifier"]] = points(
                 [image.TransformIndexToPhysicalPoint([int(v) for v in voxel[::-1]]) for voxel in voxels]
             )
@@ -427,3 +443,59 @@ def test_real_chest_gives_valid_results(shared_data: Path, tmp_path: Path) -> No
     for kind, file in case.files.items():
         said = run(tool("dciodvfy"), "-new", file).stderr.splitlines()
         assert not [line for line in said if line.startswith("Error")], kind
+
+
+Place = tuple[str | tuple[str, int], ...]
+
+
+def places(item: Dataset, way: Place = ()) -> Iterator[Place]:
+    """Each attribute, of sequences in the first item, of content trees in all of them."""
+    for element in item:
+        yield (*way, element.keyword)
+        if element.VR == "SQ":
+            below = element.value if element.keyword == "ContentSequence" else element.value[:1]
+            for number, each in enumerate(below):
+                yield from places(each, (*way, (element.keyword, number)))
+
+
+def spoiled(ds: Dataset, place: Place, *, empty: bool) -> Dataset:
+    copy = deepcopy(ds)
+    item = copy
+    for keyword, number in cast("list[tuple[str, int]]", place[:-1]):
+        item = item[keyword].value[number]
+    element = item[cast(str, place[-1])]
+    if empty:
+        element.value = [] if element.VR == "SQ" else b"" if element.VR in ("OB", "OW") else None
+    else:
+        del item[element.tag]
+    return copy
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("empty", [False, True], ids=["taken out", "emptied"])
+def test_the_self_check_sees_each_lack_that_dciodvfy_sees(tmp_path: Path, empty: bool) -> None:
+    series = read_series(make_ct_series(tmp_path / "ct"))
+    volume = to_volume(series)
+    results = build_results(series, volume, detection_of(*two_nodules(volume)), **JOB)
+    every = [*results.objects, *pictures_of(results.reading)]
+
+    def is_silent(made: Made) -> bool:
+        if next(modules.faults(made.ds), None) or next(content.faults(made.ds), None):
+            return False
+        try:
+            check_objects([made if other.kind == made.kind else other for other in every], results.reading)
+        except ResultError:
+            return False
+        return True
+
+    for made in every:
+        # Content items are many and alike: one of each depth, sequence and attribute.
+        alike: dict[tuple[Any, ...], Place] = {}
+        for place in places(made.ds):
+            alike.setdefault((len(place), *(p if isinstance(p, str) else p[0] for p in place[-2:])), place)
+        for place in alike.values():
+            ds = spoiled(made.ds, place, empty=empty)
+            if is_silent(Made(kind=made.kind, ds=ds)):
+                (tmp_path / "x.dcm").write_bytes(to_bytes(ds))
+                said = run(tool("dciodvfy"), "-new", tmp_path / "x.dcm").stderr
+                assert [line for line in said.splitlines() if line.startswith("Error")] == [], (made.kind, place)
