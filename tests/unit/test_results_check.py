@@ -21,7 +21,7 @@ from dicom_node.comparison import Comparison, PriorExam, PriorNodule
 from dicom_node.domain import CTSeries, Finding, LungDistance, Volume
 from dicom_node.errors import Reason, ResultError, SeriesRejected
 from dicom_node.profiles import ResultProfile
-from dicom_node.results import build
+from dicom_node.results import objects as of_profiles
 from dicom_node.results.build import build_objects, build_rejection, read
 from dicom_node.results.check import check_objects, check_refusal, reports
 from dicom_node.results.headers import Origin
@@ -37,6 +37,10 @@ from tests.fakes.pictures import pictures_of
 
 FORMS: tuple[Any, ...] = ("binary", "fractional", "labelmap")
 FRAMES: tuple[Any, ...] = ("sparse", "full")
+
+
+def reported(reading: Reading, seg: Dataset | None) -> Dataset:
+    return build_report(reading, seg, narrative=True)
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +59,11 @@ def reading_of(series: CTSeries, volume: Volume, *findings: Finding, **detection
 
 def objects_of(reading: Reading, form: Any = "binary", frames: Any = "sparse") -> dict[str, Dataset]:
     seg = build_seg(reading, form=form, frames=frames)
-    made = [Made(kind="seg", ds=seg), Made(kind="sr", ds=build_report(reading, seg)), *pictures_of(reading)]
+    made = [
+        Made(kind="seg", ds=seg),
+        Made(kind="sr", ds=reported(reading, seg)),
+        *pictures_of(reading),
+    ]
     return {each.kind: each.ds for each in made}
 
 
@@ -98,12 +106,12 @@ def test_sound_objects_on_a_multi_frame_source_may_leave(tmp_path: Path) -> None
 
 def _all_but_pictures(reading: Reading) -> tuple[list[Made], Reading]:
     seg = build_seg(reading)
-    return [Made(kind="seg", ds=seg), Made(kind="sr", ds=build_report(reading, seg))], reading
+    return [Made(kind="seg", ds=seg), Made(kind="sr", ds=reported(reading, seg))], reading
 
 
 def test_reports_without_a_segmentation_may_leave(reading: Reading, series: CTSeries, volume: Volume) -> None:
     none = reading_of(series, volume)
-    check_objects([Made(kind="sr", ds=build_report(none, None))], none)
+    check_objects([Made(kind="sr", ds=reported(none, None))], none)
 
 
 def test_a_source_with_faults_of_its_own_does_not_keep_results_back(tmp_path: Path) -> None:
@@ -326,7 +334,8 @@ def track_segments_by_another_uid(objects: dict[str, Dataset]) -> None:
 
 def drop_the_outline(objects: dict[str, Dataset]) -> None:
     (measurements,) = named(objects["sr"], "Imaging Measurements")
-    del measurements.ContentSequence[1]
+    with_outlines = [group for group in measurements.ContentSequence if named(group, "Image Region")]
+    measurements.ContentSequence.remove(with_outlines[0])
 
 
 def draw_beside_the_image(objects: dict[str, Dataset]) -> None:
@@ -620,7 +629,7 @@ def drawn(uneven: Reading) -> dict[tuple[str, str], list[Made]]:
     segs: dict[tuple[str, str], Dataset] = {
         (form, frames): build_seg(uneven, form=form, frames=frames) for form in FORMS for frames in FRAMES
     }
-    made = {key: [Made(kind="seg", ds=seg), Made(kind="sr", ds=build_report(uneven, seg))] for key, seg in segs.items()}
+    made = {key: [Made(kind="seg", ds=seg), Made(kind="sr", ds=reported(uneven, seg))] for key, seg in segs.items()}
     for objects in made.values():
         check_objects(objects, uneven)
     return made
@@ -722,6 +731,6 @@ def test_what_a_profile_asks_for_is_checked(reading: Reading, monkeypatch: pytes
         seg.PixelData = bytes(len(seg.PixelData))
         return seg
 
-    monkeypatch.setattr(build, "build_seg", untrue)
+    monkeypatch.setattr(of_profiles, "build_seg", untrue)
     with pytest.raises(ResultError, match="segment 1 is empty"):
         build_objects(reading, ResultProfile())
