@@ -17,6 +17,7 @@ import pytest
 import SimpleITK as sitk  # noqa: N813  # the name that everyone uses
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
+from pydicom.tag import Tag
 from pydicom.uid import (
     BasicTextSRStorage,
     ChestCADSRStorage,
@@ -39,11 +40,10 @@ from dicom_node.series import read_series, to_volume
 from tests.fakes.ct import make_ct_series
 from tests.fakes.findings import JOB, ball, detection_of
 from tests.peers import Orthanc
+from tests.pixelmed import complaints_in, needs_pixelmed, verdicts_on
 
 # pydicom 3.0 has no name for it yet.
 LABELMAP = "1.2.840.10008.5.1.4.1.1.66.7"
-VALIDATE_REPORTS = Path(__file__).resolve().parent.parent / "ValidateReports.java"
-PIXELMED = [Path("/usr/share/java") / name for name in ("pixelmed.jar", "Saxon-HE.jar")]
 
 PROFILES: Mapping[str, ResultProfile] = {
     **BUILT_IN_PROFILES,
@@ -85,9 +85,9 @@ dcmtk = pytest.mark.skipif(not Path("/usr/bin/dcmdump").exists(), reason="no DCM
 TOOLS_OWN = {
     "<99DICOMNODE>": "a private coding scheme, declared in the object, is unknown to the tool",
     "ISO_IR 192": "the tool's VR checker does not read UTF-8",
-    "different code meaning": 'highdicom writes "Source Series" where the template has "Source series"',
     "ContributingEquipmentSequence(0018,a001)[1]/DeviceUID": "in PS3.3 C.12.1.1.5, newer than the tool's tables",
     "Check for template constraints not yet supported": "DCMTK 3.6.7 checks no template",
+    "Shall not be present for Referenced SOP Class that is not segmentation": "it knows no label maps",
     "would be needed to build DICOMDIR": "empty because it is empty in the source",
 }
 
@@ -218,31 +218,36 @@ def test_dcmdump_reads_every_object_without_a_complaint(matrix: Matrix) -> None:
 @dcmtk
 def test_dsrdump_prints_every_report_without_a_complaint(matrix: Matrix) -> None:
     for one in matrix.of(*REPORTS):
+        if refers_to_a_label_map(one):
+            continue
         dump = run("/usr/bin/dsrdump", "+U8", one.path)
         assert dump.returncode == 0, one.path
         assert not_the_tools_own(dump.stderr.splitlines()) == [], one.path
         assert "Research use, not for diagnosis" in dump.stdout, one.path
 
 
+def refers_to_a_label_map(report: Written) -> bool:
+    """DCMTK 3.6.7 takes no such reference to a segment for one, and reads no report that has one."""
+    return any(
+        element.tag == Tag("ReferencedSOPClassUID") and element.value == LABELMAP for element in report.ds.iterall()
+    )
+
+
 @pytest.mark.peers
 @pytest.mark.slow
-@pytest.mark.skipif(not all(jar.exists() for jar in PIXELMED), reason="no PixelMed here: tests/peers.sh installs it")
+@needs_pixelmed
 def test_pixelmed_finds_each_reports_template_followed(matrix: Matrix) -> None:
-    reports = {str(one.path): one for one in matrix.of(*ROOT_TEMPLATES)}
-    said = run(
-        "java", "-Xss256m", "-Djavax.xml.transform.TransformerFactory=net.sf.saxon.TransformerFactoryImpl",
-        "-cp", ":".join(map(str, PIXELMED)), VALIDATE_REPORTS, *reports,
-    ).stdout  # fmt: skip
-    verdicts = dict(part.split("\n", 1) for part in said.split("=== ")[1:])
+    reports = {one.path: one for one in matrix.of(*ROOT_TEMPLATES)}
+    verdicts = verdicts_on(reports)
     assert verdicts.keys() == reports.keys()
     for path, verdict in verdicts.items():
         assert f"Found Root Template {ROOT_TEMPLATES[reports[path].sop_class_uid]}" in verdict, path
         assert "IOD validation complete" in verdict, path
-        lines = [line for line in verdict.splitlines() if line.startswith(("Error", "Warning"))]
+        lines = complaints_in(verdict)
         if reports[path].sop_class_uid == BasicTextSRStorage:
             # It follows no item below a root that is none of the titles of CID 7000, which may be added to.
             lines = [line for line in lines if "Content Item not in template" not in line]
-        assert not_the_tools_own(lines) == [], path
+        assert lines == [], path
 
 
 def points_mm(matrix: Matrix, number: int) -> set[tuple[float, ...]]:

@@ -948,7 +948,7 @@ def test_a_report_that_fails_its_own_checks_parks_a_rejected_job(node: Node, mon
     def unfit(*_args: object, **_options: object) -> None:
         raise ResultError("sr: unfit")
 
-    monkeypatch.setattr("dicom_node.results.build.check_refusal", unfit)
+    monkeypatch.setattr("dicom_node.results.objects.check_refusal", unfit)
     node.receive(spacing_mm=(5.0, 0.7, 0.7))
     run = node.assemble()
     job = node.job()

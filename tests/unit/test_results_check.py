@@ -334,8 +334,13 @@ def track_segments_by_another_uid(objects: dict[str, Dataset]) -> None:
 
 def drop_the_outline(objects: dict[str, Dataset]) -> None:
     (measurements,) = named(objects["sr"], "Imaging Measurements")
-    with_outlines = [group for group in measurements.ContentSequence if named(group, "Image Region")]
-    measurements.ContentSequence.remove(with_outlines[0])
+    groups = measurements.ContentSequence
+    del groups[next(number for number, group in enumerate(groups) if "Image Region" in names_in(group))]
+
+
+def names_in(item: Dataset) -> list[str]:
+    """The concept names of an item's own children."""
+    return [child.ConceptNameCodeSequence[0].CodeMeaning for child in item.get("ContentSequence", [])]
 
 
 def draw_beside_the_image(objects: dict[str, Dataset]) -> None:
