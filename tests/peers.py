@@ -116,7 +116,7 @@ def run_orthanc(folder: Path, settings: Mapping[str, Any] | None = None) -> Iter
         # DCMTK leaves Nagle's algorithm on: each image would wait 40 ms for its acknowledgement.
         env={**os.environ, "TCP_NODELAY": "1"},
     )
-    with _stopped(process):
+    with stopped(process):
         log = _wait_for_line(process, "Orthanc has started")
         yield Orthanc(dicom_port=dicom_port, http_port=http_port, log=log)
 
@@ -144,12 +144,12 @@ def run_dcmqrscp(folder: Path, hosts: Mapping[str, tuple[str, int]] | None = Non
         text=True,
         env={**os.environ, "TCP_NODELAY": "1"},
     )
-    with _stopped(process):
-        _wait_for_port(process, port)
+    with stopped(process):
+        wait_for_port(process, port)
         yield port
 
 
-def _wait_for_port(process: subprocess.Popen[str], port: int) -> None:
+def wait_for_port(process: subprocess.Popen[str], port: int) -> None:
     """dcmqrscp says nothing when it is ready."""
     deadline = time.monotonic() + _START_S
     while time.monotonic() < deadline and process.poll() is None:
@@ -216,7 +216,7 @@ def _as_postgres() -> list[str]:
 
 
 @contextlib.contextmanager
-def _stopped(process: subprocess.Popen[str]) -> Iterator[None]:
+def stopped(process: subprocess.Popen[str]) -> Iterator[None]:
     """The process ends with the block: asked first, killed when it does not listen."""
     try:
         yield
