@@ -106,6 +106,12 @@ class Written:
         return str(self.ds.SOPClassUID)
 
 
+    @property
+    def refers_to_label_map(self) -> bool:
+        """An SR beside a LABELMAP segmentation, whose SOP class is newer than DCMTK 3.6.7 and dicom3tools."""
+        return self.sop_class_uid in REPORTS and LABELMAP.encode() in self.path.read_bytes()
+
+
 @dataclass(frozen=True)
 class Matrix:
     """All objects of all profiles in each situation; what the findings are; the files of the CT."""
@@ -194,6 +200,9 @@ def test_dciodvfy_finds_no_error(matrix: Matrix) -> None:
         said = run(tool("dciodvfy"), "-new", one.path).stderr.splitlines()
         iod = IODS[one.sop_class_uid]
         assert iod in said, one.path
+        if one.refers_to_label_map:
+            # Only the older class for segmentations has segments to refer to, for the tool.
+            said = [line for line in said if "ReferencedSegmentNumber(0062,000b)> - Shall not be present" not in line]
         assert not_the_tools_own([line for line in said if line != iod]) == [], one.path
 
 
@@ -219,6 +228,10 @@ def test_dcmdump_reads_every_object_without_a_complaint(matrix: Matrix) -> None:
 def test_dsrdump_prints_every_report_without_a_complaint(matrix: Matrix) -> None:
     for one in matrix.of(*REPORTS):
         dump = run("/usr/bin/dsrdump", "+U8", one.path)
+        if one.refers_to_label_map:
+            # docs/viewers.md warns of it.
+            assert "Invalid or unknown image SOP class referenced from IMAGE content item" in dump.stderr
+            continue
         assert dump.returncode == 0, one.path
         assert not_the_tools_own(dump.stderr.splitlines()) == [], one.path
         assert "Research use, not for diagnosis" in dump.stdout, one.path
