@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 
-from dicom_node.config import Config, PullConfig, ReceiveTLS
+from dicom_node.config import Config, PullConfig, ReceiveTLS, RouteConfig
 from dicom_node.db import Database
 from dicom_node.dimse.contexts import check_preferences
 from dicom_node.dimse.tls import DAY_S, WARN_DAYS, CertificateFile, certificate_files, days_left, server_context
@@ -54,6 +54,9 @@ def check(config: Config) -> Iterator[Item]:
             yield _try(f"peer {name} commitment", partial(_commitment, config, name))
         if peer.deliver_by == "stow_rs" or (peer.may_be_queried and peer.retrieve_by == "wado_rs"):
             yield _try(f"peer {name} dicomweb", partial(_dicomweb, peer))
+    for route in config.routes:
+        if route.compare_with is not None:
+            yield _try(f"route {route.name} compare_with", partial(_comparison, config, route))
     for pull in config.pulls:
         yield _try(f"pull {pull.name}", partial(_pull, config, pull))
 
@@ -188,6 +191,27 @@ def _routes(config: Config) -> str:
     if not any(peer.may_send for peer in config.peers.values()) and config.receive.unknown_peers == "refuse":
         raise ConfigError("no peer may send: set may_send: true for the PACS, or receive.unknown_peers: accept")
     return ", ".join(route.name for route in config.routes)
+
+
+def _comparison(config: Config, route: RouteConfig) -> str:
+    """The archive answers a query, and is ready to give back what we once sent it."""
+    from dicom_node.dimse.contexts import CT_IMAGE, REPORT_CLASS, SEGMENTATION_CLASSES
+    from dicom_node.dimse.retrieve import sends_on_get
+    from dicom_node.pull import archive_answers
+
+    name = str(route.compare_with)
+    peer = config.peers[name]
+    archive_answers(config, name, peer)
+    if peer.retrieve_by == "c_get":
+        wanted = {CT_IMAGE: "CT", REPORT_CLASS: "our SR", SEGMENTATION_CLASSES[0]: "our SEG"}
+        sent = sends_on_get(peer, config.receive.ae_title, tuple(wanted))
+        lacking = [what for uid, what in wanted.items() if uid not in sent]
+        if lacking:
+            raise DeliveryError(f"{name} sends no {' and no '.join(lacking)} on C-GET: set its retrieve_by to c_move")
+    text = f"{name} answers queries"
+    if name not in route.destinations:
+        text += "; results of this route do not go there: only what it gets otherwise is found"
+    return text
 
 
 def _pull(config: Config, pull: PullConfig) -> str:

@@ -211,6 +211,17 @@ class Database(Ledger, Commitments, Pulls, Priors):
             return True
         return False
 
+    def withhold_job(self, job_id: str, text: str) -> None:
+        """What was made failed the node's own checks: nothing of it is recorded, nothing leaves."""
+        self._move_job(
+            job_id,
+            ("running", "rejected"),
+            "parked",
+            reason="WITHHELD",
+            reason_text=text,
+            finished_at=self._now(),
+        )
+
     def cancel_job(self, job_id: str) -> None:
         self._move_job(job_id, ("queued", "running", "failed", "parked"), "cancelled", finished_at=self._now())
 

@@ -27,7 +27,15 @@ from dicom_node.db import Database, ResultObject, Row
 from dicom_node.delivery import Delivery, Sender, delivery_id
 from dicom_node.domain import CTSeries
 from dicom_node.engine import Json, Run, Workflow
-from dicom_node.errors import DicomNodeError, JobCancelled, Reason, SeriesRejected, StaleState, StorageError
+from dicom_node.errors import (
+    DicomNodeError,
+    JobCancelled,
+    Reason,
+    ResultError,
+    SeriesRejected,
+    StaleState,
+    StorageError,
+)
 from dicom_node.logs import describe
 from dicom_node.lookback import FindPrior, Lookback
 from dicom_node.peers import PeerConfig
@@ -330,7 +338,8 @@ class Flow:
         self._enqueue_deliveries(run, job_id, outcome)
 
     def analyse_job(self, job_id: str) -> Json:
-        """The work itself. A rejected series ends as such; what nobody foresaw fails the job and the workflow."""
+        """The work itself. A rejected series ends as such, results that fail their own checks are withheld;
+        what nobody foresaw fails the job and the workflow."""
         try:
             self.database.start_job(job_id, self.executor_id)
         except StaleState:
@@ -342,6 +351,8 @@ class Flow:
             log.info("job is no longer ours", extra={"action": "cancelled", "job": job_id})
         except StorageError:
             raise  # no database, no space: the engine tries again
+        except ResultError as err:
+            self._withhold(job_id, str(err))
         except Exception as err:
             text = str(err) if isinstance(err, DicomNodeError) else describe(err)
             log.exception("job failed", extra={"action": "failed", "job": job_id})
@@ -391,8 +402,17 @@ class Flow:
         """The report of a series that the gate rejected, once."""
         job = self._job(job_id)
         if job["state"] == "rejected" and not self.database.results(job_id):
-            self._end_rejected(job, SeriesRejected(Reason(job["reason"]), job["reason_text"]))
+            try:
+                self._end_rejected(job, SeriesRejected(Reason(job["reason"]), job["reason_text"]))
+            except ResultError as err:
+                self._withhold(job_id, f"report on {job['reason']}: {err}")
         return self._outcome(job_id)
+
+    def _withhold(self, job_id: str, text: str) -> None:
+        """Objects that failed their own checks: an operator sees why, nobody else sees anything."""
+        log.error("results withheld", extra={"action": "withheld", "job": job_id, "fault": text})
+        with contextlib.suppress(StaleState):  # it ended otherwise: cancelled
+            self.database.withhold_job(job_id, text)
 
     def _end_rejected(self, job: Row, err: SeriesRejected) -> None:
         """The job's end, with small objects that say why: silence must not look like "nothing found"."""

@@ -62,13 +62,15 @@ def _text(value: object) -> str:
 def _one_name(mine: tuple[str, ...], other: tuple[str, ...]) -> bool:
     """By the first component group that both have: the given names, since a family name may change by marriage.
 
-    Without a given name in both, one word must be common. Case, accents and punctuation say nothing.
+    An initial stands for any name that begins so. Without a given name in both, one word must be common. Case, accents
+    and punctuation say nothing.
     """
     for first, second in zip(mine, other, strict=False):
         if _words(first) and _words(second):
-            given = [_words((*group.split("^"), "")[1])[:1] for group in (first, second)]
+            given = ["".join(_words((*group.split("^"), "")[1])[:1]) for group in (first, second)]
             if all(given):
-                return given[0] == given[1]
+                short, long = sorted(given, key=len)
+                return short == long or (len(short) == 1 and long.startswith(short))
             return bool(set(_words(first)) & set(_words(second)))
     return True
 

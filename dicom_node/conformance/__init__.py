@@ -11,7 +11,7 @@ from dicom_node.config import GateConfig, ReceiveConfig
 from dicom_node.conformance import associations, document, objects, services, settings, statuses
 from dicom_node.conformance.document import Table
 from dicom_node.dimse.commit_link import SAME_ASSOCIATION_S
-from dicom_node.dimse.contexts import name_of
+from dicom_node.dimse.contexts import PRIOR_CLASSES, name_of
 from dicom_node.dimse.query import DEFAULT_LIMIT
 from dicom_node.dimse.scu import ECHO_SYNTAXES, FALLBACK
 from dicom_node.dimse.tls import CIPHERS, WARN_DAYS
@@ -49,6 +49,7 @@ def _values() -> dict[str, str]:
         "version": SOFTWARE_VERSION,
         "ae_title": ReceiveConfig().ae_title,
         "lossy": GateConfig().lossy,
+        "prior_classes": ", ".join(map(name_of, PRIOR_CLASSES)),
         "fallback": " or ".join(map(name_of, FALLBACK)),
         "echo_syntaxes": " or ".join(map(name_of, ECHO_SYNTAXES)),
         "result_syntax": objects.transfer_syntax(),

@@ -137,7 +137,7 @@ def _pull_contexts() -> Table:
         "Presentation Contexts proposed by the Puller",
         *((name_of(uid), uid, _syntaxes(query.SYNTAXES), "SCU") for uid in (*query.MODELS, *MOVE, *GET)),
         (
-            "each that is accepted, see 5.2.5.2",
+            "each that is accepted, and the results of 5.2.5.2",
             "as there",
             "each of 5.2.5.2",
             "SCP by SCP/SCU Role Selection, with C-GET",

@@ -10,10 +10,12 @@ from pydantic import BaseModel, TypeAdapter
 from dicom_node.config import (
     AssembleConfig,
     DeliverConfig,
+    PriorsConfig,
     PullConfig,
     ReceiveConfig,
     ReceiveTLS,
     RetentionConfig,
+    RouteConfig,
     StorageConfig,
 )
 from dicom_node.conformance.document import Table
@@ -110,6 +112,14 @@ _PULL = {
     "route": "route that decides for what was pulled; null: the rules",
     "max_series": "series fetched at most in one run",
 }
+_ROUTE = {
+    "count_from": "peer that is queried for the number of Instances of a series; null: none",
+    "compare_with": "peer whose archive is queried for earlier CTs of the patient and results on them; null: none",
+}
+_PRIORS = {
+    "max_age_days": "days before the study's date that this query covers",
+    "longest_wait_s": "seconds that query and retrieval may take; then nothing is compared",
+}
 _DICOMWEB = {
     "url": "service root of QIDO-RS, WADO-RS and STOW-RS",
     "username": "HTTP Basic authentication",
@@ -148,7 +158,13 @@ def tables() -> Iterator[Table]:
         [*_rows("deliver", DeliverConfig, _COMMIT), *_rows("retention", RetentionConfig, _RETENTION)],
     )
     yield _table(
-        "query_parameters", "Query/Retrieve Service Configuration Parameters", _rows("pulls", PullConfig, _PULL)
+        "query_parameters",
+        "Query/Retrieve Service Configuration Parameters",
+        [
+            *_rows("pulls", PullConfig, _PULL),
+            *_rows("routes", RouteConfig, _ROUTE),
+            *_rows("priors", PriorsConfig, _PRIORS),
+        ],
     )
     yield _table(
         "web_parameters", "DICOMweb Configuration Parameters", _rows("peers.NAME.dicomweb", DicomWebConfig, _DICOMWEB)

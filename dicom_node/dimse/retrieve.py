@@ -124,6 +124,14 @@ def get(
     return Said(sent=sent, failed=failed, status=status, problem=_problem(peer, status, failed))
 
 
+def sends_on_get(peer: PeerConfig, calling_ae: str, storage_classes: Sequence[str]) -> set[str]:
+    """Which of the classes the peer is ready to store to us on C-GET. Raises CannotAssociate, NothingAccepted."""
+    contexts = _get_contexts(storage_classes)
+    with associate(peer, calling_ae, contexts, as_scp=storage_classes) as association:
+        chosen_model(association.contexts, GET)
+        return {abstract_syntax for abstract_syntax, _ in association.inbound.values()}
+
+
 class _Server:
     """We as the SCP of what a C-GET brings."""
 

@@ -162,6 +162,7 @@ def refuse(
     references = tuple(
         Reference(sop_class_uid=sop_class, sop_instance_uid=sop_instance, series_uid=origin.series_uid)
         for sop_class, sop_instance in instances
+        if sop_class and sop_instance
     )
     grounds = Grounds(evidence=evidence, complete=complete, predecessor=predecessor)
     return Refusal(rejected=rejected, instances=references, origin=origin, grounds=grounds)

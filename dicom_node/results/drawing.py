@@ -188,11 +188,12 @@ def _line_alpha(covered: NDArray[np.float32], *, width_px: float) -> NDArray[np.
 
 
 def _steepest(covered: NDArray[np.float32], axis: int) -> NDArray[np.float32]:
-    """The larger step to a neighbour along an axis; the mean of both is too small where a mask's edge is one pixel wide."""
+    """The larger step to a neighbour along an axis: the mean of both is too small where an edge is one pixel wide."""
     step = np.abs(np.diff(covered, axis=axis))
     before = [(1, 0) if each == axis else (0, 0) for each in (0, 1)]
     after = [(0, 1) if each == axis else (0, 0) for each in (0, 1)]
-    return np.maximum(np.pad(step, before), np.pad(step, after))
+    larger: NDArray[np.float32] = np.maximum(np.pad(step, before), np.pad(step, after))
+    return larger
 
 
 def _blended(rgb: NDArray[np.float64], paint: tuple[int, ...], alpha: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -147,6 +147,14 @@ def earlier_texts(comparison: Comparison) -> tuple[str, ...]:
     )
 
 
+def quality_text(comparison: Comparison) -> str:
+    """The registration's figures, each to three digits or to the whole."""
+    return ", ".join(
+        f"{name}: {value:.0f}" if abs(value) >= 100 else f"{name}: {value:.3g}"
+        for name, value in comparison.quality.items()
+    )
+
+
 def _earlier(nodule: PriorNodule) -> str:
     return f'Earlier nodule "{nodule.tracking_identifier}" ({_size(nodule)} then)'
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 # that all twelve are told apart with every form of colour blindness (tests/unit/test_results_palette.py).
 COLOURS = (
     "#E69F00", "#56B4E9", "#F0E442", "#CC79A7", "#009E73", "#D55E00",
-    "#6633FF", "#CCFFCC", "#9933CC", "#CC0033", "#006699", "#99CC66",
+    "#9966FF", "#CCFFCC", "#33FF80", "#80B366", "#CCCCE6", "#E6B3B3",
 )  # fmt: skip
 
 

@@ -127,7 +127,7 @@ def _occupied(findings: Sequence[Finding], slices: list[int], form: Form) -> NDA
 
 
 def _pixel_data(order: Sequence[tuple[int, int]], findings: Sequence[Finding], series: CTSeries, form: Form) -> bytes:
-    """The frames of `order`, each a segment's number (0: all of them) and a slice's index, as PS3.5 8.1.1 packs them."""
+    """The frames of `order`, each a segment's number (0: all of them) and a slice's index, packed as in PS3.5 8.1.1."""
     labels = np.dtype("<u2" if len(findings) > 255 else "u1") if form == "labelmap" else np.dtype("u1")
     size = series.rows * series.columns
     total = len(order) * size * labels.itemsize // (8 if form == "binary" else 1)

@@ -102,15 +102,13 @@ def _statements(reading: Reading, narrative: bool) -> Item:
     if comparison is not None:
         items += _comparison(comparison)
     items += _grounds(reading)
-    by = [] if with_findings else algorithm(reading.model, Relationship.HAS_CONCEPT_MOD)
-    return container(sr_codes.QUALITATIVE_EVALUATIONS, [*by, *items])
+    return container(sr_codes.QUALITATIVE_EVALUATIONS, items)
 
 
 def _comparison(comparison: Comparison) -> list[Item]:
     items = [text(sr_codes.EARLIER_NODULE, sentence) for sentence in words.earlier_texts(comparison)]
     if comparison.quality:
-        figures = ", ".join(f"{name} {value:.3g}" for name, value in comparison.quality.items())
-        items.append(text(sr_codes.REGISTRATION, figures))
+        items.append(text(sr_codes.REGISTRATION, words.quality_text(comparison)))
     if comparison.changes:
         items.append(text(sr_codes.GROWTH_RULE, RULE))
     if comparison.prior is not None:

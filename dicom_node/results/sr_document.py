@@ -77,7 +77,8 @@ def _put_evidence(ds: Dataset, references: Sequence[Reference], origin: Origin, 
             current.append(earlier)
         else:
             ds.PertinentOtherEvidenceSequence = [study_item(prior.study_uid, [earlier])]
-    ds.CurrentRequestedProcedureEvidenceSequence = [study_item(origin.study_uid, current)]
+    if current:
+        ds.CurrentRequestedProcedureEvidenceSequence = [study_item(origin.study_uid, current)]
 
 
 def _put_predecessor(ds: Dataset, grounds: Grounds) -> None:

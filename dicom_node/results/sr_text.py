@@ -23,13 +23,17 @@ def build_text_report(reading: Reading) -> Dataset:
     comparison, count = reading.comparison, len(reading.findings)
     sections = [
         _section(codes.LN.Summary, codes.LN.Summary, [words.CAUTION, words.headline(reading)]),
-        *([container(codes.LN.Findings, _findings(reading))] if count else []),
     ]
+    if count:
+        findings = [words.finding_text(reading, number) for number in range(1, count + 1)]
+        sections.append(_section(codes.LN.Findings, codes.DCM.Finding, findings))
     if comparison is not None:
         compared = [words.sentence(comparison.text), *words.earlier_texts(comparison)]
         sections.append(_section(codes.LN.PreviousFindings, codes.DCM.PreviousFinding, compared))
     how = words.how_made(reading)
     sections.append(_section(codes.LN.CurrentProcedureDescriptions, codes.DCM.ProcedureDescription, how))
+    if count:
+        sections.append(container(codes.LN.KeyImages, _key_images(reading)))
     return _document(
         sections,
         references_of(reading.series),
@@ -54,13 +58,12 @@ def build_text_not_analysed(refusal: Refusal) -> Dataset:
     )
 
 
-def _findings(reading: Reading) -> list[Item]:
-    """Each finding's text, then its key image: a viewer that can, links them."""
-    items = []
-    for number, measured in enumerate(reading.measurements, start=1):
-        items.append(text(codes.DCM.Finding, words.finding_text(reading, number)))
-        items.append(image(codes.DCM.BestIllustrationOfFinding, reading.series.images[measured.slice_index]))
-    return items
+def _key_images(reading: Reading) -> list[Item]:
+    """In the findings' order. Below all text: viewers that print no images put a line of their own for each."""
+    return [
+        image(codes.DCM.BestIllustrationOfFinding, reading.series.images[measured.slice_index])
+        for measured in reading.measurements
+    ]
 
 
 def _section(heading: Code, concept: Code, sentences: Sequence[str]) -> Item:

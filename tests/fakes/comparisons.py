@@ -45,5 +45,10 @@ def compared(*changes: NoduleChange, **fields: Any) -> Comparison:
         outcome="compared",
         text="Compared with the CT of 2025-01-02, 365 days before.",
         changes=changes,
-        **{"prior": EXAM, "interval_days": 365.0, "quality": {"lung overlap (Dice)": 0.9712}, **fields},
+        **{
+            "prior": EXAM,
+            "interval_days": 365.0,
+            "quality": {"lung overlap, Dice": 0.9712, "lung in common [mL]": 3456.7},
+            **fields,
+        },
     )

@@ -456,6 +456,7 @@ MOVES: dict[str, tuple[Callable[[Database], Any], set[str], str]] = {
     "fail": (lambda db: db.fail_job(JOB, "why"), {"queued", "running"}, "failed"),
     "cancel": (lambda db: db.cancel_job(JOB), {"queued", "running", "failed", "parked"}, "cancelled"),
     "requeue": (lambda db: db.requeue_job(JOB), {"failed", "parked", "cancelled", "running"}, "queued"),
+    "withhold": (lambda db: db.withhold_job(JOB, "why"), {"running", "rejected"}, "parked"),
     "complete": (finish, {"running", "complete"}, "complete"),
     "reject": (
         lambda db: finish(db, state="rejected", objects=[], findings=[], reason="NO_LUNG", reason_text="why"),

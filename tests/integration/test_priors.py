@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import socket
 import threading
 import time
@@ -13,8 +12,6 @@ from typing import Any
 import pydicom
 import pytest
 from pydicom.dataset import Dataset
-from pydicom.uid import Comprehensive3DSRStorage, CTImageStorage, SegmentationStorage
-from pynetdicom import AE, evt
 
 from dicom_node.dimse import retrieve
 from dicom_node.locks import try_lock
@@ -22,7 +19,7 @@ from dicom_node.lookback import Found
 from dicom_node.prior import PriorFinder
 from tests.conftest import RunningReceiver
 from tests.fakes.ct import HEADER, make_ct_series
-from tests.fakes.earlier import PRIOR_SERIES, PRIOR_STUDY, Earlier, earlier_exam
+from tests.fakes.earlier import PRIOR_SERIES, PRIOR_STUDY, Archive, Earlier, earlier_exam
 from tests.peers import Orthanc, free_port
 
 Start = Callable[..., RunningReceiver]
@@ -321,70 +318,6 @@ def test_an_archive_that_never_answers_is_left_in_time(start_receiver: Start) ->
         looked = look(start_receiver(**settings(silent.getsockname()[1], "c_get")), within_s=1.0)
         assert looked.said.outcome == "not_available"
         assert time.monotonic() - begun < 5.0
-
-
-class Archive:
-    """An archive of the test's own, which may say one thing and send another.
-
-    says: over what it answers to a query. sends: what becomes of a data set before it is sent; None: it is not.
-    """
-
-    def __init__(self, exam: Earlier) -> None:
-        self.data_sets = [pydicom.dcmread(path) for path in exam.files]
-        self.says: dict[str, Any] = {}
-        self.sends: Callable[[Dataset], Dataset | None] = lambda data_set: data_set
-        self.after: Callable[[Dataset], None] = lambda _: None
-        self.port = free_port()
-        self.asked: list[str] = []
-        self.receiver_port = 0
-
-    @contextlib.contextmanager
-    def running(self) -> Iterator[None]:
-        ae = AE("ORTHANC")
-        ae.add_supported_context("1.2.840.10008.5.1.4.1.2.2.1")
-        ae.add_supported_context(retrieve.GET[0])
-        ae.add_supported_context(retrieve.MOVE[0])
-        for uid in (CTImageStorage, SegmentationStorage, Comprehensive3DSRStorage):
-            ae.add_supported_context(uid, scu_role=True, scp_role=True)
-            ae.add_requested_context(uid)
-        handlers = [(evt.EVT_C_FIND, self._find), (evt.EVT_C_GET, self._get), (evt.EVT_C_MOVE, self._move)]
-        server = ae.start_server(("127.0.0.1", self.port), block=False, evt_handlers=handlers)
-        try:
-            yield
-        finally:
-            server.shutdown()
-
-    def _matching(self, identifier: Dataset) -> list[Dataset]:
-        self.asked.append(str(identifier.get("SeriesInstanceUID", "")))
-        return [one for one in self.data_sets if one.SeriesInstanceUID == identifier.SeriesInstanceUID]
-
-    def _find(self, event: Any) -> Iterator[tuple[int, Dataset]]:
-        level = str(event.identifier.QueryRetrieveLevel)
-        key = "StudyInstanceUID" if level == "STUDY" else "SeriesInstanceUID"
-        for uid in dict.fromkeys(str(one[key].value) for one in self.data_sets):
-            members = [one for one in self.data_sets if one[key].value == uid]
-            answer = Dataset()
-            answer.QueryRetrieveLevel = level
-            for element in event.identifier:
-                known = {"NumberOfSeriesRelatedInstances": len(members), **self.says}
-                value = known.get(element.keyword, members[0].get(element.keyword))
-                if element.keyword != "QueryRetrieveLevel" and value is not None:
-                    setattr(answer, element.keyword, value)
-            yield 0xFF00, answer
-
-    def _get(self, event: Any) -> Iterator[Any]:
-        yield from self._sent(event)
-
-    def _move(self, event: Any) -> Iterator[Any]:
-        yield "127.0.0.1", self.receiver_port
-        yield from self._sent(event)
-
-    def _sent(self, event: Any) -> Iterator[Any]:
-        sent = [made for one in self._matching(event.identifier) if (made := self.sends(one)) is not None]
-        yield len(sent)
-        for one in sent:
-            yield 0xFF00, one
-            self.after(one)
 
 
 @pytest.fixture

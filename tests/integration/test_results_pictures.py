@@ -43,6 +43,10 @@ def of_frames(tmp_path_factory: pytest.TempPathFactory) -> Reading:
     return reading_of(series, volume, *two_balls(volume))
 
 
+# The tool's tables are older than the Device UID of a Contributing Equipment item (PS3.3 C.12.1.1.5).
+EXPECTED = re.compile(r"^Warning - .*(Device UID|this is a Standard Extended SOP Class)")
+
+
 def objects_of(reading: Reading) -> dict[str, Dataset]:
     """One of each kind and form."""
     nothing = reading_of(reading.series, reading.volume)
@@ -77,7 +81,8 @@ def said(*command: str | Path) -> str:
 def test_dciodvfy_has_nothing_to_say(source: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     for name, ds in objects_of(request.getfixturevalue(source)).items():
         lines = said(Path(sys.executable).parent / "dciodvfy", written(ds, tmp_path)).splitlines()
-        assert len(lines) == 1, (name, lines)  # the name of the IOD
+        unexpected = [line for line in lines if not EXPECTED.match(line)]
+        assert len(unexpected) == 1, (name, unexpected)  # the name of the IOD
 
 
 @pytest.mark.peers

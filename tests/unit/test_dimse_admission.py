@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -157,3 +158,26 @@ def test_a_caller_is_each_peer_whose_title_address_and_certificate_it_has() -> N
         "same",
         "certified",
     ]
+
+
+@pytest.mark.parametrize(
+    ("route", "peer", "may"),
+    [
+        ({"compare_with": "pacs"}, {}, True),
+        ({}, {}, False),
+        ({"compare_with": "other"}, {}, False),
+        ({"compare_with": "pacs"}, {"retrieve_by": "c_get"}, False),
+    ],
+)
+def test_only_an_archive_that_is_compared_with_by_c_move_may_send_results(
+    node_config: Callable[..., Config], route: dict[str, str], peer: dict[str, str], may: bool
+) -> None:
+    asked = {"host": "192.0.2.1", "port": 104, "may_send": True, "may_be_queried": True}
+    config = node_config(
+        peers={"pacs": {"ae_title": "PACS", **asked, **peer}, "other": {"ae_title": "OTHER", **asked}},
+        models={"m": {"bundle": "builtin:lung_nodule_small"}},
+        routes=[{"name": "r", "model": "m", **route}],
+    )
+    welcome = admission(config, calling="PACS", called="DICOMNODE", address="192.0.2.1")
+    assert isinstance(welcome, Welcome)
+    assert welcome.sends_results == may

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pydicom
 import pytest
 import sqlalchemy as sa
@@ -21,13 +22,14 @@ from dicom_node.config import Config
 from dicom_node.db import Database, ReceivedInstance, Row
 from dicom_node.delivery import delivery_id
 from dicom_node.dimse.scu import Outcome
-from dicom_node.domain import Detection, ModelIdentity, Volume
-from dicom_node.errors import ConfigError, DatabaseUnavailable, DicomNodeError, Reason, SeriesRejected
+from dicom_node.domain import Detection, LungDistance, ModelIdentity, Volume
+from dicom_node.errors import ConfigError, DatabaseUnavailable, DicomNodeError, Reason, ResultError, SeriesRejected
 from dicom_node.flow import Flow, manifest_sha256
 from dicom_node.lookback import Found, Missed, not_available
 from dicom_node.peers import PeerConfig
 from dicom_node.render import job_files, render
 from dicom_node.storage import Storage
+from dicom_node.summary import job_summary
 from tests.fakes.ct import HEADER, make_ct_series
 from tests.fakes.findings import MODEL, ball
 
@@ -86,6 +88,7 @@ class FakeDetector:
         self.also: Callable[[], None] = lambda: None
         self.after: Callable[[], None] = lambda: None
         self.radius_mm: float | None = 6.0
+        self.lungs: LungDistance | None = None
         self.calls = 0
 
     @property
@@ -101,7 +104,13 @@ class FakeDetector:
         self.after()
         middle = (volume.hu.shape[0] / 2, 32.0, 32.0)
         findings = () if self.radius_mm is None else (ball(volume, middle, self.radius_mm),)
-        return Detection(findings=findings, analysed=(0, volume.hu.shape[0]), model=MODEL, timings_s={"network": 0.5})
+        return Detection(
+            findings=findings,
+            analysed=(0, volume.hu.shape[0]),
+            model=MODEL,
+            timings_s={"network": 0.5},
+            lungs=self.lungs,
+        )
 
 
 class FakeSender:
@@ -912,6 +921,39 @@ def test_an_error_nobody_foresaw_fails_the_job_without_a_word_of_patient_data(
     lines = [logs._TextFormatter("work").format(r) + logs._JsonFormatter("work").format(r) for r in caplog.records]
     assert any("job failed" in line for line in lines)
     assert CANARY not in repr(kept) + "".join(lines)
+
+
+def test_results_that_fail_their_own_checks_park_the_job_with_the_reason_and_nothing_leaves(node: Node) -> None:
+    node.receive()
+    [(_, job_id, _, _)] = node.assemble().enqueued
+    grid = np.diag([2.0, 2.0, 2.0, 1.0])[[2, 1, 0, 3]]
+    grid[:3, 3] = -150.0
+    everywhere = np.full((150, 150, 150), 40.0, np.float32)
+    node.detector.lungs = LungDistance(distance_mm=everywhere, affine=grid, margin_mm=5.0)
+    run = node.analyse(job_id)
+    job = node.job()
+    assert (job["state"], job["reason"]) == ("parked", "WITHHELD")
+    assert job["reason_text"] == "seg: segment 1 lies 40 mm from the lungs"
+    assert run.enqueued == []
+    assert node.database.results(job_id) == node.database.deliveries(job_id) == []
+    assert job_summary(node.database, node.storage, job_id)["reason"] == f"WITHHELD: {job['reason_text']}"
+
+    node.detector.lungs = None
+    node.database.requeue_job(job_id)
+    node.analyse(job_id)
+    assert node.job()["state"] == "complete"
+
+
+def test_a_report_that_fails_its_own_checks_parks_a_rejected_job(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unfit(*_args: object, **_options: object) -> None:
+        raise ResultError("sr: unfit")
+
+    monkeypatch.setattr("dicom_node.results.build.check_refusal", unfit)
+    node.receive(spacing_mm=(5.0, 0.7, 0.7))
+    run = node.assemble()
+    job = node.job()
+    assert (job["state"], job["reason_text"]) == ("parked", "report on TOO_THICK: sr: unfit")
+    assert run.enqueued == []
 
 
 def test_our_own_errors_keep_their_words(node: Node) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pydicom
 import pytest
+import sqlalchemy as sa
 
+from dicom_node import schema
 from dicom_node.comparison import NoPrior, PriorFiles
 from dicom_node.config import Config
 from dicom_node.control import cancel, purge, retry
@@ -261,6 +264,24 @@ def test_a_purge_of_the_job_takes_the_priors_files_and_leaves_those_of_other_job
     assert not node.storage.path(f"results/{job_id}").exists()
     assert node.database.prior(job_id) is None
     assert len(list(node.storage.path(f"{other}/images").iterdir())) == 8
+
+
+def test_an_analysis_that_runs_twice_on_a_prior_makes_the_same_bytes(node: Node) -> None:
+    """Also after the place that the prior's files came from is gone. The phantom has no lungs to lay on each other."""
+    job_id = queued(node)
+    node.earlier = lambda job_id: fetched(node, job_id)
+    look(node, job_id)
+    node.analyse(job_id)
+    shown = job_summary(node.database, node.storage, job_id)["comparison"]
+    assert (shown["outcome"], shown["series_instance_uid"]) == ("not_registered", PRIOR_SERIES)
+    before = {path.name: path.read_bytes() for path in node.storage.path(f"results/{job_id}").glob("*.dcm")}
+    assert len(before) > 1
+    shutil.rmtree(node.folder / "earlier")
+    with node.database.engine.begin() as connection:  # the worker died before its last word
+        connection.execute(sa.update(schema.job).values(state="running"))
+    node.analyse(job_id)
+    after = {path.name: path.read_bytes() for path in node.storage.path(f"results/{job_id}").glob("*.dcm")}
+    assert after == before
 
 
 def test_what_was_compared_is_shown_with_the_job(node: Node) -> None:

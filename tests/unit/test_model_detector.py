@@ -242,3 +242,15 @@ def test_the_packaged_model_finds_a_ball_in_the_lung_and_little_else():
     volume_mm3 = best.mask.sum() * 1.5
     assert 0.5 < volume_mm3 / (4 / 3 * np.pi * radius**3) < 1.6
     assert len(result.findings) <= 3
+
+
+def test_a_detection_knows_how_far_from_the_lungs_a_place_is(talkative: Detector, phantom: Volume):
+    lungs, kept = find_lungs(phantom), talkative.detect(phantom).lungs
+    assert kept is not None
+    places = phantom.to_mm(np.random.default_rng(1).uniform(0, np.array(phantom.hu.shape) - 1, (500, 3)))
+    exact = lungs.distance_at(places)
+    inside = np.isfinite(exact)
+    assert inside.sum() > 450
+    assert np.abs(kept.at(places) - exact)[inside].max() < kept.step_mm
+    assert np.isinf(kept.at(places + 1000.0)).all()
+    assert kept.margin_mm == PreprocessSpec().lung_margin_mm

@@ -41,4 +41,4 @@ def test_all_colours_are_seen_on_lung() -> None:
 
 
 def test_a_number_keeps_its_colour() -> None:
-    assert [colour(number) for number in (1, 2, 12, 13)] == ["#E69F00", "#56B4E9", "#99CC66", "#E69F00"]
+    assert [colour(number) for number in (1, 2, 12, 13)] == ["#E69F00", "#56B4E9", "#E6B3B3", "#E69F00"]

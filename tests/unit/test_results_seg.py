@@ -15,11 +15,14 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from dicom_node.domain import CTSeries, Finding, Volume
+from dicom_node.errors import ResultError
 from dicom_node.profiles import ResultProfile
 from dicom_node.results import build_results, to_bytes
+from dicom_node.results.build import read
 from dicom_node.results.seg import build_seg
 from dicom_node.series import read_series, to_volume
 from tests.fakes.ct import PRONE, SUPINE, make_ct_series
+from tests.fakes.enhanced import make_enhanced_ct
 from tests.fakes.findings import JOB, MODEL, ball, ball_mask, detection_of, finding_of
 
 
@@ -37,6 +40,10 @@ def seg_of(series: CTSeries, volume: Volume, *findings: Finding, **job: Any) -> 
     """Built, written and read again."""
     built = build_results(series, volume, detection_of(*findings), **{**JOB, **job}).seg
     assert built is not None
+    return reread(built)
+
+
+def reread(built: Dataset) -> hd.seg.Segmentation:
     return hd.seg.Segmentation.from_dataset(pydicom.dcmread(BytesIO(to_bytes(built))))
 
 
@@ -68,9 +75,7 @@ def in_two_pieces(volume: Volume) -> list[Finding]:
 
 
 def single_voxel(volume: Volume) -> list[Finding]:
-    mask = np.zeros(volume.hu.shape, np.bool_)
-    mask[5, 6, 7] = True
-    return [finding_of(volume, mask)]
+    return [single(volume, (5, 6, 7))]
 
 
 def at_every_border(volume: Volume) -> list[Finding]:
@@ -78,17 +83,114 @@ def at_every_border(volume: Volume) -> list[Finding]:
     return [ball(volume, corner, 6.0) for corner in corners]
 
 
-@pytest.mark.parametrize(
-    "make", [pair_of_distant_balls, overlapping, in_two_pieces, single_voxel, at_every_border], ids=lambda f: f.__name__
-)
+SHAPES = [pair_of_distant_balls, overlapping, in_two_pieces, single_voxel, at_every_border]
+
+
+@pytest.mark.parametrize("make", SHAPES, ids=lambda f: f.__name__)
 @pytest.mark.parametrize("frames", ["sparse", "full"])
-def test_every_voxel_comes_back_in_its_segment(series: CTSeries, volume: Volume, make: Any, frames: str) -> None:
+@pytest.mark.parametrize("form", ["binary", "fractional", "labelmap"])
+def test_every_voxel_comes_back_in_its_segment(
+    series: CTSeries, volume: Volume, make: Any, frames: str, form: str
+) -> None:
     findings = make(volume)
 
-    masks = masks_of(seg_of(series, volume, *findings, profile=ResultProfile(segmentation_frames=frames)), series)
+    profile = ResultProfile(segmentation=form, segmentation_frames=frames)
+    masks = masks_of(seg_of(series, volume, *findings, profile=profile), series)
 
     for number, finding in enumerate(findings):
         np.testing.assert_array_equal(masks[..., number], painted(volume, finding))
+
+
+@pytest.mark.parametrize("form", ["binary", "fractional", "labelmap"])
+def test_every_voxel_on_frames_of_one_instance_comes_back(tmp_path: Path, form: str) -> None:
+    ct = make_enhanced_ct(make_ct_series(tmp_path / "ct"), tmp_path / "enhanced")
+    series = read_series(ct)
+    volume = to_volume(series)
+    findings = pair_of_distant_balls(volume)
+
+    seg = seg_of(series, volume, *findings, profile=ResultProfile(segmentation=form))
+    frames = [image.frame for image in series.images]
+    masks = np.asarray(
+        seg.get_pixels_by_source_frame(
+            series.sop_instance_uids[0], frames, ignore_spatial_locations=True, assert_missing_frames_are_empty=True
+        )
+    )
+
+    for number, finding in enumerate(findings):
+        np.testing.assert_array_equal(masks[..., number] > 0, painted(volume, finding))
+
+
+def test_fractional_says_how_much_of_a_voxel_is_occupied(series: CTSeries, volume: Volume) -> None:
+    seg = seg_of(series, volume, *overlapping(volume), profile=ResultProfile(segmentation="fractional"))
+
+    assert (seg.SegmentationFractionalType, seg.MaximumFractionalValue) == ("OCCUPANCY", 255)
+    assert set(np.frombuffer(seg.PixelData, np.uint8)) == {0, 255}
+    read = seg.get_volume(rescale_fractional=True)
+    assert set(np.unique(read.array)) == {0.0, 1.0}
+    assert seg.SegmentsOverlap == "YES"
+
+
+def test_label_map_has_one_frame_a_slice_and_the_number_of_each_segment_in_it(series: CTSeries, volume: Volume) -> None:
+    near, far = pair_of_distant_balls(volume)
+
+    seg = seg_of(series, volume, near, far, profile=ResultProfile(segmentation="labelmap"))
+
+    assert seg.SOPClassUID == seg.file_meta.MediaStorageSOPClassUID == "1.2.840.10008.5.1.4.1.1.66.7"
+    assert seg.NumberOfFrames == len(near.mask) + len(far.mask)
+    assert (seg.SegmentationType, seg.SegmentsOverlap, seg.PixelPaddingValue) == ("LABELMAP", "NO", 0)
+    # PS3.3 C.8.20.2: colours of segments, which readers know, are only for pixels that are no colours themselves.
+    assert seg.PhotometricInterpretation == "MONOCHROME2"
+    assert [s.SegmentNumber for s in seg.SegmentSequence] == [0, 1, 2]
+    assert all("RecommendedDisplayCIELabValue" in s for s in seg.SegmentSequence)
+    pixels = np.frombuffer(seg.PixelData, np.uint8)
+    assert [int((pixels == n).sum()) for n in (1, 2)] == [int(near.mask.sum()), int(far.mask.sum())]
+    positions = [
+        float(f.PlanePositionSequence[0].ImagePositionPatient[2]) for f in seg.PerFrameFunctionalGroupsSequence
+    ]
+    assert positions == sorted(positions)
+
+
+def test_overlapping_findings_are_never_pressed_into_a_label_map(series: CTSeries, volume: Volume) -> None:
+    seg = seg_of(series, volume, *overlapping(volume), profile=ResultProfile(segmentation="labelmap"))
+
+    assert (seg.SegmentationType, seg.SegmentsOverlap) == ("BINARY", "YES")
+
+
+@pytest.mark.parametrize("form", ["binary", "labelmap"])
+def test_more_findings_than_a_byte_can_count_stay_apart(tmp_path: Path, form: Any) -> None:
+    series = read_series(make_ct_series(tmp_path, shape=(44, 24, 24)))
+    volume = to_volume(series)
+    places = [(k, r, c) for k in range(2, 41, 3) for r in range(2, 22, 4) for c in range(2, 22, 4)][:300]
+    findings = [single(volume, place) for place in places]
+
+    seg = reread(build_seg(read(series, volume, detection_of(*findings), **JOB), form=form))
+    # All numbers at once: one by one, highdicom 0.28 counts them in a byte.
+    numbers = seg.get_pixels_by_source_instance(
+        list(series.sop_instance_uids),
+        ignore_spatial_locations=True,
+        assert_missing_frames_are_empty=True,
+        combine_segments=True,
+    )
+
+    assert [int(numbers[place]) for place in places] == list(range(1, 301))
+    assert np.count_nonzero(numbers) == 300
+
+
+def single(volume: Volume, place: tuple[int, int, int]) -> Finding:
+    mask = np.zeros(volume.hu.shape, np.bool_)
+    mask[place] = True
+    return finding_of(volume, mask)
+
+
+def test_frames_that_no_machine_could_hold_are_refused_with_the_way_out(
+    series: CTSeries, volume: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dicom_node.results.seg.MOST_PIXEL_BYTES", 64 * 64 * 30)
+    findings = pair_of_distant_balls(volume)
+
+    assert seg_of(series, volume, *findings).NumberOfFrames > 0
+    with pytest.raises(ResultError, match="set segmentation_frames to sparse"):
+        seg_of(series, volume, *findings, profile=ResultProfile(segmentation="fractional", segmentation_frames="full"))
 
 
 @pytest.mark.parametrize(

@@ -222,16 +222,16 @@ def test_side_is_the_laterality_of_the_finding_site(found: Results) -> None:
     assert [(site.value.meaning, site.laterality.meaning) for site in sites] == [("Lung", "Left"), ("Lung", "Right")]
 
 
-def test_algorithm_is_named_once_for_all_measurements(found: Results, none_found: Results) -> None:
-    for ds, section in ((found.sr, "Imaging Measurements"), (none_found.sr, "Qualitative Evaluations")):
-        (container,) = named(ds, section)
-        by = [item for item in container.ContentSequence if item.RelationshipType == "HAS CONCEPT MOD"]
-        assert [(name(item), item.TextValue) for item in by] == [
-            ("Algorithm Name", "nodules"),
-            ("Algorithm Version", "1.2.3"),
-            ("Algorithm Parameters", f"bundle_sha256={'5e' * 32}"),
-            ("Algorithm Parameters", "operating_point=0.5, link_iou=0.3, min_diameter_mm=3.0"),
-        ]
+def test_algorithm_is_named_once_for_all_measurements(found: Results) -> None:
+    (container,) = named(found.sr, "Imaging Measurements")
+
+    by = [item for item in container.ContentSequence if item.RelationshipType == "HAS CONCEPT MOD"]
+    assert [(name(item), item.TextValue) for item in by] == [
+        ("Algorithm Name", "nodules"),
+        ("Algorithm Version", "1.2.3"),
+        ("Algorithm Parameters", f"bundle_sha256={'5e' * 32}"),
+        ("Algorithm Parameters", "operating_point=0.5, link_iou=0.3, min_diameter_mm=3.0"),
+    ]
 
 
 def test_volumetric_group_points_at_its_segment(found: Results, series: CTSeries) -> None:
@@ -358,7 +358,7 @@ def test_what_was_compared_and_how_well_is_stated(series: CTSeries, volume: Volu
     said = texts(growth_of(series, volume, compared(GROWN, NEW, gone=(GONE,))))
 
     assert said["Comparison with an earlier CT"] == "Compared with the CT of 2025-01-02, 365 days before."
-    assert said["Quality of the registration"] == "lung overlap (Dice) 0.971"
+    assert said["Quality of the registration"] == "lung overlap, Dice: 0.971, lung in common [mL]: 3457"
     assert said["Compared with report"] == EXAM.report_sop_instance_uid
     assert said["Compared with series"] == EXAM.series_uid
     assert said["Earlier nodule without a finding now"].startswith('Earlier nodule "Nodule 3"')

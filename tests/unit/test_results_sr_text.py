@@ -70,7 +70,7 @@ def test_it_prints_caution_findings_comparison_and_grounds_under_headings(series
     pages = printed(build_text_report(reading))
 
     assert [heading for heading, _ in pages] == [
-        "Summary", "Findings", "Previous Findings", "Current Procedure Descriptions",
+        "Summary", "Findings", "Previous Findings", "Current Procedure Descriptions", "Key Images",
     ]  # fmt: skip
     assert pages[0][1] == [said[-1], said[0]]
     assert pages[1][1] == list(said[2:4])
@@ -95,16 +95,15 @@ def test_none_found_and_not_analysed_cannot_be_mixed_up(series: CTSeries, volume
     )  # fmt: skip
 
 
-def test_each_finding_points_at_its_key_image(series: CTSeries, volume: Volume) -> None:
+def test_key_images_stand_below_the_text_in_the_findings_order(series: CTSeries, volume: Volume) -> None:
     reading = reading_of(series, volume)
 
-    (section,) = (
-        s for s in build_text_report(reading).ContentSequence if s.ConceptNameCodeSequence[0].CodeMeaning == "Findings"
-    )
+    *texts, last = (s for s in build_text_report(reading).ContentSequence if s.ValueType == "CONTAINER")
 
-    assert [item.ValueType for item in section.ContentSequence] == ["TEXT", "IMAGE", "TEXT", "IMAGE"]
-    shown = [i.ReferencedSOPSequence[0].ReferencedSOPInstanceUID for i in section.ContentSequence[1::2]]
+    assert last.ConceptNameCodeSequence[0].CodeMeaning == "Key Images"
+    shown = [i.ReferencedSOPSequence[0].ReferencedSOPInstanceUID for i in last.ContentSequence]
     assert shown == [series.sop_instance_uids[m.slice_index] for m in reading.measurements]
+    assert {item.ValueType for section in texts for item in section.ContentSequence} == {"TEXT"}
 
 
 def test_title_is_that_of_no_radiologists_report(series: CTSeries, volume: Volume) -> None:
@@ -137,7 +136,7 @@ def test_a_revision_names_the_text_report_that_it_replaces(series: CTSeries, vol
 
     (replaced,) = new.PredecessorDocumentsSequence[0].ReferencedSeriesSequence[0].ReferencedSOPSequence
     assert (replaced.ReferencedSOPClassUID, replaced.ReferencedSOPInstanceUID) == (BasicTextSRStorage, "1.2.9")
-    assert "This report replaces an earlier one of the same series (1.2.9)." in printed(new)[-1][1]
+    assert "This report replaces an earlier one of the same series (1.2.9)." in printed(new)[-2][1]
 
 
 def test_the_same_reading_makes_the_same_bytes(series: CTSeries, volume: Volume) -> None:

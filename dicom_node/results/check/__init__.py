@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pydicom.dataset import Dataset
 
 from dicom_node.errors import ResultError
+from dicom_node.logs import describe
 from dicom_node.results.check import content, modules, pictures, reports, segments
 from dicom_node.results.check.conditions import SEGMENTATIONS
 from dicom_node.results.check.segments import Segment, Unreadable
@@ -42,7 +43,11 @@ def check_refusal(objects: Sequence[Made], refusal: Refusal) -> None:
 
 
 def _refuse(faults: Iterable[str]) -> None:
-    told = list(dict.fromkeys(faults))
+    try:
+        told = list(dict.fromkeys(faults))
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as err:
+        # What the first rules ask for is there. So this is an object that no reader can make sense of.
+        raise ResultError(f"the objects can't be read: {describe(err)}") from err
     if told:
         more = f"; and {len(told) - _MOST_TOLD} more" if len(told) > _MOST_TOLD else ""
         raise ResultError("; ".join(told[:_MOST_TOLD]) + more)
@@ -57,6 +62,7 @@ def _unfit(objects: Sequence[Made], source: Source) -> Iterator[str]:
     for made in whole:
         yield from (f"{made.kind}: {fault}" for fault in modules.faults(made.ds))
         yield from (f"{made.kind}: {fault}" for fault in content.faults(made.ds))
+        yield from (f"{made.kind}: {fault}" for fault in segments.form_faults(made.ds))
         yield from (f"{made.kind}: {fault}" for fault in identity_faults(made.ds, source))
         yield from (f"{made.kind}: {fault}" for fault in reference_faults(made.ds, known, source))
         yield from (f"{made.kind}: {fault}" for fault in pictures.capture_faults(made.ds))
@@ -78,7 +84,6 @@ def _untrue(objects: Sequence[Made], reading: Reading) -> Iterator[str]:
 
 def _segmentation_faults(seg: Dataset, reading: Reading, seen: dict[str, Mapping[int, Segment]]) -> Iterator[str]:
     """Adds what was read to `seen`, by the SEG's UID."""
-    yield from segments.form_faults(seg)
     try:
         found = segments.read_segments(seg, reading)
     except Unreadable as err:

@@ -9,7 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from pydicom.dataset import Dataset
-from pydicom.uid import SecondaryCaptureImageStorage, SegmentationStorage
+from pydicom.uid import (
+    GrayscaleSoftcopyPresentationStateStorage,
+    SecondaryCaptureImageStorage,
+    SegmentationStorage,
+)
 
 Condition = Callable[[Dataset, Dataset], bool]
 
@@ -57,6 +61,17 @@ def _grayscale_frames(_item: Dataset, root: Dataset) -> bool:
     return root.get("PhotometricInterpretation") == "MONOCHROME2" and int(root.get("BitsStored") or 0) > 1
 
 
+def _is_state(_item: Dataset, root: Dataset) -> bool:
+    return bool(root.SOPClassUID == GrayscaleSoftcopyPresentationStateStorage)
+
+
+def _rescaled(item: Dataset, root: Dataset) -> bool:
+    """A state on CT has the Modality LUT of its images (C.11.1)."""
+    if _is_state(item, root):
+        return "ModalityLUTSequence" not in item
+    return is_capture(root) and _grayscale_frames(item, root)
+
+
 _palette = _equal("PhotometricInterpretation", "PALETTE COLOR")
 _fractional = _equal("SegmentationType", "FRACTIONAL")
 
@@ -77,6 +92,8 @@ ATTRIBUTES: Mapping[str, Condition] = {
     "BluePaletteColorLookupTableData": _palette,
     # C.7.6.1.1.1; in a Source Image Sequence it has a condition of its own, which nothing here meets.
     "PatientOrientation": lambda item, root: is_capture(root) and "ReferencedSOPInstanceUID" not in item,
+    # C.7.3.1: may be of a paired part, as nobody says otherwise. That is how dciodvfy reads it, too.
+    "Laterality": lambda item, root: root.SOPClassUID not in SEGMENTATIONS and "BodyPartExamined" not in item,
     # C.8.20.2 Segmentation Image, C.8.20.3, C.7.6.16, C.7.6.17
     "MaximumFractionalValue": _fractional,
     "SegmentationFractionalType": _fractional,
@@ -89,6 +106,9 @@ ATTRIBUTES: Mapping[str, Condition] = {
     "FunctionalGroupPointer": _in_functional_groups,
     "PixelMeasuresSequence.PixelSpacing": _always,
     "PixelMeasuresSequence.SliceThickness": _always,
+    "PixelMeasuresSequence.SpacingBetweenSlices": _always,  # ours: a reader needs it for the size of a voxel
+    "DerivationCodeSequence": _always,
+    "SourceImageSequence.PurposeOfReferenceCodeSequence": _always,
     "PlanePositionSequence.ImagePositionPatient": _always,
     "PlaneOrientationSequence.ImageOrientationPatient": _always,
     "InConcatenationNumber": _with("ConcatenationUID"),
@@ -106,9 +126,9 @@ ATTRIBUTES: Mapping[str, Condition] = {
     "PresentationLUTShape": lambda item, root: (
         _grayscale_frames(item, root) if is_capture(root) else "PresentationLUTSequence" not in item
     ),
-    "RescaleSlope": lambda item, root: is_capture(root) and _grayscale_frames(item, root),
-    "RescaleIntercept": lambda item, root: is_capture(root) and _grayscale_frames(item, root),
-    "RescaleType": lambda item, root: is_capture(root) and _grayscale_frames(item, root),
+    "RescaleSlope": _rescaled,
+    "RescaleIntercept": _rescaled,
+    "RescaleType": _rescaled,
     "PixelSpacingCalibrationDescription": _with("PixelSpacingCalibrationType"),
     # C.10.4 Displayed Area, C.10.5 Graphic Annotation, C.11.8 Softcopy VOI LUT, C.11.11 to C.11.13
     "PresentationPixelSpacing": _without("PresentationPixelAspectRatio"),
@@ -129,7 +149,7 @@ ATTRIBUTES: Mapping[str, Condition] = {
     "SourceInstanceSequence": _always,
 }
 
-# Modules of usage C, by their names in `standard`.
+# Modules of usage C or U, by their names in `standard`.
 MODULES: Mapping[str, Condition] = {
     "frame-of-reference": lambda _, root: root.SOPClassUID in SEGMENTATIONS,
     "common-instance-reference": lambda _, root: root.SOPClassUID in SEGMENTATIONS,
@@ -138,4 +158,6 @@ MODULES: Mapping[str, Condition] = {
     "cine": lambda _, root: root.get("FrameIncrementPointer") == 0x00181063,
     "sc-multi-frame-vector": _several_frames,
     "graphic-layer": _with("GraphicAnnotationSequence"),
+    "modality-lut": _is_state,
+    "general-equipment": _always,  # ours say who made them
 }

@@ -12,6 +12,8 @@ from pydicom.uid import (
     KeyObjectSelectionDocumentStorage,
 )
 
+from dicom_node.results.check import values
+
 _REFERENCE = ("ReferencedSOPSequence",)
 
 # Table C.17.3-1 and the macros of C.18: value type -> attributes of type 1 (MeasuredValueSequence: 2).
@@ -33,6 +35,7 @@ _ATTRIBUTES: Mapping[str, tuple[str, ...]] = {
     "TCOORD": ("TemporalRangeType",),
     "TABLE": ("TabulatedValuesSequence",),
 }
+_OF_ITEM = {"ConceptNameCodeSequence", "ContentTemplateSequence"}.union(*_ATTRIBUTES.values())
 _NAMELESS = {"IMAGE", "COMPOSITE", "WAVEFORM", "SCOORD", "SCOORD3D", "TCOORD"}  # a Concept Name is not required
 
 # A.35: which value types an IOD's tree may hold.
@@ -91,18 +94,23 @@ def faults(ds: Dataset) -> Iterator[str]:
         if item is not ds and item.get("RelationshipType") not in _RELATIONSHIPS:
             yield f"{where} has no RelationshipType"
         yield from (f"{where} {what}" for what in _of_item(item, kind))
+        yield from (f"{where} has an empty {keyword}" for keyword in _empty(item))
 
 
 def _of_item(item: Dataset, kind: str) -> Iterator[str]:
     if kind not in _NAMELESS and not item.get("ConceptNameCodeSequence"):
         yield "has no ConceptNameCodeSequence"
     for keyword in _ATTRIBUTES[kind]:
-        if keyword not in item or (keyword != "MeasuredValueSequence" and not _filled(item, keyword)):
+        if keyword not in item or (keyword != "MeasuredValueSequence" and values.is_empty(item[keyword])):
             yield f"has no {keyword}"
             return
     for sequence in ("ConceptNameCodeSequence", "ConceptCodeSequence"):
         for code in item.get(sequence, ()):
             yield from (f"has no {keyword} in its {sequence}" for keyword in _missing_of_code(code))
+    for template in item.get("ContentTemplateSequence", ()):
+        for keyword in ("MappingResource", "TemplateIdentifier"):
+            if not template.get(keyword):
+                yield f"has no {keyword} in its template"
     if kind == "NUM":
         yield from _of_number(item)
     elif kind in ("IMAGE", "COMPOSITE", "WAVEFORM"):
@@ -114,9 +122,18 @@ def _of_item(item: Dataset, kind: str) -> Iterator[str]:
         yield from _of_graphic(item, 2 if kind == "SCOORD" else 3)
 
 
-def _filled(item: Dataset, keyword: str) -> bool:
-    value = item[keyword].value
-    return value is not None and len(value if hasattr(value, "__len__") else str(value)) > 0
+def _empty(item: Dataset) -> Iterator[str]:
+    """Attributes without a value, down to the next content item: but for a number's, none may be empty."""
+    for element in item:
+        if element.keyword == "ContentSequence":
+            if not element.value:
+                yield element.keyword
+        elif item.get("ValueType") is None or element.keyword in _OF_ITEM:
+            if values.is_empty(element) and element.keyword != "MeasuredValueSequence":
+                yield element.keyword
+            elif element.VR == "SQ":
+                for below in element.value:
+                    yield from _empty(below)
 
 
 def _missing_of_code(code: Dataset) -> Iterator[str]:
@@ -130,7 +147,7 @@ def _missing_of_code(code: Dataset) -> Iterator[str]:
 
 def _of_number(item: Dataset) -> Iterator[str]:
     for measured in item.MeasuredValueSequence:
-        if not str(measured.get("NumericValue", "")):
+        if measured.get("NumericValue") in (None, ""):
             yield "has no NumericValue"
         units = measured.get("MeasurementUnitsCodeSequence")
         if not units:

@@ -1,7 +1,6 @@
 """One data set -> what PS3.3 asks of its SOP Class and it has not, and values that PS3.5 does not allow.
 
-In process and in milliseconds what dciodvfy does for the attributes of our SOP Classes (see docs/benchmarks.md for
-what either sees).
+In process and in milliseconds what dciodvfy does for the attributes of our SOP Classes; a test holds it against that.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from dicom_node.results.check import conditions, standard, values
 from dicom_node.results.check.standard import Rules
 from dicom_node.results.headers import PATIENT_AND_STUDY
 
-_NONE = Rules(required=(), conditional=(), items={})
+_NONE = Rules(required=(), conditional=(), filled=frozenset(), items={})
 
 
 def faults(ds: Dataset) -> Iterator[str]:
@@ -47,6 +46,8 @@ class _Walk:
                 if wrong:
                     yield f"{_name(keyword or str(element.tag), path)} {wrong}"
                 continue
+            if not element.value and int(element.tag) in rules.filled:
+                yield f"{_name(keyword, path)} is there without an item"
             nested, below = rules.items.get(int(element.tag), _NONE), (*path, keyword)
             for each in element.value:
                 if id(each) not in self._seen:

@@ -1,4 +1,4 @@
-"""Measurement groups of a report -> whether their numbers are those of the segments, and each finding has its groups."""
+"""A report's measurement groups -> whether their numbers are those of the segments, and each finding has its own."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _earlier(reading: Reading) -> set[str]:
 def _finding_faults(
     number: int, groups: list[Dataset], segmentations: Segmentations, reading: Reading
 ) -> Iterator[str]:
-    """One group has the volume, of the segment that it refers to; one has an outline, which viewers jump to and draw."""
+    """One group has the volume of the segment that it refers to; one has an outline for viewers to jump to and draw."""
     stated = [(group, volume) for group in groups for volume in _volumes_mm3(group)]
     if len(stated) != 1:
         yield f"finding {number} has {len(stated)} volumes"

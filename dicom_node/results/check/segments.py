@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.uid import SegmentationStorage
 
-from dicom_node.results.check.conditions import LABEL_MAP_STORAGE
+from dicom_node.results.check.conditions import LABEL_MAP_STORAGE, SEGMENTATIONS
 from dicom_node.results.reading import Reading
 
 Integers = NDArray[np.int64]
@@ -64,6 +64,9 @@ def read_segments(seg: Dataset, reading: Reading) -> dict[int, Segment]:
 def image_faults(seg: Dataset, reading: Reading) -> Iterator[str]:
     """Each frame names the image that lies where it lies."""
     images = reading.series.images
+    apart_mm = float(seg.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].SpacingBetweenSlices)
+    if abs(apart_mm - reading.volume.spacing_mm[0]) > _NEAR * apart_mm:
+        yield f"SpacingBetweenSlices is {apart_mm:.3f} mm, in the source {reading.volume.spacing_mm[0]:.3f} mm"
     places, _ = _places(seg, reading)
     for number, (frame, place) in enumerate(zip(seg.PerFrameFunctionalGroupsSequence, places, strict=True), start=1):
         source = frame.DerivationImageSequence[0].SourceImageSequence[0]
@@ -79,6 +82,8 @@ def image_faults(seg: Dataset, reading: Reading) -> Iterator[str]:
 
 def form_faults(seg: Dataset) -> Iterator[str]:
     """The encoding that PS3.3 C.8.20.2 ties to the Segmentation Type, and functional groups where they belong."""
+    if seg.SOPClassUID not in SEGMENTATIONS:
+        return
     kind = seg.get("SegmentationType")
     is_label_map = seg.SOPClassUID == LABEL_MAP_STORAGE
     if (kind == "LABELMAP") != is_label_map or (kind != "LABELMAP") != (seg.SOPClassUID == SegmentationStorage):
@@ -99,6 +104,12 @@ def form_faults(seg: Dataset) -> Iterator[str]:
         within = sum(keyword in frame for frame in seg.PerFrameFunctionalGroupsSequence)
         if within != (0 if keyword in shared else len(seg.PerFrameFunctionalGroupsSequence)):
             yield f"{keyword} is not in the shared or else in each frame's functional groups"
+            return
+    if not all(
+        frame.DerivationImageSequence and frame.DerivationImageSequence[0].get("SourceImageSequence")
+        for frame in seg.PerFrameFunctionalGroupsSequence
+    ):
+        yield "a frame names no image that it was drawn on"
     positions = [_order(item) for item in seg.PerFrameFunctionalGroupsSequence]
     if positions != sorted(positions) or len(set(positions)) < len(positions):
         yield "frames do not ascend by segment and position"
@@ -191,7 +202,8 @@ def _nonzero(data: NDArray[Any]) -> Integers:
     blocks = np.flatnonzero(words)
     near = (blocks[:, None] * per_word + np.arange(per_word)).ravel()
     near = np.concatenate([near, np.arange(len(words) * per_word, len(data))])
-    return near[data[near] != 0]
+    kept: Integers = near[data[near] != 0]
+    return kept
 
 
 def _segment_of_frames(seg: Dataset) -> Integers:
@@ -226,4 +238,4 @@ def _voxels(seg: Dataset, reading: Reading, frames: Integers, pixels: Integers) 
     voxels = exact.round().astype(np.int64)
     if len(exact) and np.abs(exact - voxels).max() > _NEAR * 10:
         raise Unreadable("has pixels that lie between the voxels of the source")
-    return voxels
+    return np.asarray(voxels)

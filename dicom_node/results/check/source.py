@@ -111,7 +111,8 @@ def identity_faults(ds: Dataset, source: Source) -> Iterator[str]:
 
 def uid_faults(objects: Sequence[Made], source: Source) -> Iterator[str]:
     """Instances have UIDs of their own; a series holds the objects of one kind, and only captures are several."""
-    instances, series = set(source.taken), {}
+    instances = set(source.taken)
+    series: dict[str, Dataset] = {}
     for made in objects:
         instance_uid, series_uid = (str(made.ds.get(k) or "") for k in ("SOPInstanceUID", "SeriesInstanceUID"))
         if instance_uid in instances:

@@ -36,11 +36,13 @@ class Attribute:
 class Rules:
     """Of one level of a data set. required: (tag, keyword, type) of types 1 and 2, conditional: of 1C and 2C.
 
+    filled: sequences that have an item where they are there: all but those of type 2 and 2C.
     items: tag of a sequence -> the rules of its items.
     """
 
     required: tuple[tuple[int, str, str], ...]
     conditional: tuple[tuple[int, str, str], ...]
+    filled: frozenset[int]
     items: Mapping[int, Rules]
 
 
@@ -88,5 +90,6 @@ def _compiled(attributes: Mapping[str, Attribute]) -> Rules:
     return Rules(
         required=tuple((tag, keyword, a.type) for tag, keyword, a in known if a.type in ("1", "2")),
         conditional=tuple((tag, keyword, a.type) for tag, keyword, a in known if a.type in ("1C", "2C")),
+        filled=frozenset(tag for tag, _, a in known if a.items and a.type not in ("2", "2C")),
         items={tag: _compiled(a.items) for tag, _, a in known if a.items},
     )
