@@ -144,9 +144,9 @@ def test_seg_covers_the_nodules_on_their_slices_alone(show: Show, reading: Readi
     assert page.rows() == ["Nodule 1", "Nodule 2"]
 
     marked = masks_of(reading)
-    for number, (measured, finding) in enumerate(zip(reading.measurements, reading.findings, strict=True)):
+    for measured, finding in zip(reading.measurements, reading.findings, strict=True):
         show_slice(page, reading, measured.slice_index, lambda p: covers(p, p.sampled(reading.volume, marked)))
-        if number == 0:
+        if measured is reading.measurements[0]:
             page.keep("ohif-seg")
         below, above = finding.corner[0] - 1, finding.corner[0] + finding.mask.shape[0]
         for beyond in (below, above):
@@ -166,7 +166,8 @@ def test_sr_draws_each_nodule_with_its_numbers(show: Show, reading: Reading) -> 
     page.open_series(series_of(objects, "sr"))
     for measured in reading.measurements:
         wait_for_slice(page, reading, measured.slice_index, lambda _: len(page.outlines_mm()) == 1)
-        page.keep("ohif-sr")
+        if measured is reading.measurements[0]:
+            page.keep("ohif-sr")
         outline = reading.volume.to_index(page.outlines_mm()[0])
         assert np.abs(outline[:, 0] - measured.slice_index).max() < 0.01
         assert np.abs(outline[:, :0:-1] + 0.5 - measured.contours[0]).max() < 0.1
@@ -200,7 +201,6 @@ def test_text_pictures_and_pdf_are_shown_and_what_ohif_cannot_show_is_marked(sho
 
     page.open_series(series_of(objects, "sr_text"))
     reads(page, narrative(reading))
-    page.keep("ohif-text")
 
     page.open_series(series_of(objects, "capture"))
     captures = {made.ds.SOPInstanceUID: made.ds for made in objects if made.kind == "capture"}
