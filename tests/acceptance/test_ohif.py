@@ -144,9 +144,9 @@ def test_seg_covers_the_nodules_on_their_slices_alone(show: Show, reading: Readi
     assert page.rows() == ["Nodule 1", "Nodule 2"]
 
     marked = masks_of(reading)
-    for number, (measured, finding) in enumerate(zip(reading.measurements, reading.findings, strict=True)):
+    for measured, finding in zip(reading.measurements, reading.findings, strict=True):
         show_slice(page, reading, measured.slice_index, lambda p: covers(p, p.sampled(reading.volume, marked)))
-        if number == 0:
+        if measured is reading.measurements[0]:
             page.keep("ohif-seg")
         below, above = finding.corner[0] - 1, finding.corner[0] + finding.mask.shape[0]
         for beyond in (below, above):
@@ -166,7 +166,8 @@ def test_sr_draws_each_nodule_with_its_numbers(show: Show, reading: Reading) -> 
     page.open_series(series_of(objects, "sr"))
     for measured in reading.measurements:
         wait_for_slice(page, reading, measured.slice_index, lambda _: len(page.outlines_mm()) == 1)
-        page.keep("ohif-sr")
+        if measured is reading.measurements[0]:
+            page.keep("ohif-sr")
         outline = reading.volume.to_index(page.outlines_mm()[0])
         assert np.abs(outline[:, 0] - measured.slice_index).max() < 0.01
         assert np.abs(outline[:, :0:-1] + 0.5 - measured.contours[0]).max() < 0.1
@@ -200,7 +201,6 @@ def test_text_pictures_and_pdf_are_shown_and_what_ohif_cannot_show_is_marked(sho
 
     page.open_series(series_of(objects, "sr_text"))
     reads(page, narrative(reading))
-    page.keep("ohif-text")
 
     page.open_series(series_of(objects, "capture"))
     captures = {made.ds.SOPInstanceUID: made.ds for made in objects if made.kind == "capture"}
@@ -210,7 +210,7 @@ def test_text_pictures_and_pdf_are_shown_and_what_ohif_cannot_show_is_marked(sho
 
     page.open_series(series_of(objects, "pdf"))
     [pdf] = [made.ds for made in objects if made.kind == "pdf"]
-    assert page.pdf() == pdf.EncapsulatedDocument[: pdf.EncapsulatedDocumentLength]
+    assert page.pdf()[: pdf.EncapsulatedDocumentLength] == pdf.EncapsulatedDocument[: pdf.EncapsulatedDocumentLength]
 
     kinds = {made.kind for made in objects}
     assert {kind for kind in kinds if page.is_marked(series_of(objects, kind))} == {
@@ -219,17 +219,20 @@ def test_text_pictures_and_pdf_are_shown_and_what_ohif_cannot_show_is_marked(sho
 
 
 def test_none_found_and_not_analysed_can_be_read(show: Show, reading: Reading) -> None:
-    none_found, profile = read_shipped(found=False), BUILT_IN_PROFILES["ohif"]
+    # OHIF has nothing to draw of a TID 1500 report without a measurement group: its title tells, and the plain text.
+    profile = ResultProfile(reports=("tid1500", "text"))
+    none_found = read_shipped(found=False)
     refusal = refuse(
         reading.series.header,
         dict.fromkeys((image.sop_class_uid, image.sop_instance_uid) for image in reading.series.images),
         SeriesRejected(Reason.SLICE_GAP, "gap of 5.00 mm after slice 12 of 133, elsewhere 2.50 mm"),
         **JOB,
     )
-    for objects, sentences in (
-        (build_objects(none_found, profile), narrative(none_found)),
-        ([each.made for each in refusals_for(refusal, {"pacs": profile})], refusal_text(refusal)),
+    for title, objects, sentences in (
+        ("Lung nodules: none found", build_objects(none_found, profile), narrative(none_found)),
+        ("Lung nodules: NOT ANALYSED", [e.made for e in refusals_for(refusal, {"": profile})], refusal_text(refusal)),
     ):
         page = show(objects)
+        assert title in page.series(series_of(objects, "sr")).inner_text()
         page.open_series(series_of(objects, "sr_text"))
         reads(page, sentences)
