@@ -15,9 +15,11 @@ from typing import Any, Protocol
 
 from pydicom.dataset import Dataset
 
+from dicom_node.comparison import Comparison, NoPrior, PriorFiles
 from dicom_node.config import GateConfig
 from dicom_node.domain import Detection, ModelIdentity, Volume
 from dicom_node.errors import SeriesRejected
+from dicom_node.prior_reading import compared
 from dicom_node.profiles import ResultProfile
 from dicom_node.results.build import finding_rows, read, refuse
 from dicom_node.results.montage import render_finding, to_png
@@ -77,6 +79,7 @@ class Analysis:
     findings: Sequence[dict[str, Any]]
     model: ModelIdentity
     timings_s: Mapping[str, float]
+    comparison: Comparison | None = None
 
 
 def analyse(
@@ -86,11 +89,13 @@ def analyse(
     origin: Origin,
     profiles: Mapping[str, ResultProfile],
     *,
+    prior: PriorFiles | NoPrior | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> Analysis:
     """The whole job on the files of one series. Raises SeriesRejected, UnreadableInstance, ResultError.
 
     profiles: of each destination.
+    prior: the earlier CT to compare with, or why there is none; None where nobody wants a comparison.
     """
     timings: dict[str, float] = {}
     with _timed(timings, "read"):
@@ -99,7 +104,7 @@ def analyse(
         volume = to_volume(series)
     detection = detector.detect(volume, progress=progress)
     timings |= detection.timings_s
-    with _timed(timings, "results"):
+    with _timed(timings, "measure"):
         reading = read(
             series,
             volume,
@@ -110,6 +115,10 @@ def analyse(
             complete=origin.complete,
             predecessors=origin.predecessors,
         )
+    if prior is not None:
+        with _timed(timings, "compare"):
+            reading = compared(reading, prior, limits)
+    with _timed(timings, "results"):
         objects = [_file(each) for each in objects_for(reading, profiles)]
     with _timed(timings, "pictures"):
         pictures = _pictures(reading)
@@ -119,6 +128,7 @@ def analyse(
         findings=finding_rows(detection.findings, reading.measurements, [track.uid for track in reading.tracking]),
         model=detection.model,
         timings_s=timings,
+        comparison=reading.comparison,
     )
 
 

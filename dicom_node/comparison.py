@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import Path
 from typing import Literal
 
 from dicom_node.domain import Point
@@ -120,3 +121,20 @@ class Comparison:
             raise ValueError("a comparison names its earlier exam and the interval, and nothing else does")
         if [change.number for change in self.changes] != list(range(1, len(self.changes) + 1)):
             raise ValueError("changes follow the findings' numbers")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PriorFiles:
+    """The earlier CT as files: its images, our report on it and the segmentation, None where nothing was found then."""
+
+    images: tuple[Path, ...]
+    report: Path
+    segmentation: Path | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoPrior:
+    """Why there is no earlier CT to compare with. text: one English sentence, without patient data."""
+
+    outcome: Literal["no_prior", "no_prior_result", "not_available"]
+    text: str

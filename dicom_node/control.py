@@ -14,6 +14,7 @@ from dicom_node.delivery import delivery_id
 from dicom_node.engine import EngineClient
 from dicom_node.errors import DicomNodeError, StaleState
 from dicom_node.ledger import Kept
+from dicom_node.lookback import lookback_id
 from dicom_node.storage import Storage
 
 _ENDED = ("SUCCESS", "ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED")
@@ -32,6 +33,9 @@ def retry(database: Database, engine: EngineClient, job_id: str) -> str:
         raise DicomNodeError(f"job {job_id} is running; nothing to retry")
     if job["state"] != "queued":
         database.requeue_job(job_id)
+    if database.prior_wanted_again(job_id):
+        _start_again(engine, "priors", lookback_id(job_id), job["priority"], job_id)
+        return "queued; an earlier CT is looked for first"
     _start_again(engine, "analyse", job_id, job["priority"], job_id)
     return "queued for analysis"
 
@@ -125,6 +129,7 @@ def purge(
         jobs = [job["job_id"] for job in database.jobs(series_uid=series_uid)]
         size = sum(row["size_bytes"] for row in rows)
         size += sum(made["size_bytes"] for job_id in jobs for made in database.results(job_id))
+        size += sum(prior["size_bytes"] for job_id in jobs if (prior := database.prior(job_id)) is not None)
         folders = {str(PurePosixPath(row["path"]).parent) for row in rows} | {f"results/{job_id}" for job_id in jobs}
         if not dry_run:
             if not database.purge_series(series_uid, before, partial(_discard, storage, folders), kept):

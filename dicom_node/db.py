@@ -20,6 +20,7 @@ from dicom_node.connection import no_answer
 from dicom_node.errors import ConfigError, DicomNodeError, StaleState
 from dicom_node.ledger import SENDING_ORDER, Ledger
 from dicom_node.locks import exclusive
+from dicom_node.priors import Priors
 from dicom_node.pulls import Pulls
 from dicom_node.rows import Row
 
@@ -44,7 +45,7 @@ class ResultObject:
     destinations: frozenset[str]
 
 
-class Database(Ledger, Commitments, Pulls):
+class Database(Ledger, Commitments, Pulls, Priors):
     """One database, SQLite or PostgreSQL, by its SQLAlchemy URL. Safe to share between threads."""
 
     def migrate(self) -> None:

@@ -65,7 +65,9 @@ def run_demo(
         archive.stop()
     result["timings_s"]["total"] = round(time.perf_counter() - started, 3)
     _collect(result, out_dir, [Path(file.path) for file in files])
-    say(f"the findings, to scroll through in a browser: {out_dir / 'results' / PAGE}")
+    page = out_dir / "results" / PAGE
+    if page.exists():
+        say(f"the series with its findings, to scroll through in a browser: {page}")
     return result
 
 
@@ -199,5 +201,5 @@ def _collect(result: Summary, out_dir: Path, images: Sequence[Path]) -> None:
         if received.exists():
             shutil.copyfile(received, target / f"{delivery['name']}.dcm")
             files.append(target / f"{delivery['name']}.dcm")
-    looked = render([*images, *files], target)
-    result["files"] = [*map(str, files), *looked["files"]]
+    # Where nothing came back, as of what is no CT, there is nothing to look at.
+    result["files"] = [*map(str, files), *(render([*images, *files], target)["files"] if files else [])]

@@ -42,13 +42,16 @@ ENGINE_VERSION = "1"
 PRIORITIES = {"stat": 1, "high": 10, "routine": 100, "low": 1000}
 QUEUES: Mapping[str, dict[str, Any]] = {
     "assemble": {"worker_concurrency": 2},
+    # Waits for archives, mostly: a slow one must not hold up what another has.
+    "priors": {"worker_concurrency": 4},
+    "overdue": {"worker_concurrency": 1},
     "analyse": {"worker_concurrency": 1},
     # One at a time to a destination: a dead PACS holds up its own queue and no other.
     "deliver": {"partition_worker_concurrency": 1},
 }
 # A job that kills its worker three times is parked. Only the analysis runs code that can: a delivery may
 # well be handed on by many restarts of the node while its destination is down.
-MAX_CRASHES = {"assemble": 10, "analyse": 3, "deliver": 10_000}
+MAX_CRASHES = {"assemble": 10, "priors": 3, "overdue": 10, "analyse": 3, "deliver": 10_000}
 _POLL_S = 0.4
 _LIVENESS_S = 2.0
 _LAST_WORD_S = 10.0

@@ -25,6 +25,10 @@ class OutOfSpace(StorageError):
     """The storage root is below its watermark: nothing more is accepted until space is freed."""
 
 
+class FileGone(StorageError):
+    """A file that was here is not any more: a purge took it meanwhile."""
+
+
 class DatabaseUnavailable(StorageError):
     """The database does not answer, or is locked for too long."""
 
@@ -55,6 +59,10 @@ class DeliveryError(DicomNodeError):
 
 class ResultError(DicomNodeError):
     """A result object failed its own checks and must not leave the node."""
+
+
+class PriorUnusable(DicomNodeError):
+    """An earlier report or its segmentation can't be compared with: not ours, incomplete, or at odds with itself."""
 
 
 class Reason(StrEnum):

@@ -1,4 +1,5 @@
-"""The workflows, read top-down: assemble a series, analyse it; delivery.py has the third.
+"""The workflows, read top-down: assemble a series, analyse it; lookback.py has what may come between, delivery.py the
+last.
 
 Each step may run twice (a worker died after the work and before the checkpoint), so each does the same
 thing again: same files, same bytes, same UIDs, rows that are there already.
@@ -28,6 +29,7 @@ from dicom_node.domain import CTSeries
 from dicom_node.engine import Json, Run, Workflow
 from dicom_node.errors import DicomNodeError, JobCancelled, Reason, SeriesRejected, StaleState, StorageError
 from dicom_node.logs import describe
+from dicom_node.lookback import FindPrior, Lookback
 from dicom_node.peers import PeerConfig
 from dicom_node.profiles import REPORT_KINDS, ResultProfile
 from dicom_node.results import Predecessor
@@ -101,16 +103,29 @@ class Flow:
     detector: Callable[[str], analysis.Detector]
     send: Sender
     count: Count
+    find_prior: FindPrior
     now: Callable[[], float] = time.time
     pause: Callable[[float], None] = time.sleep
     stopwatch: Stopwatch = field(default_factory=lambda: Stopwatch())
 
     def workflows(self) -> Mapping[str, Workflow]:
-        return {"assemble": self.assemble, "analyse": self.analyse, "deliver": self.delivery.deliver}
+        return {
+            "assemble": self.assemble,
+            "priors": self.lookback.look,
+            "overdue": self.lookback.give_up,
+            "analyse": self.analyse,
+            "deliver": self.delivery.deliver,
+        }
 
     @property
     def delivery(self) -> Delivery:
         return Delivery(config=self.config, database=self.database, storage=self.storage, send=self.send, now=self.now)
+
+    @property
+    def lookback(self) -> Lookback:
+        return Lookback(
+            config=self.config, database=self.database, storage=self.storage, find=self.find_prior, now=self.now
+        )
 
     # -- assemble ----------------------------------------------------------------------------------
 
@@ -122,6 +137,8 @@ class Flow:
             run.bounce("assemble", series_uid, decision["more_s"], series_uid, longest_s=longest_s)
         elif decision["verdict"] == "analyse":
             run.enqueue("analyse", decision["job_id"], decision["job_id"], priority=decision["priority"])
+        elif decision["verdict"] == "look back":
+            self.lookback.begin(run, decision["job_id"], decision["priority"])
         elif decision["verdict"] == "report":
             outcome = run.step("report", self.report_rejected, decision["job_id"])
             self._enqueue_deliveries(run, decision["job_id"], outcome)
@@ -133,6 +150,10 @@ class Flow:
             return {"verdict": "nothing"}
         rows = self.database.instances(series_uid)
         manifest = manifest_sha256(row["sop_instance_uid"] for row in rows)
+        if self.database.is_expected(series_uid):
+            log.info("series came for a comparison alone", extra={"action": "prior", "series": series_uid})
+            self.database.series_assembled(series_uid, manifest, seen["last_at"])
+            return {"verdict": "nothing"}
         job_id = f"{series_uid}-{manifest[:16]}"
         if self.database.job(job_id) is None:
             judged = self._look(seen, rows)
@@ -284,7 +305,11 @@ class Flow:
     def _verdict(self, job_id: str) -> Json:
         job = self._job(job_id)
         if job["state"] == "queued":
-            return {"verdict": "analyse", "job_id": job_id, "priority": job["priority"]}
+            archive = next((r.compare_with for r in self.config.routes if r.name == job["route"]), None)
+            if archive is not None:
+                self.database.prior_wanted(job_id, archive)
+            verdict = "analyse" if archive is None else "look back"
+            return {"verdict": verdict, "job_id": job_id, "priority": job["priority"]}
         if job["state"] == "rejected" and self._reported(job, job["reason"]):
             return {"verdict": "report", "job_id": job_id}
         return {"verdict": "nothing"}
@@ -341,8 +366,11 @@ class Flow:
             self.config.gate,
             self._origin(job, self._predecessors(job)),
             self._profiles(route),
+            prior=self.lookback.of(job_id),
             progress=lambda part: self._progress(job_id, part),
         )
+        if made.comparison is not None:
+            self.database.prior_compared(job_id, made.comparison.outcome, made.comparison.text)
         objects = [self._write(job_id, file) for file in made.objects]
         for name, data in made.pictures.items():
             self.storage.write_result(job_id, name, data)

@@ -181,7 +181,8 @@ class Ledger(Rows):
             if connection.execute(still.with_for_update()).first() is None:
                 return False
             _delete_results(connection, schema.result.c.job_id.in_(jobs))
-            connection.execute(sa.delete(schema.finding).where(schema.finding.c.job_id.in_(jobs)))
+            for of_job in (schema.finding, schema.prior):
+                connection.execute(sa.delete(of_job).where(of_job.c.job_id.in_(jobs)))
             for table in (schema.job, schema.instance, schema.carrier, schema.series):
                 connection.execute(sa.delete(table).where(table.c.series_uid == series_uid))
             # That it was pulled stays known; the route that a pull named counts no more.
@@ -210,6 +211,7 @@ class Ledger(Rows):
                 sa.delete(schema.commitment).where(c.changed_at < before, c.transaction_uid.not_in(asked_about))
             )
             connection.execute(sa.delete(schema.commit_request).where(r.created_at < before, r.state != "due"))
+            connection.execute(sa.delete(schema.prior_series).where(schema.prior_series.c.until < before))
             here = sa.select(schema.series.c.series_uid)
             connection.execute(
                 sa.delete(schema.pulled).where(p.asked_at < before - _LONGEST_LOOK_BACK_S, p.series_uid.not_in(here))
@@ -224,7 +226,8 @@ class Ledger(Rows):
                 sa.update(schema.series).where(schema.series.c.series_uid == series_uid).values(assembled_at=None)
             )
             _delete_results(connection, schema.result.c.job_id == job_id)
-            connection.execute(sa.delete(schema.finding).where(schema.finding.c.job_id == job_id))
+            for of_job in (schema.finding, schema.prior):
+                connection.execute(sa.delete(of_job).where(of_job.c.job_id == job_id))
             done = connection.execute(
                 sa.delete(schema.job).where(
                     schema.job.c.job_id == job_id, schema.job.c.state.in_(("rejected", "failed", "cancelled"))

@@ -60,6 +60,8 @@ def print_job(out: Console, shown: Mapping[str, Any]) -> None:
     ]
     if shown["model"]:
         lines.append(f"model {shown['model']['name']} {shown['model']['version']}")
+    if compared := shown["comparison"]:
+        lines.append(f"earlier CT in {compared['archive']} ({compared['outcome']}): {compared['text']}")
     for line in lines:
         out.print(line, markup=False, highlight=False)
     print_summary(out, dict(shown))

@@ -51,7 +51,7 @@ _STUDY_KEYS = frozenset(
     }
 )
 # After the last word of a C-MOVE a peer may still be sending: so long nothing new may come before we count.
-_AFTERWARDS_S = 10.0
+AFTERWARDS_S = 10.0
 _LOOK_S = 0.2
 # A UID below pydicom's root for tests and examples: no archive has such a study.
 _NO_STUDY = "1.2.826.0.1.3680043.8.498.0"
@@ -313,16 +313,28 @@ class Puller:
                 lock.release()
 
     def _arrived(self, series_uid: str, expected: int) -> int:
-        """How many Instances are here, once `expected` of them are or no more come."""
-        here = self._database.instance_count(series_uid)
-        patience_s = min(_AFTERWARDS_S, self._peer.response_timeout_s)
-        deadline = self._clock() + patience_s
-        while here < expected and self._clock() < deadline:
-            self._sleep(_LOOK_S)
-            before, here = here, self._database.instance_count(series_uid)
-            if here > before:
-                deadline = self._clock() + patience_s
-        return here
+        patience_s = min(AFTERWARDS_S, self._peer.response_timeout_s)
+        return arrived(
+            lambda: self._database.instance_count(series_uid), expected, patience_s, self._clock, self._sleep
+        )
+
+
+def arrived(
+    count: Callable[[], int],
+    expected: int,
+    patience_s: float,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> int:
+    """How many Instances are here, once `expected` of them are or no more came for `patience_s`."""
+    here = count()
+    deadline = clock() + patience_s
+    while here < expected and clock() < deadline:
+        sleep(_LOOK_S)
+        before, here = here, count()
+        if here > before:
+            deadline = clock() + patience_s
+    return here
 
 
 def check_allowed(config: Config, name: str, peer: PeerConfig) -> None:

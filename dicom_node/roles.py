@@ -25,6 +25,8 @@ from dicom_node.peers import PeerConfig
 from dicom_node.storage import Storage
 
 if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
+
     # The receiver starts in half the time without what only the workflows need.
     from dicom_node.analysis import Detector
     from dicom_node.commitment import Keeper
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from dicom_node.delivery import SendOutcome
     from dicom_node.dimse.announce import Announcer
     from dicom_node.flow import Flow
+    from dicom_node.lookback import FindPrior, Found, Missed
 
 log = logging.getLogger(__name__)
 
@@ -101,18 +104,21 @@ def work(config: Config, stop: Stop, name: str | None = None) -> None:
     storage, database = open_state(config)
     me = executor_id("work", name)
     detectors = _load_detectors(config)
-    flow = _flow(config, database, storage, me, lambda model: detectors[model])
-    _run_engine(config, flow, database, stop, queues=("assemble", "analyse"))
+    flow = _flow(config, database, storage, me, lambda model: detectors[model], _no_archive)
+    _run_engine(config, flow, database, stop, queues=("assemble", "overdue", "analyse"))
 
 
 def deliver(config: Config, stop: Stop, name: str | None = None) -> None:
-    """Sends results and has them committed, and pulls on schedule; imports no torch."""
+    """Sends results and has them committed, pulls on schedule, looks for earlier CTs; imports no torch."""
+    from dicom_node.prior import PriorFinder
+
     storage, database = open_state(config)
-    flow = _flow(config, database, storage, executor_id("deliver", name), _no_detector)
+    find_prior = PriorFinder(config=config, database=database, storage=storage)
+    flow = _flow(config, database, storage, executor_id("deliver", name), _no_detector, find_prior)
     beside: list[Beside] = [_keeper(config, database, storage)]
     if config.pulls:
         beside.append(_pulls(config, database, storage))
-    _run_engine(config, flow, database, stop, queues=("deliver",), beside=beside)
+    _run_engine(config, flow, database, stop, queues=("deliver", "priors"), beside=beside)
 
 
 def _keeper(config: Config, database: Database, storage: Storage) -> Keeper:
@@ -144,6 +150,12 @@ def _no_detector(model: str) -> Detector:
     raise DicomNodeError(f"this process has no model {model}: only the work role analyses")
 
 
+def _no_archive(
+    job_id: str, archive: str, header: Dataset, until: float, settle: Callable[[Found], None]
+) -> Missed | None:
+    raise DicomNodeError(f"this process does not look in {archive}: only the deliver role has the network")
+
+
 def _send(files: Sequence[Path], peer: PeerConfig, calling_ae: str) -> Sequence[SendOutcome]:
     from dicom_node.sending import send
 
@@ -156,7 +168,14 @@ def _count(peer: PeerConfig, calling_ae: str, *, study_uid: str, series_uid: str
     return count_instances(peer, calling_ae, study_uid=study_uid, series_uid=series_uid)
 
 
-def _flow(config: Config, database: Database, storage: Storage, me: str, detector: Callable[[str], Detector]) -> Flow:
+def _flow(
+    config: Config,
+    database: Database,
+    storage: Storage,
+    me: str,
+    detector: Callable[[str], Detector],
+    find_prior: FindPrior,
+) -> Flow:
     from dicom_node.flow import Flow
 
     return Flow(
@@ -167,6 +186,7 @@ def _flow(config: Config, database: Database, storage: Storage, me: str, detecto
         detector=detector,
         send=_send,
         count=_count,
+        find_prior=find_prior,
     )
 
 

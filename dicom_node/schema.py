@@ -13,6 +13,8 @@ JOB_STATES = ("queued", "running", "complete", "rejected", "failed", "parked", "
 DELIVERY_STATES = ("waiting", "sending", "unknown", "stored", "committed", "parked", "cancelled")
 COMMITMENT_STATES = ("asking", "asked", "answered", "refused", "lapsed")
 COMMIT_REQUEST_STATES = ("due", "reported", "given up")
+# found: its files are there; it becomes compared or not_registered. Else why nothing is compared.
+PRIOR_OUTCOMES = ("found", "compared", "not_registered", "no_prior", "no_prior_result", "not_available")
 
 
 def _one_of(column: str, values: tuple[str, ...]) -> sa.CheckConstraint:
@@ -200,4 +202,33 @@ pull_round = sa.Table(
     sa.Column("fetched", sa.Integer, nullable=False),
     sa.Column("left_over", sa.Integer, nullable=False),
     sa.Column("problem", sa.Text, nullable=True),
+)
+
+# The earlier CT that a job is compared with, where its route wants that. outcome null: it is being looked for, since
+# wanted_at.
+# folder: where in the job's own folder its files are. size_bytes: of those that lie nowhere else.
+prior = sa.Table(
+    "prior",
+    metadata,
+    sa.Column("job_id", sa.ForeignKey("job.job_id"), primary_key=True),
+    sa.Column("archive", sa.String(64), nullable=False),
+    sa.Column("wanted_at", sa.Double, nullable=False),
+    sa.Column("outcome", sa.String(16), nullable=True),
+    sa.Column("text", sa.Text, nullable=True),
+    sa.Column("folder", sa.String(64), nullable=True),
+    sa.Column("study_uid", sa.String(64), nullable=True),
+    sa.Column("series_uid", sa.String(64), nullable=True, index=True),
+    sa.Column("size_bytes", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("settled_at", sa.Double, nullable=True),
+    _one_of("outcome", PRIOR_OUTCOMES),
+)
+
+# A series that an archive sends us by C-MOVE, for a comparison alone. until: what comes of it before is not analysed.
+prior_series = sa.Table(
+    "prior_series",
+    metadata,
+    sa.Column("series_uid", sa.String(64), primary_key=True),
+    sa.Column("archive", sa.String(64), nullable=False),
+    sa.Column("asked_at", sa.Double, nullable=False),
+    sa.Column("until", sa.Double, nullable=False),
 )

@@ -9,11 +9,11 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from dicom_node.errors import InvalidUID, OutOfSpace, StorageError
+from dicom_node.errors import FileGone, InvalidUID, OutOfSpace, StorageError
 
 # PS3.5 9.1: components of digits joined by dots, at most 64 characters. It forbids leading zeros too, but devices
 # that write them exist, and they do no harm in a path.
@@ -125,6 +125,28 @@ class Storage:
             raise ValueError("not a job id or a result's name")
         return self._write(f"results/{job_id}/{name}", data)
 
+    def write_prior(self, folder: str, name: str, *parts: bytes) -> StoredFile:
+        """A file of an earlier CT, durable on return, in a folder of `prior_folder`."""
+        return self._write(f"{folder}/{name}", *parts, keep_free=True)
+
+    def prior_folder(self, job_id: str) -> str:
+        """A name below the job's results that nobody else has: who else looks for the same must not meet us there."""
+        return f"results/{job_id}/prior_{uuid.uuid4().hex}"
+
+    def link(self, sources: Mapping[str, Path], folder: str) -> int:
+        """The same files by further names in `folder`, durable on return, so that they stay when the first names go.
+
+        sources: name -> file. The bytes that it took: none but where the file system has no hard links. Raises
+        FileGone where a file is not there any more.
+        """
+        copied = 0
+        with _as_storage_error():
+            _make_durable_folder(self.root / folder, self.root)
+            for name, source in sources.items():
+                copied += _link(source, self.root / folder / name)
+            sync_folder(self.root / folder)
+        return copied
+
     def _write(self, relative: str, *parts: bytes, keep_free: bool = False) -> StoredFile:
         stored = _described(relative, parts)
         final = self.root / relative
@@ -179,6 +201,21 @@ def _described(relative: str, parts: tuple[bytes, ...]) -> StoredFile:
     for part in parts:
         digest.update(part)
     return StoredFile(path=relative, sha256=digest.hexdigest(), size_bytes=sum(map(len, parts)))
+
+
+def _link(source: Path, final: Path) -> int:
+    """The bytes that it took."""
+    try:
+        os.link(source, final)
+    except FileExistsError:
+        return 0
+    except FileNotFoundError as err:
+        raise FileGone("a file was purged meanwhile") from err
+    except OSError:  # a file system without hard links, or with all that it can have of this file
+        data = source.read_bytes()
+        _rename_durable(final, (data,))
+        return len(data)
+    return 0
 
 
 def _is_newer(final: Path, received_at: float) -> bool:

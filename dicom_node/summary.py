@@ -60,6 +60,7 @@ def job_summary(database: Database, storage: Storage, job_id: str) -> Summary:
         evidence=job["evidence"],
         explanation=job["explanation"],
         model=job["model"],
+        comparison=_prior(database.prior(job_id)),
         deliveries=[_delivery(row) for row in database.deliveries(job_id)],
         commitments=[_commitment(row) for row in database.commitments(job_id)],
         events=[{"at": _iso(row["at"]), "action": row["action"], **row["details"]} for row in database.events(job_id)],
@@ -72,6 +73,19 @@ def _series(job: Row) -> dict[str, Any]:
         "series_instance_uid": job["series_uid"],
         "instances": job["instance_count"],
         "source_ae": job["source_ae"],
+    }
+
+
+def _prior(row: Row | None) -> dict[str, Any] | None:
+    """None where the job's route compares with nothing."""
+    if row is None:
+        return None
+    return {
+        "archive": row["archive"],
+        "outcome": row["outcome"] or "looking",
+        "text": row["text"] or "An earlier CT is being looked for.",
+        "study_instance_uid": row["study_uid"],
+        "series_instance_uid": row["series_uid"],
     }
 
 

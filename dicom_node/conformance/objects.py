@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from typing import Any
@@ -11,15 +12,29 @@ from typing import Any
 from pydicom.datadict import dictionary_description, dictionary_VR, tag_for_keyword
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
+from pydicom.uid import (
+    BasicTextSRStorage,
+    ChestCADSRStorage,
+    Comprehensive3DSRStorage,
+    EncapsulatedPDFStorage,
+    GrayscaleSoftcopyPresentationStateStorage,
+    KeyObjectSelectionDocumentStorage,
+    MultiFrameTrueColorSecondaryCaptureImageStorage,
+    SecondaryCaptureImageStorage,
+    SegmentationStorage,
+)
 
 from dicom_node.conformance.document import Table
 from dicom_node.conformance.sample import Samples, make
+from dicom_node.profiles import BUILT_IN_PROFILES, COLUMNS, in_words
 from dicom_node.results.headers import PATIENT_AND_STUDY, SERIES_NUMBER, TYPE_2, Kind
+
+_LABEL_MAP = "1.2.840.10008.5.1.4.1.1.66.7"
 
 _COLUMNS = ("Module", "Attribute Name", "Tag", "VR", "Source", "Presence", "Value")
 _CODE = {"CodeValue", "LongCodeValue", "CodingSchemeDesignator", "CodeMeaning"}
 # Binary, the tree of the report (Annex A.B), and what is only there to be a UID of a sample.
-_NO_VALUE = {"PixelData", "ContentSequence"}
+_NO_VALUE = {"PixelData", "ContentSequence", "EncapsulatedDocument"}
 
 # What no sample can tell of itself. ">": within a sequence.
 _NOTES = {
@@ -65,46 +80,121 @@ _NOTES = {
     "LossyImageCompression": "00, or 01 where images of the source were compressed with loss",
     "LossyImageCompressionRatio": "where the source tells it",
     "LossyImageCompressionMethod": "where the source tells it",
-    "NumberOfFrames": "one for each slice that a segment occupies",
+    "NumberOfFrames": "of a segmentation: one for each slice that a segment occupies, or each slice; else pages",
     "DimensionIndexSequence": "segment, then position, feet to head",
     "DimensionOrganizationType": "3D, with one segment in evenly spaced slices",
+    "SegmentationFractionalType": "in a fractional one",
+    "MaximumFractionalValue": "in a fractional one",
+    "PixelPaddingValue": "in a label map: no segment",
+    "BitsAllocated": "1 in a binary segmentation, 8 in a fractional one, 8 or 16 in a label map",
+    "BitsStored": "equal to Bits Allocated",
+    "HighBit": "Bits Stored less 1",
+    "SOPClassUID": "Label Map Segmentation for a label map, else Segmentation",
+    "PertinentOtherEvidenceSequence": "the report on an earlier CT that findings are compared with",
+    "CompletionFlagDescription": "why it is PARTIAL",
+    "InstanceNumber": "number of the page",
+    "PageNumberVector": "1, 2 ...",
+    "ImageComments": "what the page shows",
+    "PresentationCreationDate": "date of the job",
+    "PresentationCreationTime": "time of the job",
+    "DocumentTitle": "what the object is, and: Research use, not for diagnosis",
+    "SourceInstanceSequence": "all Instances of the source series",
 }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Iod:
+    """One kind of object. name: of its tables. key: as highdicom's copy of PS3.3 has it. content: it has a tree."""
+
+    name: str
+    title: str
+    key: str
+    classes: tuple[str, ...]
+    content: bool = False
+
+
+# The Label Map Segmentation IOD has the Segmentation IOD's modules (PS3.3 A.51, A.93).
+IODS = (
+    Iod(name="seg", title="Segmentation IOD", key="segmentation", classes=(SegmentationStorage, _LABEL_MAP)),
+    Iod(
+        name="sr",
+        title="Comprehensive 3D SR IOD",
+        key="comprehensive-3d-sr",
+        classes=(Comprehensive3DSRStorage,),
+        content=True,
+    ),
+    Iod(name="text", title="Basic Text SR IOD", key="basic-text-sr", classes=(BasicTextSRStorage,), content=True),
+    Iod(name="cad", title="Chest CAD SR IOD", key="chest-cad-sr", classes=(ChestCADSRStorage,), content=True),
+    Iod(
+        name="capture",
+        title="Secondary Capture Image IOD",
+        key="secondary-capture-image",
+        classes=(SecondaryCaptureImageStorage,),
+    ),
+    Iod(
+        name="frames",
+        title="Multi-frame True Color Secondary Capture Image IOD",
+        key="multi-frame-true-color-secondary-capture-image",
+        classes=(MultiFrameTrueColorSecondaryCaptureImageStorage,),
+    ),
+    Iod(
+        name="key_objects",
+        title="Key Object Selection Document IOD",
+        key="key-object-selection-document",
+        classes=(KeyObjectSelectionDocumentStorage,),
+        content=True,
+    ),
+    Iod(
+        name="presentation",
+        title="Grayscale Softcopy Presentation State IOD",
+        key="grayscale-softcopy-presentation-state",
+        classes=(GrayscaleSoftcopyPresentationStateStorage,),
+    ),
+    Iod(name="pdf", title="Encapsulated PDF IOD", key="encapsulated-pdf", classes=(EncapsulatedPDFStorage,)),
+)
 
 
 def created_classes() -> frozenset[str]:
     """SOP Class UIDs of all that the node makes."""
-    return frozenset(str(ds.SOPClassUID) for ds in (*make(1).segmentations, *make(1).reports))
+    return frozenset(str(ds.SOPClassUID) for ds in make(1).objects)
 
 
 def transfer_syntax() -> str:
     """The one in which results are written."""
-    made = (*make(1).segmentations, *make(1).reports)
-    return " or ".join({ds.file_meta.TransferSyntaxUID.name: None for ds in made})
+    return " or ".join({ds.file_meta.TransferSyntaxUID.name: None for ds in make(1).objects})
 
 
 def tables() -> Iterator[Table]:
     """Modules, attributes, report content and codes of all that the node makes."""
-    samples = (make(1), make(2))
-    segmentations = [(s, ds) for s in samples for ds in s.segmentations]
-    reports = [(s, ds) for s in samples for ds in s.reports]
-    for name, title, iod, objects in (
-        ("seg", "Segmentation IOD", "segmentation", segmentations),
-        ("sr", "Comprehensive 3D SR IOD", "comprehensive-3d-sr", reports),
-    ):
-        yield _modules(f"{name}_modules", f"Modules of the {title}", iod, objects)
+    made = [(sample, ds) for sample in (make(1), make(2)) for ds in sample.objects]
+    for iod in IODS:
+        objects = [(sample, ds) for sample, ds in made if ds.SOPClassUID in iod.classes]
+        yield _modules(f"{iod.name}_modules", f"Modules of the {iod.title}", iod.key, objects)
         yield Table(
-            name=f"{name}_attributes",
-            title=f"Attributes of the {title}",
+            name=f"{iod.name}_attributes",
+            title=f"Attributes of the {iod.title}",
             columns=_COLUMNS,
             rows=tuple(_attributes(iod, objects)),
         )
-    yield Table(
-        name="sr_content",
-        title="Content of the Comprehensive 3D SR",
-        columns=("Content Item", "Relationship", "Value Type", "Presence", "Values"),
-        rows=tuple(_content([ds for _, ds in reports], [ds for _, ds in reports], 0)),
+        if iod.content:
+            documents = [ds for _, ds in objects]
+            yield Table(
+                name=f"{iod.name}_content",
+                title=f"Content of the {iod.title.removesuffix(' IOD')}",
+                columns=("Content Item", "Relationship", "Value Type", "Presence", "Values"),
+                rows=tuple(_content(documents, documents, 0)),
+            )
+    yield _profiles()
+    yield _codes([ds for _, ds in made])
+
+
+def _profiles() -> Table:
+    return Table(
+        name="profiles",
+        title="Objects of the built-in profiles",
+        columns=("peers.NAME.profile", *COLUMNS),
+        rows=tuple((f"`{name}`", *in_words(profile)) for name, profile in BUILT_IN_PROFILES.items()),
     )
-    yield _codes([ds for _, ds in segmentations], [ds for _, ds in reports])
 
 
 def copied_attributes() -> str:
@@ -118,24 +208,24 @@ _Found = tuple[Samples, Dataset]
 
 def _modules(name: str, title: str, iod: str, objects: Sequence[_Found]) -> Table:
     rows = []
+    present = {element.keyword for _, ds in objects for element in ds}
     for module in _standard("iod_module_map.json")[iod]:
-        keywords = _keywords(module["key"])
-        if module["usage"] != "M" and not any(keyword in ds for _, ds in objects for keyword in keywords):
+        if module["usage"] != "M" and present.isdisjoint(_keywords(module["key"])):
             continue
         rows.append((module["ie"], _title(module["key"]), module["usage"]))
     return Table(name=name, title=title, columns=("IE", "Module", "Usage"), rows=tuple(rows))
 
 
-def _attributes(iod: str, objects: Sequence[_Found]) -> Iterator[tuple[str, ...]]:
+def _attributes(iod: Iod, objects: Sequence[_Found]) -> Iterator[tuple[str, ...]]:
     """Rows in the order of the IOD's modules; an attribute of several modules stands in the first of them."""
     left = {element.keyword for _, ds in objects for element in ds}
-    for module in _standard("iod_module_map.json")[iod]:
+    for module in _standard("iod_module_map.json")[iod.key]:
         here = [keyword for keyword in _keywords(module["key"]) if keyword in left]
         left -= set(here)
         for keyword in here:
             yield from _rows(_title(module["key"]), keyword, objects, 0)
     if left:
-        raise ValueError(f"{iod}: no module has {sorted(left)}")
+        raise ValueError(f"{iod.key}: no module has {sorted(left)}")
 
 
 def _rows(module: str, keyword: str, items: Sequence[_Found], depth: int) -> Iterator[tuple[str, ...]]:
@@ -201,16 +291,16 @@ def _item_values(items: Iterable[Dataset]) -> str:
     return "; ".join(values)
 
 
-def _codes(segmentations: Sequence[Dataset], reports: Sequence[Dataset]) -> Table:
-    used: dict[tuple[str, str, str], list[str]] = {}
-    for where, objects in (("SEG", segmentations), ("SR", reports)):
-        for code in {_code(item): None for ds in objects for item in _nested(ds) if _is_code(item)}:
-            used.setdefault(code, []).append(where)
+def _codes(objects: Sequence[Dataset]) -> Table:
+    used: dict[tuple[str, str, str], dict[str, None]] = {}
+    for ds in objects:
+        for code in {_code(item): None for item in _nested(ds) if _is_code(item)}:
+            used.setdefault(code, {})[str(ds.Modality)] = None
     rows = sorted(((scheme, value, meaning, ", ".join(where)) for (value, scheme, meaning), where in used.items()))
     return Table(
         name="codes",
         title="Codes in created objects",
-        columns=("Coding Scheme Designator", "Code Value", "Code Meaning", "Used in"),
+        columns=("Coding Scheme Designator", "Code Value", "Code Meaning", "Used in objects of Modality"),
         rows=tuple(rows),
     )
 
@@ -264,7 +354,7 @@ def keyword_tag(keyword: str) -> str:
 
 
 def _title(key: str) -> str:
-    words = {"sop": "SOP", "sr": "SR", "of": "of"}
+    words = {"sop": "SOP", "sr": "SR", "sc": "SC", "voi": "VOI", "lut": "LUT", "of": "of"}
     text = key.replace("multi-frame", "multi_frame").replace("-", " ")
     return " ".join(words.get(word, word.capitalize()) for word in text.split()).replace("_", "-")
 

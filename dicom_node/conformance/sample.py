@@ -2,28 +2,47 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 
 import numpy as np
 from pydicom.dataset import Dataset
-from pydicom.uid import CTImageStorage, EnhancedCTImageStorage
+from pydicom.uid import Comprehensive3DSRStorage, CTImageStorage, EnhancedCTImageStorage
 
+from dicom_node.comparison import Comparison, DoublingTime, NoduleChange, PriorExam, PriorNodule
 from dicom_node.domain import CTImage, CTSeries, Detection, Finding, ModelIdentity, Side, Volume
 from dicom_node.errors import Reason, SeriesRejected
-from dicom_node.results import Predecessor, Results, build_rejection, build_results
+from dicom_node.profiles import ResultProfile
+from dicom_node.results.build import read, refuse
+from dicom_node.results.objects import objects_for, refusals_for
+from dicom_node.results.reading import Predecessor, Reading
 
 _SLICES, _EDGE = 6, 16
 
 
+# Every kind of object, and every form of a segmentation.
+_EVERYTHING: Mapping[str, ResultProfile] = {
+    "all": ResultProfile(
+        reports=("tid1500", "text", "chest_cad"),
+        captures="single_frame",
+        key_objects=True,
+        presentation_states=True,
+        pdf=True,
+    ),
+    "frames": ResultProfile(segmentation="labelmap", captures="multi_frame", narrative=False),
+    "fraction": ResultProfile(segmentation="fractional", segmentation_frames="full"),
+    "alone": ResultProfile(segmentation="none"),
+}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Samples:
-    """What was made of one source. `reports`: findings, none found, not analysed, and one with a predecessor."""
+    """What was made of one source: with findings, with none, with a predecessor, with a comparison, not analysed."""
 
     header: Dataset
-    segmentations: tuple[Dataset, ...]
-    reports: tuple[Dataset, ...]
+    objects: tuple[Dataset, ...]
 
 
 @cache
@@ -31,28 +50,27 @@ def make(number: int) -> Samples:
     """All kinds of objects from source `number`, 1 or 2, which differ in all that sources and jobs can differ in."""
     series = _series(number)
     findings = tuple(_finding(side, number) for side in _SIDES[: 2 * number - 1])
-    found, none = _results(number, series, findings), _results(number, series, ())
-    predecessor = Predecessor(
-        study_uid=series.study_uid,
-        series_uid=str(found.sr.SeriesInstanceUID),
-        sop_instance_uid=str(found.sr.SOPInstanceUID),
+    old = Predecessor(study_uid=series.study_uid, series_uid=f"2.25.{number}.6", sop_instance_uid=f"2.25.{number}.7")
+    readings = (
+        _reading(number, series, findings),
+        _reading(number, series, ()),
+        _reading(number, series, findings, evidence="\u2192 UTF-8", complete=False, predecessor=old),
+        _reading(number, series, findings, comparison=_comparison(number, len(findings))),
     )
-    later = _results(number, series, findings, evidence="\u2192 UTF-8", complete=False, predecessor=predecessor)
-    refused = build_rejection(
+    refusal = refuse(
         series.header,
-        [(series.images[0].sop_class_uid, uid) for uid in series.sop_instance_uids],
+        [(image.sop_class_uid, image.sop_instance_uid) for image in series.images],
         SeriesRejected(Reason.SLICE_GAP, f"text {number}"),
         evidence=f"evidence {number}",
         manifest_sha256=_sha256(number),
         made_at=_time(number),
     )
-    segmentations = (each.seg for each in (found, later) if each.seg is not None)
-    return Samples(
-        header=series.header, segmentations=tuple(segmentations), reports=(found.sr, none.sr, refused, later.sr)
-    )
+    made = [each for reading in readings for each in objects_for(reading, _EVERYTHING)]
+    made += refusals_for(refusal, _EVERYTHING)
+    return Samples(header=series.header, objects=tuple(each.made.ds for each in made))
 
 
-def _results(
+def _reading(
     number: int,
     series: CTSeries,
     findings: tuple[Finding, ...],
@@ -60,8 +78,9 @@ def _results(
     evidence: str = "",
     complete: bool = True,
     predecessor: Predecessor | None = None,
-) -> Results:
-    return build_results(
+    comparison: Comparison | None = None,
+) -> Reading:
+    return read(
         series,
         Volume(hu=np.full((_SLICES, _EDGE, _EDGE), -800, np.int16), affine=series.affine),
         _detection(findings, number),
@@ -70,6 +89,45 @@ def _results(
         made_at=_time(number),
         complete=complete,
         predecessor=predecessor,
+        comparison=comparison,
+    )
+
+
+def _comparison(number: int, findings: int) -> Comparison:
+    """The first finding was there before, the others are new."""
+    then = PriorNodule(
+        tracking_identifier="Nodule 1",
+        tracking_uid=f"2.25.{number}.8",
+        center_mm=(0.0, 0.0, 0.0),
+        volume_mm3=1.0 + number,
+        long_axis_mm=1.0 + number,
+        short_axis_mm=float(number),
+    )
+    grown = NoduleChange(
+        number=1,
+        change="grown",
+        prior=then,
+        volume_change_percent=100.0 * number,
+        doubling_time=DoublingTime(days=100.0 * number, low=90.0 * number, high=110.0 * number),
+    )
+    new = [
+        NoduleChange(number=each, change="new", prior=None, volume_change_percent=None, doubling_time=None)
+        for each in range(2, findings + 1)
+    ]
+    return Comparison(
+        outcome="compared",
+        text=f"text {number}",
+        prior=PriorExam(
+            study_uid=f"2.25.{number}.9.1",
+            series_uid=f"2.25.{number}.9.2",
+            acquired_at=datetime(2025, 1, number),
+            report_sop_class_uid=Comprehensive3DSRStorage,
+            report_sop_instance_uid=f"2.25.{number}.9.3",
+            report_series_uid=f"2.25.{number}.9.4",
+            nodules=(then,),
+        ),
+        interval_days=100.0 * number,
+        changes=(grown, *new),
     )
 
 

@@ -19,6 +19,7 @@ from dicom_node.config import (
 from dicom_node.conformance.document import Table
 from dicom_node.fields import AE_TITLE_PATTERN
 from dicom_node.peers import DicomWebConfig, PeerConfig, PeerTLS
+from dicom_node.profiles import SiteProfile
 
 _COLUMNS = ("Parameter", "Meaning", "Configurable", "Default", "Range")
 
@@ -87,6 +88,17 @@ _DELIVER = {
     "longest_wait_s": "longest of these waits, seconds",
     "give_up_after_h": "hours after which an object is parked for an operator",
 }
+_PROFILE = {
+    "segmentation": "form of the Segmentation",
+    "segmentation_frames": "sparse: no frames that hold nothing of their segment",
+    "reports": "kinds of SR: Comprehensive 3D SR of TID 1500, Basic Text SR, Chest CAD SR",
+    "narrative": "the findings as English text in the TID 1500 report",
+    "captures": "Secondary Capture pages",
+    "key_objects": "a Key Object Selection of the key images",
+    "presentation_states": "Grayscale Softcopy Presentation States with the outlines",
+    "pdf": "the pages as Encapsulated PDF",
+    "like": "built-in profile with the switches that are not given",
+}
 _COMMIT = {"commit_wait_h": "hours without N-EVENT-REPORT after which commitment is requested again"}
 _RETENTION = {"uncommitted_after_days": "days an object is kept at least whose storage a peer did not commit"}
 _PULL = {
@@ -127,6 +139,7 @@ def tables() -> Iterator[Table]:
             *_rows("storage", StorageConfig, _STORAGE),
             *_rows("assemble", AssembleConfig, _ASSEMBLE),
             *_rows("deliver", DeliverConfig, _DELIVER),
+            *_rows("profiles.NAME", SiteProfile, _PROFILE),
         ],
     )
     yield _table(

@@ -27,7 +27,7 @@ from pynetdicom.transport import AddressInformation, AssociationServer, RequestH
 
 from dicom_node.dimse.admission import Rejection, Welcome, over_limit
 from dicom_node.dimse.commit_link import CommitmentLink, CommitmentService
-from dicom_node.dimse.contexts import preferring, without_storage
+from dicom_node.dimse.contexts import preferring, with_results, without_storage
 from dicom_node.dimse.intake import StoreAnswer, StoreRequest
 from dicom_node.dimse.opening import NotOpened, open_connection, secured
 from dicom_node.dimse.part10 import uid_text
@@ -383,7 +383,8 @@ class _Inbound(Association):
             self.acse.send_reject(rejection.result, rejection.source, rejection.diagnostic)
             self.kill()
         elif isinstance(welcome, Welcome):
-            offered = preferring(self._acceptor.contexts, welcome.accept_first)
+            known = self._acceptor.contexts
+            offered = preferring(with_results(known) if welcome.sends_results else known, welcome.accept_first)
             self.acceptor.supported_contexts = offered if welcome.may_store else without_storage(offered)
 
     def _serve_request(self, msg: Any, context_id: int) -> None:

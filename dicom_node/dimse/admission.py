@@ -37,13 +37,15 @@ class Welcome:
     """The terms of an Association. `peer`: the caller's name in the settings; None: only its address is known.
 
     max_associations: how many this peer may hold at once; None: as many as any. accept_first: as of the settings.
-    may_store: else it is offered no storage class.
+    may_store: else it is offered no storage class. sends_results: it may also store results of ours, which a route
+    compares with.
     """
 
     peer: str | None = None
     max_associations: int | None = None
     accept_first: tuple[str, ...] = ()
     may_store: bool = True
+    sends_results: bool = False
 
 
 # By the service user, for good.
@@ -109,6 +111,7 @@ def admission(
             max_associations=peer.max_associations,
             accept_first=peer.accept_first,
             may_store=bool(senders) or everybody,
+            sends_results=peer.retrieve_by == "c_move" and any(r.compare_with == name for r in config.routes),
         )
     return Welcome()
 

@@ -86,6 +86,12 @@ _RESULTS = (
     sop_class.RTStructureSetStorage,
 )
 
+CT_CLASSES = (CT_IMAGE, *map(str, _ENHANCED_CT))
+REPORT_CLASS = str(sop_class.Comprehensive3DSRStorage)
+SEGMENTATION_CLASSES = (str(sop_class.SegmentationStorage), "1.2.840.10008.5.1.4.1.1.66.7")
+# What an archive sends us by C-MOVE for a comparison, beside the images: our own earlier results.
+PRIOR_CLASSES = (REPORT_CLASS, *SEGMENTATION_CLASSES)
+
 
 def name_of(uid: str) -> str:
     """The name of a UID in PS3.6."""
@@ -118,6 +124,13 @@ def supported_contexts(groups: Iterable[StorageClassGroup]) -> list[Presentation
     """What the acceptor offers. PS3.2: every acceptor also accepts Verification."""
     verification = _context(VERIFICATION, VERIFICATION_SYNTAXES)
     return [verification, *(_context(uid, TRANSFER_SYNTAXES) for uid in accepted_classes(groups))]
+
+
+def with_results(contexts: Iterable[PresentationContext]) -> list[PresentationContext]:
+    """The same, and our own results, for an archive that sends them back to be compared with."""
+    known = list(contexts)
+    named = {str(context.abstract_syntax) for context in known}
+    return [*known, *(_context(uid, TRANSFER_SYNTAXES) for uid in PRIOR_CLASSES if uid not in named)]
 
 
 def commitment_context() -> PresentationContext:

@@ -117,7 +117,7 @@ class Intake:
         return StoreAnswer(status=status, comment=comment)
 
     def _store(self, request: StoreRequest) -> StoreAnswer:
-        identifiers = _checked(request)
+        identifiers = checked_identifiers(request)
         head = part10.write_file_head(
             sop_class_uid=identifiers.sop_class_uid,
             sop_instance_uid=identifiers.sop_instance_uid,
@@ -187,7 +187,7 @@ class Intake:
         return arrival != "same"
 
 
-def _checked(request: StoreRequest) -> part10.Identifiers:
+def checked_identifiers(request: StoreRequest) -> part10.Identifiers:
     """The identifiers of the data set, each a valid UID, and those of Class and Instance as announced."""
     if request.sop_class_uid != request.abstract_syntax:
         raise ClassNotNegotiated("the SOP Class is not that of the Presentation Context")

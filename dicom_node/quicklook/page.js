@@ -6,7 +6,7 @@
   const [stage, film, picture, marks, slider] = ["stage", "film", "slice", "marks", "slider"].map(by);
   const findings = scene.findings.filter((found) => found.key !== null);
   const ZOOMS = [1, 2, 4], PIXELS_A_SLICE = 6, WHEEL_A_SLICE = 40;
-  // focus: the point of the film, in parts of its size, that the stage is centred on.
+  // focus: the point of the film, in parts of its size, that the stage is centred on as far as its edges let it.
   const state = { slice: 0, finding: -1, overlay: true, window: 0, zoom: 0, focus: [0.5, 0.5] };
 
   const between = (value, low, high) => Math.min(high, Math.max(low, value));
@@ -42,11 +42,14 @@
     }
   }
 
+  const centre = () => {
+    const half = 0.5 / ZOOMS[state.zoom];
+    return state.focus.map((at) => between(at, half, 1 - half));
+  };
+
   function place() {
     const zoom = ZOOMS[state.zoom];
-    const half = 0.5 / zoom;
-    state.focus = state.focus.map((at) => between(at, half, 1 - half));
-    const [x, y] = state.focus.map((at) => 0.5 - at * zoom);
+    const [x, y] = centre().map((at) => 0.5 - at * zoom);
     film.style.transform = `translate(${x * 100}%, ${y * 100}%) scale(${zoom})`;
     stage.style.cursor = zoom > 1 ? "move" : "ns-resize";
     by("zoom").textContent = `Zoom ${zoom}x`;
@@ -78,9 +81,11 @@
     state.finding = (index + findings.length) % findings.length;
     const found = findings[state.finding];
     state.focus = [found.middle[0] / scene.columns, found.middle[1] / scene.rows];
-    for (const row of document.querySelectorAll("tr.current")) row.classList.remove("current");
-    const button = document.querySelector(`[data-finding="${found.number}"]`);
-    if (button) button.closest("tr").classList.add("current");
+    for (const button of document.querySelectorAll("[data-finding]")) {
+      const current = button.dataset.finding === String(found.number);
+      button.setAttribute("aria-current", current);
+      button.closest("tr").classList.toggle("current", current);
+    }
     place();
     show(found.key);
   }
@@ -137,7 +142,7 @@
 
   let dragged = null;
   stage.addEventListener("pointerdown", (event) => {
-    dragged = { x: event.clientX, y: event.clientY, slice: state.slice, focus: [...state.focus] };
+    dragged = { x: event.clientX, y: event.clientY, slice: state.slice, focus: centre() };
     stage.setPointerCapture(event.pointerId);
   });
   stage.addEventListener("pointermove", (event) => {

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from html import escape
 from importlib import resources
 from io import BytesIO
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -21,9 +23,10 @@ from PIL import Image
 from dicom_node.domain import RESEARCH_USE, Volume
 from dicom_node.quicklook.report import LONG_AXIS, MEAN, SCORE, SHORT_AXIS, VOLUME
 from dicom_node.quicklook.scene import Points, Scene, Shown
+from dicom_node.results.drawing import LUNG_WINDOW_HU, ends_of
 
 STORED_HU = (-1400.0, 400.0)
-WINDOWS_HU = {"Lung": (-1350.0, 150.0), "Soft tissue": (-160.0, 240.0)}
+WINDOWS_HU = {"Lung": LUNG_WINDOW_HU, "Soft tissue": (-160.0, 240.0)}
 # All pictures of a page together: 300 slices at 512 pixels take 6 MB or so, thin noisy ones twice that.
 MOST_PICTURE_BYTES = 15_000_000
 _EDGES_PX = (512, 384, 256)
@@ -94,7 +97,7 @@ def _data(scene: Scene) -> dict[str, Any]:
         "rows": rows,
         "columns": columns,
         "aspect": columns * column_mm / (rows * row_mm),
-        "sides": _sides(volume),
+        "sides": ends_of(volume),
         "z_mm": [round(float(volume.to_mm((float(k), 0.0, 0.0))[2]), 1) for k in range(slices)],
         "images": _pictures(volume),
     }
@@ -119,17 +122,6 @@ def _path(points: Points) -> str:
 def _middle(lines: Sequence[Points]) -> list[float]:
     points = np.concatenate(list(lines))
     return [round(float(value), 1) for value in (points.min(axis=0) + points.max(axis=0)) / 2]
-
-
-def _sides(volume: Volume) -> list[str]:
-    """Letters of the patient's directions at the left, right, top and bottom of the picture (PS3.3 C.7.6.1.1.1)."""
-    names = (("R", "L"), ("A", "P"), ("F", "H"))
-    found = []
-    for axis in (volume.affine[:3, 2], volume.affine[:3, 1]):
-        along = int(np.abs(axis).argmax())
-        low, high = names[along]
-        found += [low, high] if axis[along] > 0 else [high, low]
-    return found
 
 
 def _pictures(volume: Volume) -> list[str]:
@@ -202,6 +194,9 @@ def _details(shown: Shown) -> str:
 
 def _statements(scene: Scene) -> str:
     said = () if scene.report is None else scene.report.statements
-    rows = "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in said)
+    rows = "".join(
+        f"<dt>{escape(name)}</dt>" + "".join(f"<dd>{escape(text)}</dd>" for _, text in texts)
+        for name, texts in groupby(said, key=itemgetter(0))
+    )
     notes = "".join(f"<p>{escape(note)}</p>" for note in scene.notes)
     return f"{notes}<dl>{rows}<dt>Series</dt><dd class='uid'>{escape(scene.series_uid)}</dd></dl>"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from highdicom.color import CIELabColor
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
+from pydicom.pixels.utils import pixel_array
 
 from dicom_node.domain import CTSeries
 from dicom_node.errors import ResultError
@@ -34,13 +35,14 @@ def read_segments(seg: Dataset, series: CTSeries) -> tuple[Segment, ...]:
     if (int(seg.Rows), int(seg.Columns)) != (series.rows, series.columns):
         raise ResultError("the segmentation has another matrix than the images")
     masks: dict[int, dict[int, Mask2D]] = {int(each.SegmentNumber): {} for each in seg.SegmentSequence}
-    pixels = _pixels(seg)
-    for frame, plane in zip(seg.PerFrameFunctionalGroupsSequence, pixels, strict=True):
+    for frame, plane in zip(seg.PerFrameFunctionalGroupsSequence, _planes(seg), strict=True):
         index = _slice_of(frame, series)
         for number, mask in _segments_of(seg, frame, plane):
             if mask.any():
                 masks[number][index] = masks[number].get(index, False) | mask
-    return tuple(_segment(each, masks[int(each.SegmentNumber)]) for each in seg.SegmentSequence)
+    # Number 0 is the background of a label map (PS3.3 C.8.20.2.3).
+    described = [each for each in seg.SegmentSequence if int(each.SegmentNumber) > 0]
+    return tuple(_segment(each, masks[int(each.SegmentNumber)]) for each in described)
 
 
 def _segment(item: Dataset, masks: Mapping[int, Mask2D]) -> Segment:
@@ -56,14 +58,23 @@ def _segment(item: Dataset, masks: Mapping[int, Mask2D]) -> Segment:
     )
 
 
-def _pixels(seg: Dataset) -> NDArray[np.generic]:
-    """(frame, row, column) as stored. Frames of one bit follow each other without padding (PS3.5 8.1.1)."""
-    shape = int(seg.NumberOfFrames), int(seg.Rows), int(seg.Columns)
-    count = int(np.prod(shape))
-    if seg.BitsAllocated == 1:
-        packed = np.frombuffer(seg.PixelData, np.uint8)
-        return np.unpackbits(packed, bitorder="little", count=count).reshape(shape)
-    return np.frombuffer(seg.PixelData, np.uint8 if seg.BitsAllocated == 8 else "<u2", count=count).reshape(shape)
+def _planes(seg: Dataset) -> Iterator[NDArray[np.generic]]:
+    """The frames as stored, one by one: full frames of many segments would take gigabytes at once."""
+    rows, columns, bits = int(seg.Rows), int(seg.Columns), int(seg.BitsAllocated)
+    size = rows * columns
+    for number in range(int(seg.NumberOfFrames)):
+        if seg.file_meta.TransferSyntaxUID.is_compressed:  # an archive may have done that
+            yield pixel_array(seg, index=number)
+        elif bits == 1:
+            # Frames of one bit follow each other without padding (PS3.5 8.1.1).
+            first, end = number * size // 8, -(-(number + 1) * size // 8)
+            packed = np.frombuffer(seg.PixelData, np.uint8, count=end - first, offset=first)
+            unpacked = np.unpackbits(packed, bitorder="little")[number * size - first * 8 :]
+            yield unpacked[:size].reshape(rows, columns)
+        else:
+            dtype = np.dtype("u1" if bits == 8 else "<u2")
+            at = number * size * dtype.itemsize
+            yield np.frombuffer(seg.PixelData, dtype, count=size, offset=at).reshape(rows, columns)
 
 
 def _segments_of(seg: Dataset, frame: Dataset, plane: NDArray[np.generic]) -> list[tuple[int, Mask2D]]:

@@ -181,10 +181,18 @@ def with_line(
 
 def _line_alpha(covered: NDArray[np.float32], *, width_px: float) -> NDArray[np.float32]:
     """Opacity of a smooth line where `covered` passes one half: its distance is (covered - 0.5) / slope."""
-    slope = np.hypot(*np.gradient(covered))
+    slope = np.hypot(_steepest(covered, 0), _steepest(covered, 1))
     distance = np.abs(covered - 0.5) / np.maximum(slope, 1e-6)
     alpha: NDArray[np.float32] = np.clip(width_px / 2 + 0.5 - distance, 0.0, 1.0)
     return alpha
+
+
+def _steepest(covered: NDArray[np.float32], axis: int) -> NDArray[np.float32]:
+    """The larger step to a neighbour along an axis; the mean of both is too small where a mask's edge is one pixel wide."""
+    step = np.abs(np.diff(covered, axis=axis))
+    before = [(1, 0) if each == axis else (0, 0) for each in (0, 1)]
+    after = [(0, 1) if each == axis else (0, 0) for each in (0, 1)]
+    return np.maximum(np.pad(step, before), np.pad(step, after))
 
 
 def _blended(rgb: NDArray[np.float64], paint: tuple[int, ...], alpha: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -10,6 +10,7 @@ from enum import StrEnum
 
 from highdicom.sr import CodedConcept
 from pydicom.charset import python_encoding
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 
@@ -19,6 +20,8 @@ from dicom_node.identity import MANUFACTURER, MODEL_NAME, SOFTWARE_VERSION
 from dicom_node.results.uids import derive_uid
 
 UTF_8 = "ISO_IR 192"
+_GB2312_ESCAPE = "\x1b$)A"
+_TEXT_VRS = ("LO", "LT", "PN", "SH", "ST", "UC", "UT")  # those that Specific Character Set speaks of
 
 # Type 2 attributes of the Patient and General Study modules (PS3.3 C.7.1.1, C.7.2.1): present, maybe empty.
 TYPE_2 = (
@@ -150,7 +153,7 @@ def _put_source(ds: Dataset, origin: Origin) -> None:
     """Patient and study as the source has them, in a character set that can hold them and our own words."""
     for keyword in (*PATIENT_AND_STUDY, "TimezoneOffsetFromUTC", "InstitutionName"):
         if keyword in origin.header:
-            ds[keyword] = _decoded(origin.header, keyword)
+            ds[keyword] = decoded(origin.header, keyword)
         elif keyword in TYPE_2:
             setattr(ds, keyword, "")
         elif keyword in ds:
@@ -162,13 +165,24 @@ def _put_source(ds: Dataset, origin: Origin) -> None:
         del ds.SpecificCharacterSet
 
 
-def _decoded(header: Dataset, keyword: str):  # type: ignore[no-untyped-def]  # a DataElement of any VR
+def decoded(header: Dataset, keyword: str) -> DataElement:
     """The element with its text decoded, nested text too, so that it can be written in another character set."""
     element = deepcopy(header[keyword])
     if element.VR == "SQ":
         for item in element.value:
-            item.walk(lambda _ds, _element: None)
+            item.walk(lambda _ds, nested: _strip_escapes(nested))
+    _strip_escapes(element)
     return element
+
+
+def _strip_escapes(element: DataElement) -> None:
+    """pydicom 3.0 leaves the escape sequences of ISO 2022 IR 58 in the text that it decodes (PS3.5 annex K)."""
+    if element.VR not in _TEXT_VRS or not element.value:
+        return
+    values = element.value if element.VM > 1 else [element.value]
+    if any(_GB2312_ESCAPE in str(value) for value in values):
+        stripped = [str(value).replace(_GB2312_ESCAPE, "") for value in values]
+        element.value = stripped if element.VM > 1 else stripped[0]
 
 
 def _charset(origin: Origin) -> str:

@@ -92,7 +92,7 @@ def measure(finding: Finding, volume: Volume) -> Measurement:
     return Measurement(
         voxels=voxels,
         volume_mm3=volume_mm3,
-        volume_error_mm3=_volume_error_mm3(mask, volume),
+        volume_error_mm3=volume_error_mm3(mask, volume.voxel_mm3),
         equivalent_diameter_mm=diameter_mm,
         long_axis=_axis(long_ends, k + index, shift, volume),
         short_axis=_axis(chord_across(hull, *long_ends), k + index, shift, volume),
@@ -106,12 +106,13 @@ def measure(finding: Finding, volume: Volume) -> Measurement:
     )
 
 
-def _volume_error_mm3(mask: NDArray[np.bool_], volume: Volume) -> float:
+def volume_error_mm3(mask: NDArray[np.bool_], voxel_mm3: float) -> float:
+    """Standard deviation of a mask's volume, as a Measurement has it."""
     # A face of a voxel, moved by the voxel's own length, sweeps the voxel, whatever its direction. The staircase of
     # faces has half as much again as the surface that it follows (mean over directions of |nx| + |ny| + |nz|).
     padded = np.pad(mask, 1)
     faces = sum(int(np.count_nonzero(np.diff(padded, axis=axis))) for axis in range(3))
-    return BORDER_SD_VOXELS * faces * (2 / 3) * volume.voxel_mm3
+    return BORDER_SD_VOXELS * faces * (2 / 3) * voxel_mm3
 
 
 def _box_mm(finding: Finding, volume: Volume) -> tuple[Point, Point]:

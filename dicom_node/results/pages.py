@@ -93,7 +93,7 @@ def _summary(reading: Reading) -> list[Page]:
         sheet.pictures(_thumbs(reading), slices=tuple(m.slice_index for m in reading.measurements[:_THUMBS]))
         sheet.table(table_of(reading))
     for sentence in narrative.how_made(reading):
-        sheet.words(sentence, size=16, paint=QUIET)
+        sheet.words(sentence, size=16 if reading.findings else 19, paint=QUIET)
     return sheet.pages
 
 
@@ -106,7 +106,7 @@ def _thumbs(reading: Reading) -> list[Image.Image]:
     ):
         view = drawing.around(reading.volume, finding, measured, (size, size))
         thumb = drawing.render_view(reading.volume, view)
-        drawing.draw_outline(thumb, view, finding, number, width_px=1.5)
+        drawing.draw_outline(thumb, view, finding, number)
         draw = ImageDraw.Draw(thumb)
         drawing.draw_chip(draw, (22, 18), number, height_px=26)
         width_mm = (view.box[2] - view.box[0]) * reading.volume.spacing_mm[2]
@@ -166,20 +166,35 @@ class _Sheet:
     def table(self, table: Table) -> None:
         """Its head again on each page that it goes on to."""
         edges = _edges(table)
+        titles = [column.title for column in table.columns]
+        # One size a column, that of its longest cell: numbers below each other are compared.
+        fonts = [
+            _fitting(cells, right - left)
+            for cells, (left, right) in zip(zip(*table.rows, strict=True), edges, strict=True)
+        ]
+        heads = [_fitting([title], right - left) for title, (left, right) in zip(titles, edges, strict=True)]
         for number, cells in enumerate(table.rows, start=1):
             before = len(self.pages)
             self._room_for(_ROW_PX if number > 1 else 2 * _ROW_PX)
             if number == 1 or len(self.pages) > before:
-                self._cells([column.title for column in table.columns], table, edges, paint=QUIET)
+                self._cells(titles, table, edges, heads, paint=QUIET)
             drawing.draw_chip(self._draw, (_MARGIN + 22, self._y + _ROW_PX / 2), number, height_px=26)
-            self._cells(cells, table, edges, paint=TEXT)
+            self._cells(cells, table, edges, fonts, paint=TEXT)
         self.space(10)
 
-    def _cells(self, cells: Sequence[str], table: Table, edges: Sequence[tuple[float, float]], *, paint: str) -> None:
+    def _cells(
+        self,
+        cells: Sequence[str],
+        table: Table,
+        edges: Sequence[tuple[float, float]],
+        fonts: Sequence[Font],
+        *,
+        paint: str,
+    ) -> None:
         draw, middle = self._draw, self._y + _ROW_PX / 2
-        for cell, column, (left, right) in zip(cells, table.columns, edges, strict=True):
+        for cell, column, (left, right), of in zip(cells, table.columns, edges, fonts, strict=True):
             place, anchor = ((right, middle), "rm") if column.right else ((left, middle), "lm")
-            draw.text(place, printable(cell), fill=paint, font=_fitting(cell, right - left), anchor=anchor)
+            draw.text(place, printable(cell), fill=paint, font=of, anchor=anchor)
         self._y += _ROW_PX
         draw.line((_MARGIN, self._y, PAGE_PX[0] - _MARGIN, self._y), fill=FRAME)
 
@@ -196,9 +211,12 @@ def _edges(table: Table) -> list[tuple[float, float]]:
     return edges
 
 
-def _fitting(text: str, width_px: float) -> Font:
-    """The largest font in which a cell fits its column, from 18 down to 13."""
-    return next((font(size) for size in range(18, 13, -1) if font(size).getlength(text) <= width_px), font(13))
+def _fitting(cells: Sequence[str], width_px: float) -> Font:
+    """The largest font in which all cells fit their column, from 18 down to 13."""
+    for size in range(18, 13, -1):
+        if all(font(size).getlength(cell) <= width_px for cell in cells):
+            return font(size)
+    return font(13)
 
 
 def _finding_page(reading: Reading, number: int) -> Page:

@@ -19,16 +19,16 @@ class Column:
 
 
 _COLUMNS = (
-    Column(title="Side", width=6),
-    Column(title="Long x short axis", width=15, right=True),
-    Column(title="Mean diam.", width=9, right=True),
-    Column(title="Volume", width=11, right=True),
-    Column(title="Type", width=12),
-    Column(title="Mean HU", width=9, right=True),
+    Column(title="Side", width=5.5),
+    Column(title="Long x short", width=14.5, right=True),
+    Column(title="Mean diam.", width=9.5, right=True),
+    Column(title="Volume", width=10, right=True),
+    Column(title="Type", width=12.5),
+    Column(title="Mean HU", width=8, right=True),
     Column(title="Score", width=6, right=True),
-    Column(title="Image", width=8, right=True),
+    Column(title="Image", width=6, right=True),
 )
-_CHANGE = Column(title="Since earlier CT", width=15)
+_CHANGE = Column(title="Since earlier CT", width=14.5)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -49,6 +49,7 @@ def test_demo_finds_the_real_nodule_and_the_pacs_has_seg_and_sr(tmp_path: Path) 
     assert {delivery["state"] for delivery in result["deliveries"]} == {"stored"}
     modalities = {pydicom.dcmread(path).Modality for path in result["files"] if path.endswith(".dcm")}
     assert modalities == {"SEG", "SR"}
+    assert [Path(path).name for path in result["files"] if path.endswith(".html")] == ["quicklook.html"]
     pictures = [path for path in result["files"] if path.endswith(".png")]
     assert len(pictures) == len(result["findings"])
     for path in pictures:

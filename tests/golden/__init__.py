@@ -6,22 +6,21 @@ After a change that is meant: python -m tests.golden, then read the difference b
 from __future__ import annotations
 
 import json
-import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from dicom_node.profiles import ResultProfile
 from dicom_node.results.objects import Addressed, objects_for, refusals_for
-from tests.golden.cases import Case, cases
+from tests.golden.cases import Case
 from tests.golden.describe import described
 
 FOLDER = Path(__file__).parent
 
 
-def golden(profile: ResultProfile) -> dict[str, Any]:
+def golden(profile: ResultProfile, cases: Iterable[Case]) -> dict[str, Any]:
     """Case -> the objects that the profile makes of it, described."""
-    with tempfile.TemporaryDirectory() as folder:
-        return {case.name: described(made_of(case, profile), case) for case in cases(Path(folder))}
+    return {case.name: described(made_of(case, profile), case) for case in cases}
 
 
 def made_of(case: Case, profile: ResultProfile) -> tuple[Addressed, ...]:

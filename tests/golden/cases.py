@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from dicom_node.comparison import Comparison, DoublingTime, NoduleChange, PriorExam, PriorNodule
-from dicom_node.domain import CTSeries
+from dicom_node.domain import CTSeries, Volume
 from dicom_node.errors import Reason, SeriesRejected
 from dicom_node.results.build import read, refuse
 from dicom_node.results.reading import Reading, Refusal
@@ -32,8 +32,9 @@ class Case:
     refusal: Refusal | None = None
 
 
-def cases(folder: Path) -> Iterator[Case]:
-    series = read_series(make_ct_series(folder, hu=_hu(folder)))
+def cases(folder: Path, header: Mapping[str, Any] | None = None) -> Iterator[Case]:
+    """header: over that of the fakes."""
+    series = read_series(make_ct_series(folder, hu=_hu(), header=header))
     volume = to_volume(series)
     solid = ball(volume, (20, 30, 26), 6.0, score=0.9, side="right")
     faint = ball(volume, (30, 22, 42), 4.0, score=0.6, side="left")
@@ -44,13 +45,12 @@ def cases(folder: Path) -> Iterator[Case]:
     yield _case("compared", series, read(series, volume, detection_of(solid, faint), **compared))
 
 
-def _hu(folder: Path) -> np.ndarray[Any, np.dtype[np.int16]]:
+def _hu() -> np.ndarray[Any, np.dtype[np.int16]]:
     """Lung with a solid ball and a faint one."""
     hu = chest_like(_SHAPE)
-    flat = read_series(make_ct_series(folder / "flat", hu=hu))
-    volume = to_volume(flat)
-    hu[ball_mask(volume, (20, 30, 26), 6.0)] = 30
-    hu[ball_mask(volume, (30, 22, 42), 4.0)] = -600
+    space = Volume(hu=hu, affine=np.array([[0, 0, 0.7, 0], [0, 0.7, 0, 0], [2.5, 0, 0, 0], [0, 0, 0, 1.0]]))
+    hu[ball_mask(space, (20, 30, 26), 6.0)] = 30
+    hu[ball_mask(space, (30, 22, 42), 4.0)] = -600
     return hu
 
 

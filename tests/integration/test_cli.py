@@ -632,3 +632,53 @@ def test_send_speaks_stow_rs_to_a_peer_that_says_so(
     ended = run("send", tmp_path / "ct", "--to", "web", "-c", node.config)
     assert ended.code == 1
     assert "is the peer running" in ended.err
+
+
+# -- profiles and render -------------------------------------------------------------------------------
+
+
+def test_infer_writes_the_objects_of_a_profile_and_clears_those_of_another(
+    fake_model: FakeDetector, run: Callable[..., Ended], tmp_path: Path
+) -> None:
+    make_ct_series(tmp_path / "ct")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.dcm").touch()
+    run("infer", tmp_path / "ct", "--out", tmp_path / "out")
+    assert run("infer", tmp_path / "ct", "--out", tmp_path / "out", "--profile", "legacy").code == 0
+    left = {path.name for path in (tmp_path / "out").glob("*.dcm")}
+    assert left == {"mine.dcm", "sr_text.dcm", "capture_01.dcm", "capture_02.dcm"}
+
+
+def test_infer_knows_the_profiles_of_the_settings(
+    fake_model: FakeDetector, run: Callable[..., Ended], tmp_path: Path
+) -> None:
+    make_ct_series(tmp_path / "ct")
+    config = tmp_path / "config.yaml"
+    config.write_text(
+        f"storage: {{root: {tmp_path}/node}}\nprofiles: {{paper: {{like: ohif, reports: [], pdf: true}}}}"
+    )
+    words = ("infer", tmp_path / "ct", "--out", tmp_path / "out", "--config", config)
+    assert run(*words, "--profile", "paper").code == 0
+    assert {path.name for path in (tmp_path / "out").glob("*.dcm")} == {"seg.dcm", "pdf.dcm"}
+    ended = run(*words, "--profile", "papr")
+    assert (ended.code, "did you mean 'paper'" in ended.err) == (2, True)
+    shown = run("profiles", "--config", config, "--json").json
+    assert shown["paper"]["pdf"] is True
+    assert shown.keys() > {"ohif", "weasis", "slicer", "legacy", "air"}
+    assert "paper (like ohif)" in run("profiles", "--config", config).out
+
+
+def test_render_shows_what_infer_wrote(fake_model: FakeDetector, run: Callable[..., Ended], tmp_path: Path) -> None:
+    make_ct_series(tmp_path / "ct")
+    assert run("infer", tmp_path / "ct", "--out", tmp_path / "ct" / "results").code == 0
+    shown = run("render", tmp_path / "ct", "--out", tmp_path / "look", "--json").json
+    assert [Path(path).name for path in shown["files"]] == ["quicklook.html", "finding_1.png"]
+    assert shown["findings"][0]["label"] == "Nodule 1"
+    assert "Research use" in run("render", tmp_path / "ct", "--out", tmp_path / "look").out
+
+
+def test_render_of_a_job_that_is_not_there_says_so(
+    node: PreparedNode, run: Callable[..., Ended], tmp_path: Path
+) -> None:
+    ended = run("render", "0123", "--out", tmp_path / "look", "--config", node.config)
+    assert (ended.code, "no job 0123" in ended.err) == (1, True)

@@ -131,6 +131,7 @@ def test_the_states_that_the_database_allows_are_those_of_the_schema(database: D
         ("delivery", schema.DELIVERY_STATES),
         ("commitment", schema.COMMITMENT_STATES),
         ("commit_request", schema.COMMIT_REQUEST_STATES),
+        ("prior", schema.PRIOR_OUTCOMES),
     ):
         [check] = sa.inspect(database.engine).get_check_constraints(table)
         assert all(f"'{name}'" in check["sqltext"] for name in states)
@@ -142,7 +143,7 @@ def test_migrating_again_changes_nothing(database: Database) -> None:
     record(database, received())
     database.migrate()
     assert len(database.instances(SERIES)) == 1
-    assert database.check().endswith("schema 0003")
+    assert database.check().endswith("schema 0004_priors")
 
 
 def test_a_ledger_of_the_first_schema_keeps_its_rows_and_can_hold_what_is_committed(url: str) -> None:
@@ -190,7 +191,7 @@ def test_check_says_what_answers_before_and_after_the_first_start(url: str) -> N
     database = Database(url)
     assert "made at the first start" in database.check()
     database.migrate()
-    assert database.check() == f"{database.engine.dialect.name}, schema 0003"
+    assert database.check() == f"{database.engine.dialect.name}, schema 0004_priors"
     database.close()
 
 

@@ -15,6 +15,7 @@ from dicom_node import conformance
 from dicom_node.config import ReceiveConfig, ReceiveTLS
 from dicom_node.conformance import settings
 from dicom_node.conformance.document import Table, fill
+from dicom_node.conformance.objects import IODS
 from dicom_node.conformance.sample import make
 from dicom_node.dimse import commitment, statuses
 from dicom_node.dimse.admission import REJECTIONS, Rejection, over_limit
@@ -23,6 +24,7 @@ from dicom_node.dimse.requestor import PENDING
 from dicom_node.errors import OutOfSpace, Reason, UnreadableInstance
 from dicom_node.identity import IMPLEMENTATION_CLASS_UID, SOFTWARE_VERSION
 from dicom_node.peers import DicomWebConfig, PeerConfig, PeerTLS
+from dicom_node.profiles import SiteProfile
 
 
 def numbers(module: Any) -> set[int]:
@@ -148,6 +150,7 @@ def test_every_status_of_a_peer_is_judged_as_the_statement_says(tables: dict[str
         ("peers.NAME", PeerConfig),
         ("peers.NAME.tls", PeerTLS),
         ("peers.NAME.dicomweb", DicomWebConfig),
+        ("profiles.NAME", SiteProfile),
     ],
 )
 def test_every_setting_of_the_network_stands_in_it(prefix: str, model: Any, tables: dict[str, Any]) -> None:
@@ -197,10 +200,10 @@ def test_identity_is_the_one_on_the_wire(tables: dict[str, Any]) -> None:
 
 def test_samples_hold_nothing_that_the_attribute_tables_lack(tables: dict[str, Any]) -> None:
     samples = make(1), make(2)
-    for name, objects in (
-        ("seg_attributes", [ds for s in samples for ds in s.segmentations]),
-        ("sr_attributes", [ds for s in samples for ds in s.reports]),
-    ):
+    for iod in IODS:
+        name = f"{iod.name}_attributes"
+        objects = [ds for s in samples for ds in s.objects if ds.SOPClassUID in iod.classes]
+        assert objects
         tops = {row["Tag"] for row in tables[name] if not row["Attribute Name"].startswith(">")}
         assert tops == {f"({e.tag.group:04X},{e.tag.element:04X})" for ds in objects for e in ds}
         # PS3.5 6.1.2.3: sorted attributes aside, one that is always there is in every object.
@@ -211,7 +214,9 @@ def test_samples_hold_nothing_that_the_attribute_tables_lack(tables: dict[str, A
 
 
 def test_no_sample_value_passes_for_a_fixed_one(tables: dict[str, Any]) -> None:
-    for name in ("seg_attributes", "sr_attributes", "sr_content", "codes"):
+    names = [name for name in tables if name.endswith(("_attributes", "_content"))]
+    assert len(names) == len(IODS) + 4
+    for name in (*names, "codes"):
         assert not re.search(r"model \d|evidence|Sample\^|text \d|2\.25\.\d", json.dumps(tables[name]))
 
 

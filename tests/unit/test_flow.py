@@ -22,9 +22,11 @@ from dicom_node.db import Database, ReceivedInstance, Row
 from dicom_node.delivery import delivery_id
 from dicom_node.dimse.scu import Outcome
 from dicom_node.domain import Detection, ModelIdentity, Volume
-from dicom_node.errors import DatabaseUnavailable, DicomNodeError, Reason, SeriesRejected
+from dicom_node.errors import ConfigError, DatabaseUnavailable, DicomNodeError, Reason, SeriesRejected
 from dicom_node.flow import Flow, manifest_sha256
+from dicom_node.lookback import Found, Missed, not_available
 from dicom_node.peers import PeerConfig
+from dicom_node.render import job_files, render
 from dicom_node.storage import Storage
 from tests.fakes.ct import HEADER, make_ct_series
 from tests.fakes.findings import MODEL, ball
@@ -150,6 +152,8 @@ class Node:
         self.database = Database(config.database_url(), now=lambda: self.clock + next(tick) * 1e-3)
         self.database.migrate()
         self.detector, self.sender, self.archive = FakeDetector(), FakeSender(), FakeArchive()
+        self.looked: list[tuple[str, float]] = []
+        self.earlier: Callable[[str], Found | Missed] = lambda _job_id: not_available("The test has none.")
         self.flow = self.flow_with(config)
 
     def flow_with(self, config: Config, executor_id: str = "host/work") -> Flow:
@@ -161,9 +165,22 @@ class Node:
             detector=lambda _name: self.detector,
             send=self.sender,
             count=self.archive,
+            find_prior=self.find_prior,
             now=lambda: self.clock,
             pause=self.let_pass,
         )
+
+    def find_prior(
+        self, job_id: str, archive: str, header: pydicom.Dataset, until: float, settle: Callable[[Found], None]
+    ) -> Missed | None:
+        """What the test wants to be found."""
+        self.looked.append((archive, until - self.clock))
+        assert header.PatientID == HEADER["PatientID"]
+        earlier = self.earlier(job_id)
+        if isinstance(earlier, Missed):
+            return earlier
+        settle(earlier)
+        return None
 
     def let_pass(self, seconds: float) -> None:
         self.clock += seconds
@@ -1161,7 +1178,7 @@ def test_what_was_cancelled_is_not_sent(node: Node) -> None:
 def test_a_job_that_is_not_there_is_an_error(node: Node) -> None:
     with pytest.raises(DicomNodeError, match="is not in the database"):
         node.flow.report_rejected("1.2.3-abc")
-    assert set(node.flow.workflows()) == {"assemble", "analyse", "deliver"}
+    assert set(node.flow.workflows()) == {"assemble", "priors", "overdue", "analyse", "deliver"}
 
 
 # -- profiles ------------------------------------------------------------------------------------------
@@ -1178,12 +1195,11 @@ def delivered(node: Node, job_id: str, destination: str) -> list[str]:
 
 
 def test_each_destination_gets_the_objects_of_its_profile(make_node: Callable[..., Node]) -> None:
-    node = make_node(peers=with_profiles("slicer", "legacy"))
+    node = make_node(peers=with_profiles("weasis", "legacy"))
     job_id = node.complete()
-    assert delivered(node, job_id, "pacs") == ["seg", "sr_plain"]
+    assert delivered(node, job_id, "pacs") == ["seg", "presentation", "sr", "key_objects_states"]
     got = delivered(node, job_id, "archive")
-    assert "sr_text" in got
-    assert not {"seg", "sr_plain"} & set(got)
+    assert got == ["capture_01", "capture_02", "sr_text"]
     node.deliver(job_id, "archive")
     [(sent, _, _)] = node.sender.sent
     assert sent == [f"{name}.dcm" for name in got]
@@ -1255,3 +1271,12 @@ def test_a_later_revision_follows_the_report_of_its_form(make_node: Callable[...
         [item] = new.PredecessorDocumentsSequence[0].ReferencedSeriesSequence[0].ReferencedSOPSequence
         assert item.ReferencedSOPInstanceUID == old.SOPInstanceUID
         assert item.ReferencedSOPClassUID == old.SOPClassUID
+
+
+def test_a_job_can_be_looked_at(node: Node, tmp_path: Path) -> None:
+    job_id = node.complete()
+    result = render(job_files(node.database, node.storage, job_id), tmp_path / "look")
+    assert (result["slices"], [found["label"] for found in result["findings"]]) == (8, ["Nodule 1"])
+    node.storage.path(node.database.instances(SERIES)[0]["path"]).unlink()
+    with pytest.raises(ConfigError, match="1 of 10 files of job"):
+        job_files(node.database, node.storage, job_id)

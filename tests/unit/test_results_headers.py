@@ -12,19 +12,29 @@ from typing import Any
 import pydicom
 import pytest
 from pydicom.dataset import Dataset
+from pydicom.valuerep import PersonName
 
 from dicom_node.domain import CTSeries
 from dicom_node.errors import Reason, ResultError, SeriesRejected
 from dicom_node.results import build_rejection, build_results, to_bytes
+from dicom_node.results.build import refuse
+from dicom_node.results.reading import Refusal
+from dicom_node.results.sr import build_not_analysed
+from dicom_node.results.sr_cad import build_cad_not_analysed, build_cad_report
+from dicom_node.results.sr_text import build_text_not_analysed, build_text_report
+from dicom_node.results.uids import derive_uid
 from dicom_node.series import read_series, to_volume
 from tests.fakes.ct import make_ct_series
 from tests.fakes.findings import JOB, MODEL, ball, detection_of
 
-# PS3.5 H.3.1, I.2, J.1 and X.1: the names that the standard itself gives as examples.
+# PS3.5 annexes H to K: the names that the standard itself gives as examples.
 JAPANESE = "Yamada^Tarou=山田^太郎=やまだ^たろう"
+KATAKANA = "ﾔﾏﾀﾞ^ﾀﾛｳ"
 KOREAN = "Hong^Gildong=洪^吉洞=홍^길동"
 CHINESE_GB18030 = "Wang^XiaoDong=王^小东"
 CHINESE_UTF_8 = "Wang^XiaoDong=王^小東"
+# PS3.5 K.2, as bytes: pydicom 3.0 writes them without the escape sequences.
+GB2312 = b"Zhang^XiaoDong=\x1b$)A\xd5\xc5^\x1b$)A\xd0\xa1\xb6\xab"
 
 SeriesMaker = Callable[..., CTSeries]
 
@@ -43,12 +53,21 @@ def reread(ds: Dataset) -> Dataset:
 
 
 def all_results(series: CTSeries, **job: Any) -> list[Dataset]:
-    """SEG, report of findings, report of none and report of no analysis, re-read from their bytes."""
+    """SEG and, in all three kinds, reports of findings, of none and of no analysis, re-read from their bytes."""
     volume = to_volume(series)
     job = {**JOB, **job}
     found = build_results(series, volume, detection_of(ball(volume, (20, 8, 8), 3.0)), **job)
     none = build_results(series, volume, detection_of(), **job)
-    return [reread(ds) for ds in (*(made.ds for made in (*found.objects, *none.objects)), rejection(series, **job))]
+    refusal = refusal_of(series, **job)
+    made = (
+        *(made.ds for made in (*found.objects, *none.objects)),
+        *(build_text_report(each.reading) for each in (found, none)),
+        *(build_cad_report(each.reading) for each in (found, none)),
+        build_not_analysed(refusal),
+        build_text_not_analysed(refusal),
+        build_cad_not_analysed(refusal),
+    )
+    return [reread(ds) for ds in made]
 
 
 @pytest.fixture(scope="module")
@@ -57,21 +76,39 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> list[Dataset]:
     return all_results(read_series(make_ct_series(tmp_path_factory.mktemp("ct"), shape=(44, 16, 16))))
 
 
-def rejection(series: CTSeries, **job: Any) -> Dataset:
+def refusal_of(series: CTSeries, **job: Any) -> Refusal:
     instances = [(str(image.header.SOPClassUID), image.sop_instance_uid) for image in series.images]
     rejected = SeriesRejected(Reason.SLICE_GAP, "gap of 5.00 mm after slice 12 of 44, elsewhere 2.50 mm")
-    return build_rejection(series.header, instances, rejected, **{**JOB, **job})
+    return refuse(series.header, instances, rejected, **{**JOB, **job})
+
+
+def rejection(series: CTSeries, **job: Any) -> Dataset:
+    return build_not_analysed(refusal_of(series, **job))
 
 
 @pytest.mark.parametrize(
     ("charset", "name", "expected"),
     [
         (["", "ISO 2022 IR 87"], JAPANESE, "ISO_IR 192"),
+        (["ISO 2022 IR 13", "ISO 2022 IR 87"], f"{KATAKANA}=山田^太郎=やまだ^たろう", "ISO_IR 192"),
+        ("ISO_IR 13", KATAKANA, "ISO_IR 13"),
+        ("GBK", CHINESE_GB18030, "GBK"),
+        ("ISO_IR 166", "นามสกุล^ชื่อ", "ISO_IR 166"),
+        (["ISO 2022 IR 6", "ISO 2022 IR 166"], "Somchai^Thai=นามสกุล^ชื่อ", "ISO_IR 192"),
         (["", "ISO 2022 IR 149"], KOREAN, "ISO_IR 192"),
         ("GB18030", CHINESE_GB18030, "GB18030"),
         ("ISO_IR 192", CHINESE_UTF_8, "ISO_IR 192"),
         ("ISO_IR 100", "Äneas^Rüdiger", "ISO_IR 100"),
+        (["", "ISO 2022 IR 100"], "Äneas^Rüdiger", "ISO_IR 192"),
+        ("ISO_IR 101", "Wałęsa^Łukasz", "ISO_IR 101"),
+        ("ISO_IR 109", "Ċensu^Ħaż", "ISO_IR 109"),
+        ("ISO_IR 110", "Bērziņš^Jānis", "ISO_IR 110"),
         ("ISO_IR 144", "Люкceмбypг", "ISO_IR 144"),  # noqa: RUF001
+        ("ISO_IR 127", "قباني^لنزار", "ISO_IR 127"),
+        ("ISO_IR 126", "Διονυσιος", "ISO_IR 126"),
+        ("ISO_IR 138", "שרון^דבורה", "ISO_IR 138"),
+        ("ISO_IR 148", "Çavuşoğlu", "ISO_IR 148"),
+        (["ISO 2022 IR 100", "ISO 2022 IR 144", "ISO 2022 IR 126"], "Dionysios=Люкceмбypг=Διονυσιος", "ISO_IR 192"),  # noqa: RUF001
         (None, "Buc^Jerome", None),
     ],
 )
@@ -83,6 +120,16 @@ def test_names_survive_in_every_character_set(
     for ds in all_results(series):
         assert ds.PatientName == name
         assert ds.get("SpecificCharacterSet") == expected
+
+
+def test_escape_sequences_of_gb2312_are_no_part_of_a_name(make_series: SeriesMaker) -> None:
+    name = PersonName(GB2312, ["iso8859", "iso_ir_58"])
+    series = make_series(SpecificCharacterSet=["", "ISO 2022 IR 58"], PatientName=name)
+    assert series.header.PatientName.original_string.rstrip(b" ") == GB2312
+
+    for ds in all_results(series):
+        assert ds.PatientName == "Zhang^XiaoDong=张^小东"
+        assert ds.SpecificCharacterSet == "ISO_IR 192"
 
 
 def test_name_keeps_its_bytes_where_the_character_set_is_kept(make_series: SeriesMaker) -> None:
@@ -161,14 +208,17 @@ def test_time_is_told_on_the_clock_of_the_source(make_series: SeriesMaker) -> No
 
 
 def test_model_is_named_as_processing_equipment(results: list[Dataset]) -> None:
-    *analysed, rejected = results
+    rejected = [ds for ds in results if "NOT ANALYSED" in ds.SeriesDescription]
+    analysed = [ds for ds in results if "NOT ANALYSED" not in ds.SeriesDescription]
 
+    assert (len(analysed), len(rejected)) == (7, 3)
     for ds in analysed:
         (equipment,) = ds.ContributingEquipmentSequence
         assert equipment.PurposeOfReferenceCodeSequence[0].CodeValue == "109102"
         assert equipment.ManufacturerModelName == "nodules"
         assert list(equipment.SoftwareVersions) == ["1.2.3", "5e" * 32]
-    assert "ContributingEquipmentSequence" not in rejected
+        assert equipment.DeviceUID == derive_uid("model", "5e" * 32)
+    assert not any("ContributingEquipmentSequence" in ds for ds in rejected)
 
 
 def test_every_result_says_what_it_is_for(results: list[Dataset]) -> None:
@@ -180,7 +230,11 @@ def test_every_result_says_what_it_is_for(results: list[Dataset]) -> None:
 def test_results_stand_in_fixed_places_of_the_study(results: list[Dataset]) -> None:
     numbers = [(ds.Modality, ds.SeriesNumber) for ds in results]
 
-    assert numbers == [("SEG", 9100), ("SR", 9200), ("SR", 9200), ("SR", 9300)]
+    assert numbers == [
+        ("SEG", 9100), ("SR", 9200), ("SR", 9200),
+        ("SR", 9210), ("SR", 9210), ("SR", 9220), ("SR", 9220),
+        ("SR", 9300), ("SR", 9210), ("SR", 9220),
+    ]  # fmt: skip
 
 
 def test_file_says_who_wrote_it(results: list[Dataset]) -> None:
@@ -205,10 +259,12 @@ def test_model_with_a_foreign_name_makes_the_result_utf_8(make_series: SeriesMak
 def test_reason_in_foreign_letters_makes_the_report_utf_8(make_series: SeriesMaker) -> None:
     series = make_series(SpecificCharacterSet="ISO_IR 100", PatientName="Äneas^Rüdiger")
 
-    ds = reread(build_rejection(series.header, [], SeriesRejected(Reason.NOT_CT, "Modality is '断層'"), **JOB))
+    instances = [("1.2.840.10008.5.1.4.1.1.7", "1.2.5")]
+    ds = reread(build_rejection(series.header, instances, SeriesRejected(Reason.NOT_CT, "Modality is '断層'"), **JOB))
 
     assert (ds.SpecificCharacterSet, ds.PatientName) == ("ISO_IR 192", "Äneas^Rüdiger")
-    assert ds.ContentSequence[-1].ContentSequence[0].TextValue.endswith("NOT_CT: Modality is '断層'")
+    said = ds.ContentSequence[-1].ContentSequence
+    assert any(item.get("TextValue", "").endswith("NOT_CT: Modality is '断層'") for item in said)
 
 
 # Offsets go from -1200 to +1400 (PS3.3 C.12.1.1.8); Python refuses those of a day or more.

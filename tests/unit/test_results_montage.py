@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -152,19 +150,3 @@ def test_png_of_one_picture_is_always_the_same() -> None:
 
     assert to_png(picture) == to_png(picture.copy())
     assert to_png(picture).startswith(b"\x89PNG")
-
-
-def luminance(hex_colour: str) -> float:
-    """Relative luminance (WCAG 2)."""
-    linear = [
-        v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4
-        for v in (part / 255 for part in ImageColor.getrgb(hex_colour)[:3])
-    ]
-    return math.fsum(w * v for w, v in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
-
-
-def test_colours_stand_out_from_lung_and_from_black_text() -> None:
-    for number in range(1, 7):
-        assert (luminance(colour(number)) + 0.05) / (luminance("#4A4A4A") + 0.05) > 2.0
-        assert (luminance(colour(number)) + 0.05) / 0.05 > 4.5
-    assert colour(1) == colour(7)

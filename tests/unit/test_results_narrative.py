@@ -151,18 +151,20 @@ def test_every_change_has_its_words(change: NoduleChange, expected: str) -> None
 
 
 @pytest.mark.parametrize(
-    ("time", "expected"),
+    ("days", "low", "high", "expected"),
     [
-        (DoublingTime(days=400.0, low=300.0, high=600.0), "volume doubling time 400 days (95 % interval 300 to 600 days)"),
-        (DoublingTime(days=400.0, low=300.0, high=None), "volume doubling time 400 days (95 % interval: 300 days or more)"),
-        (DoublingTime(days=400.0, low=300.0, high=-900.0), "volume doubling time 400 days (95 % interval: 300 days or more)"),
-        (DoublingTime(days=400.0, low=None, high=None), "volume doubling time 400 days (95 % interval without a bound)"),
-        (DoublingTime(days=-400.0, low=None, high=-300.0), "volume halving time 400 days (95 % interval: 300 days or more)"),
-        (DoublingTime(days=1.0, low=0.9, high=1.2), "volume doubling time 1 day (95 % interval 1 to 1 day)"),
+        (400.0, 300.0, 600.0, "volume doubling time 400 days (95 % interval 300 to 600 days)"),
+        (400.0, 300.0, None, "volume doubling time 400 days (95 % interval: 300 days or more)"),
+        (400.0, 300.0, -900.0, "volume doubling time 400 days (95 % interval: 300 days or more)"),
+        (400.0, None, None, "volume doubling time 400 days (95 % interval without a bound)"),
+        (-400.0, None, -300.0, "volume halving time 400 days (95 % interval: 300 days or more)"),
+        (-400.0, -600.0, -300.0, "volume halving time 400 days (95 % interval 300 to 600 days)"),
     ],
-)  # fmt: skip
-def test_doubling_time_has_its_interval_as_far_as_it_goes(time: DoublingTime, expected: str) -> None:
-    assert doubling_text(time) == expected
+)
+def test_doubling_time_has_its_interval_as_far_as_it_goes(
+    days: float, low: float | None, high: float | None, expected: str
+) -> None:
+    assert doubling_text(DoublingTime(days=days, low=low, high=high)) == expected
 
 
 def test_a_refusal_says_why_and_no_more(series: CTSeries, volume: Volume) -> None:

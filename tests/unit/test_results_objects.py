@@ -9,6 +9,7 @@ from typing import get_args
 
 import pytest
 from pydicom.dataset import Dataset
+from pydicom.uid import Comprehensive3DSRStorage
 
 from dicom_node.domain import CTSeries, Volume
 from dicom_node.profiles import BUILT_IN_PROFILES, Captures, Frames, ResultProfile, Segmentation
@@ -126,3 +127,28 @@ def test_a_refusal_is_said_in_each_form_that_a_destination_reads(tmp_path: Path)
     got = who_gets(refusals_for(case.refusal, {"viewer": OHIF, "old": LEGACY}))
     assert got["sr"] == {"viewer"}
     assert got["sr_text"] == {"old"}
+
+
+def test_the_air_profile_keeps_the_rules_of_ihe_ai_results(reading: Reading) -> None:
+    objects = objects_for(reading, {"air": BUILT_IN_PROFILES["air"]})
+    seg, sr, key_objects = (each.made.ds for each in objects)
+    assert [ds.Modality for ds in (seg, sr, key_objects)] == ["SEG", "SR", "KO"]
+    # The algorithm in each object, with a Device UID of its own version.
+    devices = {str(ds.ContributingEquipmentSequence[0].DeviceUID) for ds in (seg, sr, key_objects)}
+    assert len(devices) == 1
+    for ds in (seg, sr, key_objects):
+        [equipment] = ds.ContributingEquipmentSequence
+        assert equipment.PurposeOfReferenceCodeSequence[0].CodeValue == "109102"
+        assert equipment.Manufacturer
+        assert equipment.ManufacturerModelName
+        assert equipment.SoftwareVersions
+    # TID 1500 is the root result: it refers to the segmentation, whose segments are tracked as its groups are.
+    assert sr.SOPClassUID == Comprehensive3DSRStorage
+    assert sr.ContentTemplateSequence[0].TemplateIdentifier == "1500"
+    assert str(seg.SOPInstanceUID) in referenced(sr)
+    assert [(s.TrackingID, s.TrackingUID) for s in seg.SegmentSequence] == [
+        (track.identifier, track.uid) for track in reading.tracking
+    ]
+    # Key images are marked, and each is an image of the source.
+    images = {image.sop_instance_uid for image in reading.series.images}
+    assert referenced(key_objects) == {image for image in referenced(key_objects) if image in images} != set()

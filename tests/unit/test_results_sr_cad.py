@@ -1,4 +1,4 @@
-"""The Chest CAD SR as a workstation reads it: templates to the row, marks where the nodules are, success and failure."""
+"""The Chest CAD SR as a workstation reads it: templates to the row, marks on the nodules, success and failure."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_overall_impression_says_with_or_without_findings(
         assert value(ds, "Detection Performed") == "Nodule"
         assert value(ds, "Summary of Analyses") == "Not Attempted"
         (looked_at,) = named(ds, "Series Instance UID")
-        assert looked_at.UID == series.series_uid
+        assert series.series_uid == looked_at.UID
 
 
 def test_a_finding_is_a_nodule_to_be_shown_with_the_names_it_has_elsewhere(report: Dataset, reading: Reading) -> None:

@@ -375,8 +375,8 @@ def test_the_report_points_at_frames(multi: tuple[CTSeries, Results]) -> None:
     images = [item for item in _nested(results.sr) if item.get("ValueType") == "IMAGE"]
     pointed = [item.ReferencedSOPSequence[0] for item in images]
     frames = [r for r in pointed if r.ReferencedSOPClassUID == series.images[0].sop_class_uid]
-    # Two in the image library, and the outline of each of the two findings.
-    assert len(frames) == 4
+    # Two in the image library, and the outline and both axes of each of the two findings.
+    assert len(frames) == 8
     assert {(str(r.ReferencedSOPInstanceUID), int(r.ReferencedFrameNumber)) for r in frames} <= place
     outlined = {series.images[m.slice_index].frame for m in results.measurements}
     assert {int(r.ReferencedFrameNumber) for r in frames} == outlined

@@ -32,7 +32,7 @@ def report_faults(sr: Dataset, segmentations: Segmentations, reading: Reading) -
     by_uid: dict[str, list[Dataset]] = {}
     for group in groups:
         by_uid.setdefault(_tracking_uid(group), []).append(group)
-    if set(by_uid) - (_earlier(reading) - meant) != meant:
+    if set(by_uid) - (_earlier(reading) - meant) != meant:  # a nodule known from before keeps its UID
         yield "its measurement groups are not those of the findings"
         return
     for number, tracking in enumerate(reading.tracking, start=1):

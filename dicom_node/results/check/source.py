@@ -11,7 +11,7 @@ from dicom_node.domain import RESEARCH_USE
 from dicom_node.results.check import content, values
 from dicom_node.results.check.conditions import SEGMENTATIONS
 from dicom_node.results.check.modules import elements
-from dicom_node.results.headers import PATIENT_AND_STUDY
+from dicom_node.results.headers import PATIENT_AND_STUDY, decoded
 from dicom_node.results.reading import Grounds, Made, Reading, Refusal
 
 # An archive joins objects to patients and studies by these.
@@ -98,7 +98,8 @@ def source_of_refusal(refusal: Refusal) -> Source:
 def identity_faults(ds: Dataset, source: Source) -> Iterator[str]:
     """Patient and study are the source's, and the object says what it is not for."""
     for keyword in _IDENTITY:
-        if str(ds.get(keyword) or "") != str(source.header.get(keyword) or ""):
+        meant = decoded(source.header, keyword).value if keyword in source.header else None
+        if str(ds.get(keyword) or "") != str(meant or ""):
             yield f"{keyword} is not that of the source"
     if RESEARCH_USE not in str(ds.get("SeriesDescription") or ""):
         yield f"SeriesDescription lacks {RESEARCH_USE!r}"
