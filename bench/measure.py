@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dicom_node.domain import Finding
-from dicom_node.results.measure import BORDER_SD_VOXELS, Measurement, measure
+from dicom_node.results.measure import BORDER_SD_VOXELS, Measurement, measure, volume_error_mm3
 from training.readers.lidc import LidcScan, consensus, default_database, outline_mask, read_lidc
 from training.readers.masks import tight
 from training.voi import Voi, read_voi
@@ -131,7 +131,7 @@ def _spread_table(cases: Sequence[Case], scans: dict[str, LidcScan]) -> str:
                 continue
             masks = [outline_mask(scan.outlines[i], _slice_at(z_mm))[0] for i in found.outlines]
             voxels = np.array([mask.sum() for mask in masks])
-            shell = np.mean([_faces(mask) for mask in masks]) * 2 / 3
+            shell = np.mean([volume_error_mm3(mask, 1.0) for mask in masks]) / BORDER_SD_VOXELS
             volume_mm3 = voxels.mean() * float(np.prod(spacing))
             rows.append(((6 * volume_mm3 / np.pi) ** (1 / 3), voxels.std(ddof=1) / shell,
                          voxels.std(ddof=1) / voxels.mean(), BORDER_SD_VOXELS * shell / voxels.mean()))  # fmt: skip
@@ -148,10 +148,6 @@ def _spread_table(cases: Sequence[Case], scans: dict[str, LidcScan]) -> str:
             f" | {np.median(of_size[:, 3]):.0%} |"
         )
     return "\n".join(lines) + "\n"
-
-
-def _faces(mask: NDArray[np.bool_]) -> int:
-    return sum(int(np.count_nonzero(np.diff(np.pad(mask, 1), axis=axis))) for axis in range(3))
 
 
 def _draw(sizes: dict[str, Array], true: Array, path: Path) -> None:

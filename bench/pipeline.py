@@ -41,12 +41,12 @@ def main() -> None:
     options = parser.parse_args()
     logs.quiet_pydicom()
     with tempfile.TemporaryDirectory() as name:
-        folder = options.data or _three_hundred_slices(Path(name) / "ct")
+        folder = options.data or three_hundred_slices(Path(name) / "ct")
         report = measure(folder, Path(name) / "out", options.rounds, options.device)
     print(json.dumps(report, indent=2) if options.json else _table(report))
 
 
-def _three_hundred_slices(folder: Path) -> Path:
+def three_hundred_slices(folder: Path) -> Path:
     """The shipped scan resampled in z to 300 uncompressed slices of 512 x 512: real anatomy at full size."""
     folder.mkdir()
     datasets = [pydicom.dcmread(path) for path in sorted(SHIPPED_SCAN.glob("*.dcm"))]

@@ -17,7 +17,6 @@ import pytest
 import SimpleITK as sitk  # noqa: N813  # the name that everyone uses
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
-from pydicom.tag import Tag
 from pydicom.uid import (
     BasicTextSRStorage,
     ChestCADSRStorage,

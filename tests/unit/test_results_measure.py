@@ -273,6 +273,20 @@ def test_largest_slice_is_the_one_through_the_middle() -> None:
     assert measure(finding_of(volume, mask), volume).slice_index == volume.hu.shape[0] // 2
 
 
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(arrays(np.bool_, (4, 6, 6)).filter(np.any))
+def test_no_slice_holds_a_longer_axis(mask: NDArray[np.bool_]) -> None:
+    volume = Volume(hu=np.zeros(mask.shape, np.int16), affine=np.diag([1.0, 0.7, 0.7, 1.0]))
+
+    alone = [
+        measure(finding_of(volume, mask & (np.arange(4) == k)[:, None, None]), volume).long_axis_mm
+        for k in range(4)
+        if mask[k].any()
+    ]
+
+    assert measure(finding_of(volume, mask), volume).long_axis_mm == pytest.approx(max(alone), abs=1e-5)
+
+
 def test_ct_number_is_that_of_the_mask_alone() -> None:
     volume, mask = body((4.0, 4.0, 4.0), (1.0, 1.0, 1.0))
     hu = np.where(mask, 30, -900).astype(np.int16)
