@@ -23,6 +23,7 @@ from dicom_node.locks import exclusive
 from dicom_node.priors import Priors
 from dicom_node.pulls import Pulls
 from dicom_node.rows import Row
+from dicom_node.shadows import Shadows
 
 __all__ = ["FINISHED", "Arrival", "Database", "ReceivedInstance", "ResultObject", "Row"]
 
@@ -45,7 +46,7 @@ class ResultObject:
     destinations: frozenset[str]
 
 
-class Database(Ledger, Commitments, Pulls, Priors):
+class Database(Ledger, Commitments, Pulls, Priors, Shadows):
     """One database, SQLite or PostgreSQL, by its SQLAlchemy URL. Safe to share between threads."""
 
     def migrate(self) -> None:
