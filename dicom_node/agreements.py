@@ -15,7 +15,7 @@ from dicom_node.shadows import ShadowRun, Shadows
 def agreement_of(
     database: Shadows, *, route: str | None = None, since: float = 0.0, period_s: float = WEEK_S
 ) -> dict[str, Any]:
-    """Each pair of bundles that saw the same series, the one that saw most recently first. Nothing in it is a patient's.
+    """Each pair of bundles that saw the same series, the latest first. Nothing in it is a patient's.
 
     pairs: of each `first` and `second` (name, version, bundle_sha256, and `model`: its name in the settings), the
     figures of agreement.Agreement in `overall`, and `periods` with their `begin` (a UTC date), oldest first.

@@ -5,6 +5,7 @@ Start in order, wait for a signal, drain, stop in order. Nothing but the databas
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -20,7 +21,7 @@ from dicom_node import engine as job_engine
 from dicom_node.config import Config
 from dicom_node.db import Database
 from dicom_node.engine import Engine, EngineClient
-from dicom_node.errors import DicomNodeError
+from dicom_node.errors import BundleError, ConfigError, DicomNodeError, StaleState
 from dicom_node.peers import PeerConfig
 from dicom_node.storage import Storage
 
@@ -103,8 +104,7 @@ def work(config: Config, stop: Stop, name: str | None = None) -> None:
     """One process a GPU: assembles and analyses."""
     storage, database = open_state(config)
     me = executor_id("work", name)
-    detectors = _load_detectors(config)
-    flow = _flow(config, database, storage, me, lambda model: detectors[model], _no_archive)
+    flow = _flow(config, database, storage, me, _detectors(config, database), _no_archive)
     _run_engine(config, flow, database, stop, queues=("assemble", "overdue", "analyse"))
 
 
@@ -136,14 +136,33 @@ def _pulls(config: Config, database: Database, storage: Storage) -> Beside:
     return PullSchedule(config, database, Landing(storage, database, announcer))
 
 
-def _load_detectors(config: Config) -> dict[str, Detector]:
+def _detectors(config: Config, database: Database) -> Callable[[str], Detector]:
+    """All bundles of models:, loaded. One that only ever runs in the shadow keeps no node from working."""
     from dicom_node.model.detector import Detector as MaskRCNNDetector
+    from dicom_node.promotion import pair_of
 
+    pairs = [pair_of(config, route, database.promotions()) for route in config.routes]
+    shadows = {pair.shadow for pair in pairs} - {pair.model for pair in pairs}
     loaded: dict[str, Detector] = {}
+    problems: dict[str, str] = {}
     for name, model in config.models.items():
-        loaded[name] = MaskRCNNDetector.load(model.folder(), config.work.device)
-        log.info("model loaded", extra={"action": "model", "model": name, "device": config.work.device})
-    return loaded
+        try:
+            loaded[name] = MaskRCNNDetector.load(model.folder(), config.work.device)
+        except BundleError as err:
+            if name not in shadows:
+                raise
+            problems[name] = str(err)
+            log.error("model not loaded", extra={"action": "model", "model": name, "problem": str(err)})
+        else:
+            log.info("model loaded", extra={"action": "model", "model": name, "device": config.work.device})
+
+    def detector(name: str) -> Detector:
+        if name not in loaded:
+            text = problems.get(name, "bring it back in models: and start the work role again, then retry")
+            raise ConfigError(f"model {name} is not loaded: {text}")
+        return loaded[name]
+
+    return detector
 
 
 def _no_detector(model: str) -> Detector:
@@ -237,3 +256,8 @@ def _park(database: Database, workflow_id: str, name: str) -> None:
     log.error("workflow parked: its workers died", extra={"action": "parked", "workflow": workflow_id, "kind": name})
     if name == "analyse":
         database.park_job(workflow_id, "its workers died while they ran it; jobs retry tries again")
+    elif name == "shadow":
+        from dicom_node.shadow import shadowed_job
+
+        with contextlib.suppress(StaleState):
+            database.fail_shadow(shadowed_job(workflow_id), "its workers died while they ran it", given_up=True)

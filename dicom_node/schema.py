@@ -277,9 +277,7 @@ shadow_finding = sa.Table(
 promotion = sa.Table(
     "promotion",
     metadata,
-    sa.Column(
-        "promotion_id", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True, autoincrement=True
-    ),
+    sa.Column("promotion_id", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True, autoincrement=True),
     sa.Column("route", sa.String(64), nullable=False, index=True),
     sa.Column("in_file", sa.String(64), nullable=False),
     sa.Column("model", sa.String(64), nullable=False),

@@ -101,7 +101,7 @@ class Shadows(Rows):
                 raise StaleState(f"the second look at job {job_id} is no longer ours")
             both = {False: list(connection.execute(of_first).scalars()), True: list(findings)}
             rows = [
-                {"job_id": job_id, "of_shadow": of_shadow, "number": number, "values": dict(found)}
+                {"job_id": job_id, "of_shadow": of_shadow, "number": number, "values": _numbers(found)}
                 for of_shadow, several in both.items()
                 for number, found in enumerate(several, start=1)
             ]
@@ -207,3 +207,8 @@ class Shadows(Rows):
             if done.rowcount:
                 self._event(connection, "promotion rolled back", promotions=ids, by=by)
         return int(done.rowcount)
+
+
+def _numbers(found: Mapping[str, Any]) -> dict[str, Any]:
+    """What two models are compared by, without the UID by which a report knows the finding: these rows stay longer."""
+    return {key: value for key, value in found.items() if key != "tracking_uid"}

@@ -77,9 +77,12 @@ class Config(Section):
             if route.name in seen:
                 yield (*here, "name"), f"two routes are named {route.name!r}"
             seen.add(route.name)
-            if route.model not in self.models:
-                text = f"route {route.name!r} names model {route.model!r}, which models: does not define"
-                yield (*here, "model"), text + did_you_mean(route.model, self.models)
+            for key, model in (("model", route.model), ("shadow", route.shadow)):
+                if model is not None and model not in self.models:
+                    text = f"route {route.name!r} names model {model!r}, which models: does not define"
+                    yield (*here, key), text + did_you_mean(model, self.models)
+            if route.shadow == route.model:
+                yield (*here, "shadow"), f"route {route.name!r} names one model twice: the second must be another"
             for index, destination in enumerate(route.destinations):
                 at = (*here, "destinations", index)
                 if destination not in self.peers:

@@ -186,6 +186,7 @@ Keyword = Annotated[str, AfterValidator(_keyword)]
 class RouteConfig(Section):
     """One rule. The first rule whose conditions all hold decides; `when` empty matches every series.
 
+    shadow: the model that looks at the same input after the first one's result is stored, and whose findings stay here.
     count_from: the peer that is asked how many instances the series has.
     compare_with: the peer whose archive is looked in for earlier CTs of the patient and for our results on them.
     """
@@ -193,6 +194,7 @@ class RouteConfig(Section):
     name: Name
     when: dict[Keyword, Condition] = Field(default_factory=dict)
     model: Name
+    shadow: Name | None = None
     count_from: Name | None = None
     compare_with: Name | None = None
     destinations: tuple[Name, ...] = ()
