@@ -49,15 +49,12 @@ def without_effect(config: Config, promotion: Row) -> str | None:
 
 
 def promotion_lines(config: Config, promotions: Mapping[str, Row]) -> Iterator[tuple[str, bool, str]]:
-    """(route, has an effect, words) of each promotion that was not rolled back: for check and the page of the settings."""
+    """(route, has an effect, words) of each promotion that was not rolled back."""
     for route, row in sorted(promotions.items()):
         problem = without_effect(config, row)
         said = f"{row['model']} was promoted over {row['in_file']} by {row['promoted_by']}"
         if problem is None:
-            yield route, True, f"{said}, and works there instead of what config.yaml names"
+            said += ", and works there instead of what config.yaml names"
         else:
-            yield (
-                route,
-                False,
-                f"{said}, without effect: {problem}. dicom-node model rollback --route {route} removes it",
-            )
+            said += f", without effect: {problem}; dicom-node model rollback --route {route} removes it"
+        yield route, problem is None, said
