@@ -66,7 +66,9 @@ def record(database: Database, instance: ReceivedInstance, source_ae: str = "CT1
     return database.record_instance(instance, source_ae=source_ae, source_ip="192.0.2.1")
 
 
-def make_job(database: Database, job_id: str = JOB, *, state: Any = "queued", series: str = SERIES) -> bool:
+def make_job(
+    database: Database, job_id: str = JOB, *, state: Any = "queued", series: str = SERIES, **more: Any
+) -> bool:
     return database.create_job(
         job_id,
         state=state,
@@ -79,6 +81,7 @@ def make_job(database: Database, job_id: str = JOB, *, state: Any = "queued", se
         evidence={"instances": 3},
         explanation=["all: matches"],
         route="all",
+        **more,
     )
 
 
