@@ -334,6 +334,15 @@ def test_the_two_change_places_for_jobs_that_are_decided_after_a_promotion(two: 
     assert two.database.job(older)["model"]["name"] == "steady"  # type: ignore[index]
 
 
+def test_after_a_rollback_the_first_works_again(two: TwoModels) -> None:
+    two.promote("daring")
+    two.complete(6)
+    two.database.roll_back([two.database.promotions()["chest"]["promotion_id"]], by="ann")
+    job = two.database.job(two.complete())
+    assert job is not None
+    assert (job["working_model"], job["shadow_model"], job["promoted_over"]) == ("steady", "daring", None)
+
+
 def test_the_report_says_over_which_model_the_one_was_promoted(two: TwoModels) -> None:
     two.promote("daring")
     job_id = two.complete()
