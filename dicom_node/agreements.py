@@ -11,6 +11,8 @@ from dicom_node.agreement import RULE, WEEK_S, agreement, compare, nodule, over_
 from dicom_node.domain import RESEARCH_USE
 from dicom_node.shadows import ShadowRun, Shadows
 
+_MOST_POINTS = 500  # a plot of more is a cloud, and a page of it slow
+
 
 def agreement_of(
     database: Shadows, *, route: str | None = None, since: float = 0.0, period_s: float = WEEK_S
@@ -18,7 +20,8 @@ def agreement_of(
     """Each pair of bundles that saw the same series, the latest first. Nothing in it is a patient's.
 
     pairs: of each `first` and `second` (name, version, bundle_sha256, and `model`: its name in the settings), the
-    figures of agreement.Agreement in `overall`, and `periods` with their `begin` (a UTC date), oldest first.
+    figures of agreement.Agreement in `overall`, `periods` with their `begin` (a UTC date), oldest first, and `points`:
+    of the latest findings of both the mean of the two diameters and the second's minus the first's, in mm.
     """
     pairs: dict[tuple[str, str], list[ShadowRun]] = {}
     for run in database.shadow_runs(route=route, since=since):
@@ -44,6 +47,11 @@ def _pair(runs: Sequence[ShadowRun], period_s: float) -> dict[str, Any]:
         "first": {**last["first"], "model": last["first_name"]},
         "second": {**last["model"], "model": last["model_name"]},
         "routes": sorted({run.row["route"] for run in runs}),
+        "points": [
+            [round((a.diameter_mm + b.diameter_mm) / 2, 3), round(b.diameter_mm - a.diameter_mm, 3)]
+            for _, one in compared
+            for a, b in one.pairs
+        ][-_MOST_POINTS:],
         "overall": asdict(agreement([one for _, one in compared])),
         "periods": [
             {"begin": datetime.fromtimestamp(begin, UTC).date().isoformat(), **asdict(each)}

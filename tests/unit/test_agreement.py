@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
+from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from jinja2 import Environment, FileSystemLoader
 
+import dicom_node
 from dicom_node.agreement import Agreement, Compared, Nodule, Spread, agreement, compare, nodule, over_time, spread
+from dicom_node.agreement_plot import HEIGHT, WIDTH, bland_altman_svg
+from dicom_node.agreements import agreement_of
+from dicom_node.domain import RESEARCH_USE
+from dicom_node.shadows import ShadowRun
 
 
 def made(x: float = 0.0, *, radius_mm: float = 4.0, score: float = 0.5, diameter_mm: float | None = None) -> Nodule:
@@ -163,3 +171,59 @@ def test_a_row_of_a_finding_is_read_as_it_is_written() -> None:
 def test_what_has_no_place_or_size_is_no_nodule(wrong: dict[str, object]) -> None:
     with pytest.raises(ValueError):
         replace(made(), **wrong)
+
+
+# -- shown ---------------------------------------------------------------------------------------------
+
+
+def svg(points: list[tuple[float, float]]) -> ElementTree.Element:
+    return ElementTree.fromstring(bland_altman_svg(points, asdict(spread(y for _, y in points))))
+
+
+@given(st.lists(st.tuples(st.floats(0.5, 60), st.floats(-40, 40)), min_size=1, max_size=8))
+def test_the_plot_holds_every_point_and_line_within_its_frame(points: list[tuple[float, float]]) -> None:
+    drawn = svg(points)
+    circles = [each for each in drawn if each.tag == "circle"]
+    assert len(circles) == len(points)
+    for each in circles:
+        assert 0 <= float(each.attrib["cx"]) <= WIDTH
+        assert 0 <= float(each.attrib["cy"]) <= HEIGHT
+    for each in (each for each in drawn if each.tag == "line"):
+        assert 0 <= float(each.attrib["y1"]) <= HEIGHT
+
+
+def test_in_the_plot_up_is_where_the_second_saw_more() -> None:
+    heights = [float(each.attrib["cy"]) for each in svg([(5.0, -1.0), (5.0, 1.0)]) if each.tag == "circle"]
+    assert heights[0] > heights[1]
+    assert bland_altman_svg([], asdict(spread([]))) == ""
+
+
+def test_the_page_shows_both_bundles_and_their_figures_and_escapes_names() -> None:
+    run = ShadowRun(
+        row={  # type: ignore[arg-type]
+            "first": {"name": "small", "version": "1.0.0", "bundle_sha256": "a" * 64}, "first_name": "<b>steady",
+            "model": {"name": "small", "version": "1.1.0", "bundle_sha256": "b" * 64}, "model_name": "daring",
+            "route": "chest", "finished_at": 0.0,
+        },
+        first=({"center_mm": [0, 0, 0], "long_axis_mm": 8.0, "volume_mm3": 200.0, "score": 0.5},),
+        second=({"center_mm": [1, 0, 0], "long_axis_mm": 9.0, "volume_mm3": 240.0, "score": 0.7},),
+    )  # fmt: skip
+
+    class Rows:
+        def shadow_runs(self, **_: object) -> list[ShadowRun]:
+            return [run]
+
+        def shadow_counts(self) -> list[dict[str, object]]:
+            return [{"model_name": "daring", "route": "chest", "state": "given up", "number": 2}]
+
+    templates = Path(dicom_node.__file__).parent / "web" / "templates"
+    pages = Environment(loader=FileSystemLoader(templates), autoescape=True)
+    shown = pages.get_template("_agreement.html").render(
+        agreement=agreement_of(Rows()),  # type: ignore[arg-type]
+        plot=bland_altman_svg,
+    )
+    for words in ("small 1.0.0", "small 1.1.0", "a" * 12, "100 %", "+1.0 (one pair)", "2 given up", "LUNA16", "<svg"):
+        assert words in shown
+    assert "<b>steady" not in shown
+    empty = {"pairs": [], "states": [], "rule": "", "notice": RESEARCH_USE, "period_days": 7.0}
+    assert "No series" in pages.get_template("_agreement.html").render(agreement=empty, plot=bland_altman_svg)
