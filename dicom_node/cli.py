@@ -111,7 +111,7 @@ def deliver(config: ConfigOption = DEFAULT_CONFIG, name: NameOption = None) -> N
 
 def _role(config: Path, role: str) -> Config:
     settings = load_config(config)
-    logs.configure(settings.log.level, settings.log.format, role)
+    logs.configure(settings.log.level_of(role), settings.log.format, role)
     return settings
 
 

@@ -215,7 +215,7 @@ class Crew:
 
 def _member(config: Config, parent_pid: int, line: Connection) -> None:
     """Runs in a process of its own, and ends when the one that started it is gone."""
-    logs.configure(config.log.level, config.log.format, "receive")
+    logs.configure(config.log.level_of("receive"), config.log.format, "receive")
     os.environ[SUPERVISED] = str(parent_pid)
 
     def ready(port: int) -> None:
