@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dicom_node import logs, present_models
+from dicom_node.audit import Auditor, User
 from dicom_node.cli_common import DEFAULT_CONFIG, ConfigOption, JsonOption, out, print_json
 from dicom_node.config import Config, load_config
 from dicom_node.errors import ConfigError
@@ -76,7 +77,8 @@ def model_promote(
     from dicom_node.promote import promote
 
     with _node(config) as (settings, database):
-        change = promote(settings, database, name, route=route, force=force, by=getpass.getuser())
+        audit, by = Auditor.of(settings), User(name=getpass.getuser())
+        change = promote(settings, database, name, route=route, force=force, by=by, audit=audit)
     out.print(change.text, markup=False, highlight=False)
 
 
@@ -89,7 +91,8 @@ def model_rollback(route: RouteOption = None, config: ConfigOption = DEFAULT_CON
     from dicom_node.promote import roll_back
 
     with _node(config) as (settings, database):
-        change = roll_back(settings, database, route=route, by=getpass.getuser())
+        audit, by = Auditor.of(settings), User(name=getpass.getuser())
+        change = roll_back(settings, database, route=route, by=by, audit=audit)
     out.print(change.text, markup=False, highlight=False)
 
 

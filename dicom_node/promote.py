@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from dicom_node.audit import Audit, User, user_change
 from dicom_node.config import Config, RouteConfig
 from dicom_node.db import Database
 from dicom_node.domain import Volume
@@ -64,10 +65,13 @@ def _described(config: Config, name: str) -> dict[str, Any]:
     }
 
 
-def promote(config: Config, database: Database, name: str, *, route: str | None, force: bool, by: str) -> Change:
+def promote(
+    config: Config, database: Database, name: str, *, route: str | None, force: bool, by: User, audit: Audit
+) -> Change:
     """Put `name` first on a route, or on all that have it in the shadow, for jobs that are decided from now on.
 
-    A second time changes nothing. force: also where it never ran in the shadow; nothing makes a broken bundle work.
+    A second time changes nothing and is no event of the audit trail. force: also where it never ran in the shadow;
+    nothing makes a broken bundle work.
     Raises ConfigError (no such model or route), BundleError (its own check), DicomNodeError (never ran there).
     """
     if name not in config.models:
@@ -87,12 +91,14 @@ def promote(config: Config, database: Database, name: str, *, route: str | None,
                 f"{name} {bundle.form.version} never ran in the shadow on {', '.join(never)}; --force promotes it"
             )
         in_file = [(each, config.route(each).model) for each in due]
-        database.promote(in_file, model=name, bundle_sha256=bundle.sha256, forced=bool(never), by=by)
+        database.promote(in_file, model=name, bundle_sha256=bundle.sha256, forced=bool(never), by=by.name)
+    for each in due:
+        audit.write(user_change(by, "model promote", f"{name} on {each}"))
     over = ", ".join(f"{each} (was {pairs[each].model})" for each in due)
     return Change(routes=tuple(due), text=f"{name} works on {over}, for jobs that are decided from now on")
 
 
-def roll_back(config: Config, database: Database, *, route: str | None, by: str) -> Change:
+def roll_back(config: Config, database: Database, *, route: str | None, by: User, audit: Audit) -> Change:
     """Take back the latest promotion of a route, or of all: what worked before it works again.
 
     Raises DicomNodeError where there is none.
@@ -102,8 +108,10 @@ def roll_back(config: Config, database: Database, *, route: str | None, by: str)
         due = {name: row for name, row in promotions.items() if route in (None, name)}
         if not due:
             raise DicomNodeError(f"nothing to roll back: no model was promoted{f' on {route}' if route else ''}")
-        database.roll_back([row["promotion_id"] for row in due.values()], by=by)
+        database.roll_back([row["promotion_id"] for row in due.values()], by=by.name)
         left = database.promotions()
+    for name, row in due.items():
+        audit.write(user_change(by, "model rollback", f"{row['model']} on {name}"))
     known = {each.name: each for each in config.routes}
     now = [
         f"{name}: {pair_of(config, known[name], left).model} works (was {row['model']})"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,18 +15,20 @@ from typer.testing import CliRunner
 
 from dicom_node import roles
 from dicom_node.agreements import agreement_of
+from dicom_node.audit import Auditor, User
 from dicom_node.check import check
 from dicom_node.cli import app
 from dicom_node.config import Config, bundle_folder, load_config
 from dicom_node.db import Database
 from dicom_node.errors import BundleError, ConfigError, DicomNodeError, StaleState
-from dicom_node.promote import models, promote, roll_back
+from dicom_node.promote import Change, models, promote, roll_back
 from dicom_node.promotion import pair_of
 from dicom_node.shadow import shadow_id
 from tests.integration.test_db import JOB, SERIES, finish, make_job, received, record
 from tests.node import fast_bundle
 
 STEADY = {"name": "lung_nodule_small", "version": "1.0.0", "bundle_sha256": "a" * 64}
+ANN = User(name="ann")
 DARING = {"name": "lung_nodule_small", "version": "1.1.0", "bundle_sha256": "b" * 64}
 
 
@@ -201,8 +204,23 @@ class Two:
         identity = {key: by_name["daring"][key] for key in ("name", "version", "bundle_sha256")}
         self.database.finish_shadow(JOB, "w1", findings=[], model=identity, timings_s={})
 
+    def roll_back(self) -> Change:
+        return roll_back(self.config, self.database, route=None, by=ANN, audit=Auditor.of(self.config))
+
+    def audited(self) -> list[str]:
+        """Who did what to which model, by the audit trail."""
+        lines = [json.loads(line)["message"] for line in self.trail().read_text().splitlines()]
+        told = [re.search(r'UserID="(\w+)".*ParticipantObjectID="(.*?)".*Name>(.*?)<', line) for line in lines]
+        return [", ".join(found.groups()) for found in told if found is not None]
+
+    def trail(self) -> Path:
+        [file] = (self.config.storage.root / "audit").glob("*.jsonl")
+        return file
+
     def promote(self, name: str = "daring", *, route: str | None = None, force: bool = False) -> tuple[str, ...]:
-        return promote(self.config, self.database, name, route=route, force=force, by="ann").routes
+        return promote(
+            self.config, self.database, name, route=route, force=force, by=ANN, audit=Auditor.of(self.config)
+        ).routes
 
 
 @pytest.fixture
@@ -220,10 +238,11 @@ def test_a_model_that_ran_in_the_shadow_is_promoted_where_it_did_and_back(two: T
     assert two.promote() == (), "a second time changes nothing"
     assert len(two.database.promotion_history()) == 1
     assert two.path.read_bytes() == settings
-    change = roll_back(two.config, two.database, route=None, by="ann")
+    change = two.roll_back()
     assert (change.routes, two.first_of("chest")) == (("chest",), "steady")
     with pytest.raises(DicomNodeError, match="nothing to roll back"):
-        roll_back(two.config, two.database, route=None, by="ann")
+        two.roll_back()
+    assert two.audited() == ["ann, daring on chest, model promote", "ann, daring on chest, model rollback"]
 
 
 def test_one_that_never_ran_there_needs_force(two: Two) -> None:
