@@ -210,7 +210,10 @@ class Two:
     def audited(self) -> list[str]:
         """Who did what to which model, by the audit trail."""
         lines = [json.loads(line)["message"] for line in self.trail().read_text().splitlines()]
-        told = [re.search(r'UserID="(\w+)".*ParticipantObjectID="(.*?)".*Name>(.*?)<', line) for line in lines]
+        told = [
+            re.search(r'UserID="(\w+)".*ParticipantObjectID="(.*?)".*<ParticipantObjectName>(.*?)<', line)
+            for line in lines
+        ]
         return [", ".join(found.groups()) for found in told if found is not None]
 
     def trail(self) -> Path:
