@@ -232,3 +232,29 @@ prior_series = sa.Table(
     sa.Column("asked_at", sa.Double, nullable=False),
     sa.Column("until", sa.Double, nullable=False),
 )
+
+# A login to the web role. token_sha256: of the secret in the browser's cookie. method: password or oidc. mark: of the
+# password by which it was made; it ends when the password is another. seen_at: to the minute.
+web_session = sa.Table(
+    "web_session",
+    metadata,
+    sa.Column("token_sha256", sa.String(64), primary_key=True),
+    sa.Column("user_name", sa.String(128), nullable=False, index=True),
+    sa.Column("role", sa.String(16), nullable=False),
+    sa.Column("method", sa.String(16), nullable=False),
+    sa.Column("mark", sa.String(64), nullable=True),
+    sa.Column("created_at", sa.Double, nullable=False),
+    sa.Column("seen_at", sa.Double, nullable=False),
+)
+
+# What a program calls the JSON API with. expires_at null: never.
+api_token = sa.Table(
+    "api_token",
+    metadata,
+    sa.Column("name", sa.String(64), primary_key=True),
+    sa.Column("token_sha256", sa.String(64), nullable=False, unique=True),
+    sa.Column("role", sa.String(16), nullable=False),
+    sa.Column("created_at", sa.Double, nullable=False),
+    sa.Column("expires_at", sa.Double, nullable=True),
+    sa.Column("used_at", sa.Double, nullable=True),
+)
