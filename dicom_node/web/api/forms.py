@@ -12,8 +12,12 @@ class Form(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", from_attributes=True)
 
 
+def moment(at: float) -> datetime:
+    return datetime.fromtimestamp(at, UTC)
+
+
 def when(at: float | None) -> datetime | None:
-    return None if at is None else datetime.fromtimestamp(at, UTC)
+    return None if at is None else moment(at)
 
 
 class Job(Form):

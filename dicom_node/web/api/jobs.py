@@ -199,12 +199,12 @@ def _delivery(row: Row) -> forms.Delivery:
     return forms.Delivery(
         **{name: row[name] for name in names},
         status=None if row["status"] is None else f"0x{row['status']:04X}",
-        changed_at=forms.when(row["changed_at"]),
+        changed_at=forms.moment(row["changed_at"]),
     )
 
 
 def _event(row: Row) -> forms.Event:
-    return forms.Event(at=forms.when(row["at"]), action=row["action"], details=row["details"])
+    return forms.Event(at=forms.moment(row["at"]), action=row["action"], details=row["details"])
 
 
 def _object(job_id: str, row: Row) -> forms.Object:

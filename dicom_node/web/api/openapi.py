@@ -53,8 +53,8 @@ _SCHEMES = {
         "type": "apiKey",
         "in": "cookie",
         "name": "dicom_node",
-        "description": "A login in the browser; with TLS the cookie is called __Host-dicom_node. A change also needs the "
-        "header X-CSRF-Token with the `csrf_token` of /api/v1/session, and an Origin of ours.",
+        "description": "A login in the browser; with TLS the cookie is called __Host-dicom_node. A change also needs "
+        "the header X-CSRF-Token with the `csrf_token` of /api/v1/session, and an Origin of ours.",
     },
 }
 
