@@ -5,20 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from jinja2 import Environment, FileSystemLoader
 
-import dicom_node
 from dicom_node.agreement import Agreement, Compared, Nodule, Spread, agreement, compare, nodule, over_time, spread
 from dicom_node.agreement_plot import HEIGHT, WIDTH, bland_altman_svg
 from dicom_node.agreements import agreement_of
 from dicom_node.domain import RESEARCH_USE
 from dicom_node.shadows import ShadowRun
+from dicom_node.web.templating import render
 
 
 def made(x: float = 0.0, *, radius_mm: float = 4.0, score: float = 0.5, diameter_mm: float | None = None) -> Nodule:
@@ -216,14 +214,9 @@ def test_the_page_shows_both_bundles_and_their_figures_and_escapes_names() -> No
         def shadow_counts(self) -> list[dict[str, object]]:
             return [{"model_name": "daring", "route": "chest", "state": "given up", "number": 2}]
 
-    templates = Path(dicom_node.__file__).parent / "web" / "templates"
-    pages = Environment(loader=FileSystemLoader(templates), autoescape=True)
-    shown = pages.get_template("_agreement.html").render(
-        agreement=agreement_of(Rows()),  # type: ignore[arg-type]
-        plot=bland_altman_svg,
-    )
+    shown = render("_agreement.html", agreement=agreement_of(Rows()), plot=bland_altman_svg)  # type: ignore[arg-type]
     for words in ("small 1.0.0", "small 1.1.0", "a" * 12, "100 %", "+1.0 (one pair)", "2 given up", "LUNA16", "<svg"):
         assert words in shown
     assert "<b>steady" not in shown
     empty = {"pairs": [], "states": [], "rule": "", "notice": RESEARCH_USE, "period_days": 7.0}
-    assert "No series" in pages.get_template("_agreement.html").render(agreement=empty, plot=bland_altman_svg)
+    assert "No series" in render("_agreement.html", agreement=empty, plot=bland_altman_svg)
