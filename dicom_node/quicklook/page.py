@@ -38,25 +38,26 @@ _FIRST = (LONG_AXIS, SHORT_AXIS, VOLUME, MEAN, SCORE)
 
 def write_page(scene: Scene) -> str:
     """The whole document. No patient's name or identifier is in it."""
-    style, script = _part("page.css"), _part("page.js")
+    style, script = part("page.css"), part("page.js")
     marks = {
         "policy": f"default-src 'none'; img-src data:; style-src '{_hash(style)}'; script-src '{_hash(script)}'",
         "style": style,
         "notice": escape(RESEARCH_USE),
         "conclusion": escape(_conclusion(scene)),
-        "viewer": _part("viewer.html") if scene.volume is not None else "",
+        "viewer": part("viewer.html") if scene.volume is not None else "",
         "findings": _findings(scene),
         "statements": _statements(scene),
         "scene": as_json(scene_data(scene, [] if scene.volume is None else _pictures(scene.volume))),
         "script": script,
     }
-    page = _part("page.html")
+    page = part("page.html")
     for name, text in marks.items():
         page = page.replace(f"<!--{name}-->", text, 1) if name != "policy" else page.replace("{policy}", text, 1)
     return page
 
 
-def _part(name: str) -> str:
+def part(name: str) -> str:
+    """A file beside this module: page.css, page.html, page.js, viewer.html."""
     return resources.files("dicom_node.quicklook").joinpath(name).read_text(encoding="utf-8")
 
 
