@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import PurePosixPath
@@ -52,23 +52,6 @@ def _deliver_again(database: Database, engine: EngineClient, job_id: str, priori
     destinations = database.retry_deliveries(job_id)
     if not destinations:
         raise DicomNodeError(f"job {job_id} is complete and all its objects are stored")
-    return _deliver(engine, job_id, priority, destinations)
-
-
-def send_again(database: Database, engine: EngineClient, job_id: str) -> str:
-    """Send all objects of a job that ended once more, also those that are stored: the same bytes and UIDs."""
-    job = database.job(job_id)
-    if job is None:
-        raise DicomNodeError(f"no job {job_id}; dicom-node jobs list shows the jobs there are")
-    if job["state"] not in ("complete", "rejected"):
-        raise DicomNodeError(f"job {job_id} is {job['state']}: it has nothing to send")
-    destinations = database.send_again(job_id)
-    if not destinations:
-        raise DicomNodeError(f"job {job_id} has no objects for anybody")
-    return _deliver(engine, job_id, job["priority"], destinations)
-
-
-def _deliver(engine: EngineClient, job_id: str, priority: str, destinations: Sequence[str]) -> str:
     for destination in destinations:
         workflow_id = delivery_id(job_id, destination)
         # Its later turns, too: one that waits is due now, and the id of one that ended must be free again.

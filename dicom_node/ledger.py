@@ -92,27 +92,6 @@ class Ledger(Rows):
             left = sa.select(d.destination).where(d.job_id == job_id, d.state.not_in(ARRIVED)).distinct()
             return sorted(connection.execute(left).scalars())
 
-    def send_again(self, job_id: str) -> list[str]:
-        """Every object that is not under way -> waiting, also what is stored: an archive lost it. The destinations.
-
-        What a destination said of an object before, that it keeps it, counts no more.
-        """
-        d, o = schema.delivery.c, schema.commitment_object.c
-        now = self._now()
-        with self._begin() as connection:
-            due = (d.job_id == job_id, d.state != "sending")
-            objects = sa.select(d.sop_instance_uid).where(*due)
-            connection.execute(sa.delete(schema.commitment_object).where(o.sop_instance_uid.in_(objects)))
-            connection.execute(
-                sa.update(schema.delivery)
-                .where(*due)
-                .values(
-                    state="waiting", changed_at=now, created_at=now, attempts=0, commit_rounds=0, commit_due_at=None
-                )
-            )
-            again = sa.select(d.destination).where(d.job_id == job_id, d.state == "waiting").distinct()
-            return sorted(connection.execute(again).scalars())
-
     def cancel_deliveries(self, job_id: str) -> int:
         """waiting, unknown or parked -> cancelled. What is on the wire just now is not touched."""
         d = schema.delivery.c
