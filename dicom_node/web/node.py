@@ -14,6 +14,7 @@ from dicom_node.storage import Storage
 from dicom_node.web.access.limits import LoginLimits
 from dicom_node.web.access.rows import AccessRows
 from dicom_node.web.access.users import UsersFile
+from dicom_node.web.trail import Trail
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +36,7 @@ class Node:
     storage: Storage
     engine: EngineClient
     access: Access
+    trail: Trail = field(default_factory=Trail)
     now: Callable[[], float] = time.time
 
 

@@ -305,7 +305,9 @@ def today(database: Database, since: float) -> Today:
     j, s = schema.job.c, schema.series.c
     ended = _all(
         database,
-        sa.select(j.state, sa.func.count().label("count")).where(j.state.in_(FINISHED), j.finished_at >= since).group_by(j.state),
+        sa.select(j.state, sa.func.count().label("count"))
+        .where(j.state.in_(FINISHED), j.finished_at >= since)
+        .group_by(j.state),
     )
     by_state = {row["state"]: int(row["count"]) for row in ended}
     open_states = ("queued", "running", "failed", "parked")

@@ -4,7 +4,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "0009_pages"
-down_revision = "0004_priors"
+down_revision = "0005_web_access"
 
 _INDEXES = {
     "ix_job_place": ("job", ["created_at", "job_id", "study_uid", "reason"]),

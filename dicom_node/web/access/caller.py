@@ -1,4 +1,4 @@
-"""A request's connection and headers -> the address it comes from, whether it came by TLS, and who the proxy says it is."""
+"""A request's connection and headers -> its address, whether it came by TLS, and who the proxy says it is."""
 
 from __future__ import annotations
 
