@@ -16,10 +16,13 @@ from markupsafe import Markup
 from starlette.exceptions import HTTPException
 
 from dicom_node import control
+from dicom_node.agreement_plot import bland_altman_svg
+from dicom_node.agreements import agreement_of
 from dicom_node.db import FINISHED
 from dicom_node.dimse.scu import echo
 from dicom_node.errors import ConfigError, DicomNodeError, FileGone, SeriesRejected
 from dicom_node.patients import patient_of
+from dicom_node.promotion import promotion_lines
 from dicom_node.quicklook.page import as_json, part
 from dicom_node.schema import JOB_STATES
 from dicom_node.storage import checked_uid
@@ -33,6 +36,7 @@ router = APIRouter(include_in_schema=False)
 Viewer = Annotated[Principal, Depends(require("viewer"))]
 Operator = Annotated[Principal, Depends(require("operator"))]
 DAY_S = 86400.0
+AGREEMENT_DAYS = 90
 _DONE = {"retry": "The job is taken up again.", "cancel": "Cancelled.", "send": "All objects are sent again."}
 
 
@@ -158,6 +162,8 @@ def _job(
         409 if refused else 200,
         known=known,
         job=job,
+        shadow=node.database.shadow(job_id),
+        shadow_findings=len(node.database.shadow_findings(job_id)),
         steps=timeline.steps(known),
         stages=[(name, float(seconds)) for name, seconds in dict(job["timings_s"] or {}).items()],
         arrived=bool(known.deliveries) and all(row["state"] in ("stored", "committed") for row in known.deliveries),
@@ -312,18 +318,28 @@ def models_page(request: Request, principal: Viewer) -> Response:
     node = the_node(request)
     since = node.now() - 7 * DAY_S
     counts = {route.name: queries.route_counts(node.database, route.name, since).jobs for route in node.config.routes}
-    return page("models.html", request, principal, cards=cards.cards(node.config), counts=counts)
+    return page(
+        "models.html",
+        request,
+        principal,
+        cards=cards.cards(node.config, node.database.promotions()),
+        counts=counts,
+        agreement=agreement_of(node.database, since=node.now() - AGREEMENT_DAYS * DAY_S),
+        agreement_days=AGREEMENT_DAYS,
+        plot=bland_altman_svg,
+    )
 
 
 @router.get("/configuration")
 def configuration_page(request: Request, principal: Viewer) -> Response:
-    config = the_node(request).config
+    node = the_node(request)
+    config, promotions = node.config, promotion_lines(node.config, node.database.promotions())
     return page(
         "configuration.html",
         request,
         principal,
         sections=settings.sections(config),
-        warnings=settings.warnings(config, the_node(request).now()),
+        warnings=[*(f"{route}: {said}" for route, _, said in promotions), *settings.warnings(config, node.now())],
     )
 
 

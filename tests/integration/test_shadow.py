@@ -384,6 +384,17 @@ def test_the_api_tells_of_agreement_and_of_models_as_promotions_stand(two: Two, 
     assert (promotion["route"], promotion["in_force"]) == ("chest", True)
 
 
+def test_the_pages_show_agreement_promotions_and_second_looks(two: Two, api: TestClient) -> None:
+    two.ran_in_the_shadow()
+    two.promote()
+    shown = {page: " ".join(api.get(page).text.split()) for page in ("/models", "/configuration", f"/jobs/{JOB}")}
+    assert "Agreement with models in the shadow" in shown["/models"]
+    assert "In the shadow on</dt><dd>chest" in shown["/models"]
+    assert 'chest</a> <span class="tag">promoted</span>' in shown["/models"]
+    assert "daring was promoted over steady by ann" in shown["/configuration"]
+    assert "daring, complete, <a" in shown[f"/jobs/{JOB}"]
+
+
 def test_the_role_starts_without_a_bundle_that_only_shadows_and_not_without_one_that_works(
     two: Two, tmp_path: Path
 ) -> None:
