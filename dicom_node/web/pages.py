@@ -200,13 +200,14 @@ def _known(request: Request, job_id: str) -> queries.OneJob:
 def _act(request: Request, principal: Principal, job_id: str, verb: str, act: Callable[..., str]) -> Response:
     node = the_node(request)
     _known(request, job_id)
-    node.database.add_event(f"{verb} asked", job_id=job_id, by=principal.name)
     try:
         act(node.database, node.engine, job_id)
     except DicomNodeError as err:
         if err.retry_helps:
             raise
         return _job(request, principal, job_id, refused=str(err))
+    node.database.add_event(f"by {principal.method}", job_id=job_id, user=principal.name, done=verb)
+    node.trail.changed(principal, f"job {verb}", job_id)
     gone = node.database.job(job_id) is None
     return RedirectResponse("/jobs" if gone else f"/jobs/{job_id}?done={verb}", 303)
 
@@ -261,13 +262,14 @@ def job_slice(request: Request, principal: Viewer, job_id: str, number: int) -> 
 
 
 @router.get("/jobs/{job_id}/objects/{sop_instance_uid}")
-def job_object(request: Request, principal: Viewer, job_id: str, sop_instance_uid: str) -> Response:
+def job_object(request: Request, principal: Operator, job_id: str, sop_instance_uid: str) -> Response:
     node, known = the_node(request), _known(request, job_id)
     for made in known.results:
         if made["sop_instance_uid"] == sop_instance_uid:
             path = node.storage.path(made["path"])
             if not path.is_file():
                 break
+            node.trail.accessed(principal, known.job["study_uid"], [made["sop_class_uid"]])
             name = f"{made['kind']}-{checked_uid(sop_instance_uid, 'SOPInstanceUID')[-12:]}.dcm"
             return FileResponse(path, media_type="application/dicom", filename=name)
     raise HTTPException(404, "This object is not here any more.")
@@ -287,6 +289,7 @@ def echo_peer(request: Request, principal: Operator, name: str) -> Response:
     peer = node.config.peers.get(name)
     if peer is None or peer.port is None:
         raise HTTPException(404, "There is no such peer, or it has no port.")
+    node.trail.changed(principal, "echo", name)
     start = time.monotonic()
     try:
         echo(peer, node.config.receive.ae_title)
