@@ -33,7 +33,6 @@ def add_to(app: FastAPI) -> None:
         (HTTPException, _http),
         (RequestValidationError, _invalid),
         (DicomNodeError, _ours),
-        (Exception, _unexpected),
     ):
         app.add_exception_handler(kind, answer)
 
@@ -71,6 +70,7 @@ async def _ours(_request: Request, error: Exception) -> Response:
     return problem(HTTPStatus.CONFLICT, str(error))
 
 
-async def _unexpected(_request: Request, error: Exception) -> Response:
+def unexpected(error: Exception) -> Response:
+    """For what no handler knows. Without its text, which may quote a patient."""
     log.error("request failed", extra={"action": "request failed", "error": describe(error)})
     return problem(HTTPStatus.INTERNAL_SERVER_ERROR, "The node failed at this. Its log has more.")

@@ -11,11 +11,10 @@ from fastapi.responses import FileResponse, Response
 from dicom_node import control
 from dicom_node.db import Row
 from dicom_node.domain import RESEARCH_USE
-from dicom_node.errors import FileGone
 from dicom_node.web import queries
 from dicom_node.web.access.principal import Denied, Principal, require, the_node
 from dicom_node.web.api import forms
-from dicom_node.web.api.openapi import CONFLICT, NOT_FOUND
+from dicom_node.web.api.openapi import CONFLICT, GONE, NOT_FOUND
 from dicom_node.web.node import Node
 from dicom_node.web.queries import Cursor, JobFilter
 
@@ -114,7 +113,7 @@ def job_objects(_who: Viewer, node: TheNode, job_id: JobId) -> list[forms.Object
 @router.get(
     "/jobs/{job_id}/objects/{sop_instance_uid}",
     response_class=Response,
-    responses={**NOT_FOUND, 200: {"description": "The file (PS3.10).", "content": {"application/dicom": {}}}},
+    responses={**NOT_FOUND, **GONE, 200: {"description": "The file (PS3.10).", "content": {"application/dicom": {}}}},
 )
 def download_object(
     request: Request, who: Operator, node: TheNode, job_id: JobId, sop_instance_uid: UID
@@ -125,7 +124,7 @@ def download_object(
         if row["sop_instance_uid"] == sop_instance_uid:
             path = node.storage.path(row["path"])
             if not path.is_file():
-                raise FileGone("the file is gone")
+                raise Denied(410, "The file is gone: a purge took it.")
             node.trail.accessed(who, job["study_uid"], [row["sop_class_uid"]])
             return FileResponse(path, media_type="application/dicom", filename=f"{row['kind']}-{sop_instance_uid}.dcm")
     raise Denied(404, "This job has no such object.")
