@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import pydicom
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
