@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
 
 from dicom_node.config import WebConfig
 from dicom_node.web.access.caller import caller
@@ -66,7 +67,7 @@ class Guard:
         try:
             await self._app(scope, _counted(receive), guarded)
         except Exception as err:  # noqa: BLE001  the top of a request: the server would log it with its text
-            answer = unexpected(err)
+            answer = unexpected(Request(scope), err)
             if not started:
                 await answer(scope, receive, guarded)
 

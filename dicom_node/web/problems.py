@@ -10,11 +10,12 @@ from urllib.parse import quote
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, RedirectResponse, Response
+from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.exceptions import HTTPException
 
 from dicom_node.errors import DicomNodeError
 from dicom_node.logs import describe
+from dicom_node.web import templating
 from dicom_node.web.access.principal import Denied
 
 log = logging.getLogger(__name__)
@@ -46,12 +47,20 @@ async def _denied(request: Request, error: Exception) -> Response:
     if error.status == HTTPStatus.UNAUTHORIZED and _for_people(request) and request.method == "GET":
         where = request.url.path + (f"?{request.url.query}" if request.url.query else "")
         return RedirectResponse(f"/login?next={quote(where, safe='')}", HTTPStatus.SEE_OTHER)
-    return problem(error.status, error.detail, error.headers)
+    return _told(request, error.status, error.detail, error.headers)
 
 
-async def _http(_request: Request, error: Exception) -> Response:
+def _told(request: Request, status: int, detail: str, headers: Mapping[str, str] | None = None) -> Response:
+    if not _for_people(request):
+        return problem(status, detail, headers)
+    title = HTTPStatus(status).phrase
+    html = templating.render("error.html", status=status, title=title, detail=detail)
+    return HTMLResponse(html, status, dict(headers or {}))
+
+
+async def _http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101
-    return problem(error.status_code, str(error.detail), error.headers)
+    return _told(request, error.status_code, str(error.detail), error.headers)
 
 
 async def _invalid(_request: Request, error: Exception) -> Response:
@@ -61,16 +70,16 @@ async def _invalid(_request: Request, error: Exception) -> Response:
     return problem(HTTPStatus.UNPROCESSABLE_ENTITY, "The request does not fit the form that this needs.", errors=errors)
 
 
-async def _ours(_request: Request, error: Exception) -> Response:
+async def _ours(request: Request, error: Exception) -> Response:
     """What we raise across our borders is written for people; what may pass by itself is the node's trouble."""
     assert isinstance(error, DicomNodeError)  # noqa: S101
     if error.retry_helps:
         log.warning("request failed", extra={"action": "unavailable", "why": type(error).__name__})
-        return problem(HTTPStatus.SERVICE_UNAVAILABLE, "The node cannot do this now. Try again.", {"Retry-After": "5"})
-    return problem(HTTPStatus.CONFLICT, str(error))
+        return _told(request, HTTPStatus.SERVICE_UNAVAILABLE, "The node cannot do this now. Try again.", {"Retry-After": "5"})
+    return _told(request, HTTPStatus.CONFLICT, str(error))
 
 
-def unexpected(error: Exception) -> Response:
+def unexpected(request: Request, error: Exception) -> Response:
     """For what no handler knows. Without its text, which may quote a patient."""
     log.error("request failed", extra={"action": "request failed", "error": describe(error)})
-    return problem(HTTPStatus.INTERNAL_SERVER_ERROR, "The node failed at this. Its log has more.")
+    return _told(request, HTTPStatus.INTERNAL_SERVER_ERROR, "The node failed at this. Its log has more.")
