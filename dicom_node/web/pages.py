@@ -201,6 +201,7 @@ def _act(request: Request, principal: Principal, job_id: str, verb: str, act: Ca
         if err.retry_helps:
             raise
         return _job(request, principal, job_id, refused=str(err))
+    node.trail.changed(principal, f"job {verb}", job_id)
     gone = node.database.job(job_id) is None
     return RedirectResponse("/jobs" if gone else f"/jobs/{job_id}?done={verb}", 303)
 
@@ -230,6 +231,7 @@ def job_pictures(request: Request, principal: Viewer, job_id: str) -> Response:
     except (ConfigError, SeriesRejected, FileGone) as err:
         text = str(err) if isinstance(err, SeriesRejected) else "The images of this job are not here."
         return page("pictures.html", request, principal, problem=text)
+    node.trail.viewed(principal, stack.series.series_uid)
     patient = patient_of(stack.series.header) if node.config.web.patient_names == "show" else None
     scene = as_json(stack.data)
     return page(
@@ -262,6 +264,7 @@ def job_object(request: Request, principal: Viewer, job_id: str, sop_instance_ui
             path = node.storage.path(made["path"])
             if not path.is_file():
                 break
+            node.trail.downloaded(principal, known.job["series_uid"], [made["sop_class_uid"]])
             name = f"{made['kind']}-{checked_uid(sop_instance_uid, 'SOPInstanceUID')[-12:]}.dcm"
             return FileResponse(path, media_type="application/dicom", filename=name)
     raise HTTPException(404, "This object is not here any more.")
@@ -281,6 +284,7 @@ def echo_peer(request: Request, principal: Operator, name: str) -> Response:
     peer = node.config.peers.get(name)
     if peer is None or peer.port is None:
         raise HTTPException(404, "There is no such peer, or it has no port.")
+    node.trail.changed(principal, "peer echo", name)
     start = time.monotonic()
     try:
         echo(peer, node.config.receive.ae_title)
