@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import socket
 import threading
@@ -121,10 +122,8 @@ def serving(web: Web) -> Iterator[str]:
 
 def audit_trail(web: Web) -> list[str]:
     """The messages of the node's audit trail."""
-    files = sorted((web.node.storage.root / "audit").iterdir())
-    return [
-        line for file in files if file.is_file() for line in file.read_text().splitlines() if "AuditMessage" in line
-    ]
+    lines = [line for file in (web.node.storage.root / "audit").iterdir() for line in file.read_text().splitlines()]
+    return [json.loads(line)["message"] for line in lines if "AuditMessage" in line]
 
 
 def cookie(answer: Any) -> str:
