@@ -194,7 +194,6 @@ def _known(request: Request, job_id: str) -> queries.OneJob:
 def _act(request: Request, principal: Principal, job_id: str, verb: str, act: Callable[..., str]) -> Response:
     node = the_node(request)
     _known(request, job_id)
-    node.database.add_event(f"{verb} asked", job_id=job_id, by=principal.name)
     try:
         act(node.database, node.engine, job_id)
     except DicomNodeError as err:
@@ -257,7 +256,7 @@ def job_slice(request: Request, principal: Viewer, job_id: str, number: int) -> 
 
 
 @router.get("/jobs/{job_id}/objects/{sop_instance_uid}")
-def job_object(request: Request, principal: Viewer, job_id: str, sop_instance_uid: str) -> Response:
+def job_object(request: Request, principal: Operator, job_id: str, sop_instance_uid: str) -> Response:
     node, known = the_node(request), _known(request, job_id)
     for made in known.results:
         if made["sop_instance_uid"] == sop_instance_uid:
