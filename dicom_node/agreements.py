@@ -15,16 +15,22 @@ _MOST_POINTS = 500  # a plot of more is a cloud, and a page of it slow
 
 
 def agreement_of(
-    database: Shadows, *, route: str | None = None, since: float = 0.0, period_s: float = WEEK_S
+    database: Shadows,
+    *,
+    route: str | None = None,
+    since: float = 0.0,
+    most: int | None = None,
+    period_s: float = WEEK_S,
 ) -> dict[str, Any]:
     """Each pair of bundles that saw the same series, the latest first. Nothing in it is a patient's.
 
+    most: look at no more than so many series, the newest.
     pairs: of each `first` and `second` (name, version, bundle_sha256, and `model`: its name in the settings), the
     figures of agreement.Agreement in `overall`, `periods` with their `begin` (a UTC date), oldest first, and `points`:
     of the latest findings of both the mean of the two diameters and the second's minus the first's, in mm.
     """
     pairs: dict[tuple[str, str], list[ShadowRun]] = {}
-    for run in database.shadow_runs(route=route, since=since):
+    for run in database.shadow_runs(route=route, since=since, most=most):
         key = (run.row["first"]["bundle_sha256"], run.row["model"]["bundle_sha256"])
         pairs.setdefault(key, []).append(run)
     newest_first = sorted(pairs.values(), key=lambda runs: runs[-1].row["finished_at"], reverse=True)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from dicom_node import __version__, cli_access, cli_network, logs, present
+from dicom_node import __version__, cli_access, cli_audit, cli_network, logs, present
 from dicom_node.cli_common import DEFAULT_CONFIG, ConfigOption, JsonOption, err, out, print_json, progress_bar
 from dicom_node.cli_models import model_app
 from dicom_node.config import Config, GateConfig, load_config
@@ -37,6 +37,7 @@ app.add_typer(jobs_app, name="jobs")
 app.add_typer(model_app, name="model")
 cli_network.add_to(app)
 cli_access.add_to(app)
+cli_audit.add_to(app)
 
 JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="A job's id, or a part of it that no other has.")]
 NameOption = Annotated[str | None, typer.Option("--name", help="This process's name; one living process a name.")]
@@ -265,7 +266,9 @@ def jobs_retry(job: JobArgument, config: ConfigOption = DEFAULT_CONFIG) -> None:
     from dicom_node.control import retry
 
     with _state(config) as (_, database, client):
-        out.print(retry(database, client, database.find_job(job)), markup=False)
+        job_id = database.find_job(job)
+        cli_audit.tell(config, "job retry", job_id)
+        out.print(retry(database, client, job_id), markup=False)
 
 
 @jobs_app.command("cancel")
@@ -277,7 +280,9 @@ def jobs_cancel(job: JobArgument, config: ConfigOption = DEFAULT_CONFIG) -> None
     from dicom_node.control import cancel
 
     with _state(config) as (_, database, client):
-        out.print(cancel(database, client, database.find_job(job)), markup=False)
+        job_id = database.find_job(job)
+        cli_audit.tell(config, "job cancel", job_id)
+        out.print(cancel(database, client, job_id), markup=False)
 
 
 @app.command()

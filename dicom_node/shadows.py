@@ -126,15 +126,16 @@ class Shadows(Rows):
         query = sa.select(f["values"]).where(f.job_id == job_id, f.of_shadow.is_(True)).order_by(f.number)
         return [dict(row["values"]) for row in self._all(query)]
 
-    def shadow_runs(self, *, route: str | None = None, since: float = 0.0) -> list[ShadowRun]:
-        """Those that are complete since then, oldest first."""
+    def shadow_runs(self, *, route: str | None = None, since: float = 0.0, most: int | None = None) -> list[ShadowRun]:
+        """Those that are complete since then, oldest first; most: no more than so many, the newest."""
         s, f = schema.shadow.c, schema.shadow_finding.c
         which = [s.state == "complete", s.finished_at >= since]
         if route is not None:
             which.append(s.route == route)
-        rows = self._all(sa.select(schema.shadow).where(*which).order_by(s.finished_at, s.job_id))
+        newest = (s.finished_at.desc(), s.job_id.desc())
+        rows = self._all(sa.select(schema.shadow).where(*which).order_by(*newest).limit(most))[::-1]
         found: dict[tuple[str, bool], list[dict[str, Any]]] = {}
-        chosen = sa.select(s.job_id).where(*which)
+        chosen = sa.select(s.job_id).where(*which).order_by(*newest).limit(most)
         for row in self._all(sa.select(schema.shadow_finding).where(f.job_id.in_(chosen)).order_by(f.number)):
             found.setdefault((row["job_id"], bool(row["of_shadow"])), []).append(dict(row["values"]))
         return [

@@ -32,6 +32,10 @@ class Audit(Protocol):
 
     def alert(self, *, address: str | None, peer: str, why: str) -> None: ...
 
+    def start(self) -> None: ...
+
+    def stop(self) -> None: ...
+
 
 class NoAudit:
     """Keeps nothing: `audit.file: false`, and tests of other things."""
@@ -40,6 +44,12 @@ class NoAudit:
         """Nothing happens."""
 
     def alert(self, *, address: str | None, peer: str, why: str) -> None:
+        """Nothing happens."""
+
+    def start(self) -> None:
+        """Nothing happens."""
+
+    def stop(self) -> None:
         """Nothing happens."""
 
 
@@ -54,7 +64,7 @@ class Auditor:
         self._alerts: dict[tuple[str | None, str], tuple[float, int]] = {}
 
     @classmethod
-    def of(cls, config: Config) -> Auditor | NoAudit:
+    def of(cls, config: Config) -> Audit:
         """As the settings say."""
         if not config.audit.file:
             return NoAudit()

@@ -88,7 +88,8 @@ def application_stopped(role: str, *, ae_title: str | None = None) -> Event:
 
 def begin_transferring(*, source: str, destination: str, address: str | None, study: Study) -> Event:
     """Instances are about to be sent. source, destination: AE titles; address: the destination's."""
-    return _transfer(_BEGIN, "E", source, destination, None, address, study, True, 0, None)
+    sender, receiver = _sender(source, _host()), _receiver(destination, address)
+    return Event(id=_BEGIN, action="E", participants=(sender, receiver), objects=_studies([study]))
 
 
 def instances_transferred(
@@ -105,9 +106,16 @@ def instances_transferred(
 
     source, destination: AE titles. address: the peer's. received: else sent.
     """
-    if received:
-        return _transfer(_TRANSFERRED, "C", source, destination, address, None, study, True, outcome, text)
-    return _transfer(_TRANSFERRED, "R", source, destination, None, address, study, True, outcome, text)
+    sender = _sender(source, address if received else _host())
+    receiver = _receiver(destination, _host() if received else address)
+    return Event(
+        id=_TRANSFERRED,
+        action="C" if received else "R",
+        participants=(sender, receiver),
+        outcome=outcome,
+        text=text,
+        objects=_studies([study]),
+    )
 
 
 def instances_accessed(
@@ -204,32 +212,12 @@ def _authentication(kind: Code, user: str, address: str | None, outcome: Outcome
     return Event(id=_AUTHENTICATION, type=kind, action="E", participants=participants, outcome=outcome)
 
 
-def _transfer(
-    kind: Code,
-    action: Literal["C", "R", "E"],
-    source: str,
-    destination: str,
-    source_address: str | None,
-    destination_address: str | None,
-    study: Study,
-    source_asks: bool,
-    outcome: Outcome,
-    text: str | None,
-) -> Event:
-    sender = Participant(
-        user_id=source or "unknown", requestor=source_asks, role=_ROLE_SOURCE, address=source_address or _host()
-    )
-    receiver = Participant(
-        user_id=destination, requestor=not source_asks, role=_ROLE_DESTINATION, address=destination_address or _host()
-    )
-    return Event(
-        id=kind,
-        action=action,
-        participants=(sender, receiver),
-        outcome=outcome,
-        text=text,
-        objects=_studies([study]),
-    )
+def _sender(ae_title: str, address: str | None) -> Participant:
+    return Participant(user_id=ae_title or "unknown", requestor=True, role=_ROLE_SOURCE, address=address)
+
+
+def _receiver(ae_title: str, address: str | None) -> Participant:
+    return Participant(user_id=ae_title or "unknown", requestor=False, role=_ROLE_DESTINATION, address=address)
 
 
 def _studies(studies: Sequence[Study]) -> tuple[Object, ...]:

@@ -189,8 +189,7 @@ def _anchored(config: Config, folder: Path) -> Config:
     peers = {name: _anchored_files(peer, folder) for name, peer in config.peers.items()}
     receive, audit = _anchored_files(config.receive, folder), _anchored_files(config.audit, folder)
     update = {"storage": storage, "models": models, "database": database, "peers": peers, "receive": receive}
-    update["audit"] = audit
-    update["web"] = _anchored_files(config.web, folder)
+    update |= {"audit": audit, "web": _anchored_files(config.web, folder)}
     return config.model_copy(update=update)
 
 

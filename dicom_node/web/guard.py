@@ -6,10 +6,11 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
 
 from dicom_node.config import WebConfig
 from dicom_node.web.access.caller import caller
-from dicom_node.web.problems import problem
+from dicom_node.web.problems import problem, unexpected
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -43,7 +44,11 @@ class Guard:
             return
         who = caller(scope, self._web)
 
+        started = False
+
         async def guarded(message: Message) -> None:
+            nonlocal started
+            started = True
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 for name, value in _HEADERS.items():
@@ -59,7 +64,12 @@ class Guard:
         if not length.isdigit() or int(length) > MOST_BYTES:
             await problem(413, "The request is too large.")(scope, receive, guarded)
             return
-        await self._app(scope, _counted(receive), guarded)
+        try:
+            await self._app(scope, _counted(receive), guarded)
+        except Exception as err:  # noqa: BLE001  the top of a request: the server would log it with its text
+            answer = unexpected(Request(scope), err)
+            if not started:
+                await answer(scope, receive, guarded)
 
 
 def _counted(receive: Receive) -> Receive:

@@ -36,7 +36,8 @@ router = APIRouter(include_in_schema=False)
 Viewer = Annotated[Principal, Depends(require("viewer"))]
 Operator = Annotated[Principal, Depends(require("operator"))]
 DAY_S = 86400.0
-AGREEMENT_DAYS = 90
+# What the models page tells of agreement; the command and the API tell of all.
+AGREEMENT_DAYS, AGREEMENT_SERIES = 90, 1000
 _DONE = {"retry": "The job is taken up again.", "cancel": "Cancelled.", "send": "All objects are sent again."}
 
 
@@ -206,7 +207,6 @@ def _act(request: Request, principal: Principal, job_id: str, verb: str, act: Ca
         if err.retry_helps:
             raise
         return _job(request, principal, job_id, refused=str(err))
-    node.database.add_event(f"by {principal.method}", job_id=job_id, user=principal.name, done=verb)
     node.trail.changed(principal, f"job {verb}", job_id)
     gone = node.database.job(job_id) is None
     return RedirectResponse("/jobs" if gone else f"/jobs/{job_id}?done={verb}", 303)
@@ -237,6 +237,7 @@ def job_pictures(request: Request, principal: Viewer, job_id: str) -> Response:
     except (ConfigError, SeriesRejected, FileGone) as err:
         text = str(err) if isinstance(err, SeriesRejected) else "The images of this job are not here."
         return page("pictures.html", request, principal, problem=text)
+    node.trail.viewed(principal, stack.series.series_uid)
     patient = patient_of(stack.series.header) if node.config.web.patient_names == "show" else None
     scene = as_json(stack.data)
     return page(
@@ -269,7 +270,7 @@ def job_object(request: Request, principal: Operator, job_id: str, sop_instance_
             path = node.storage.path(made["path"])
             if not path.is_file():
                 break
-            node.trail.accessed(principal, known.job["study_uid"], [made["sop_class_uid"]])
+            node.trail.downloaded(principal, known.job["series_uid"], [made["sop_class_uid"]])
             name = f"{made['kind']}-{checked_uid(sop_instance_uid, 'SOPInstanceUID')[-12:]}.dcm"
             return FileResponse(path, media_type="application/dicom", filename=name)
     raise HTTPException(404, "This object is not here any more.")
@@ -289,7 +290,7 @@ def echo_peer(request: Request, principal: Operator, name: str) -> Response:
     peer = node.config.peers.get(name)
     if peer is None or peer.port is None:
         raise HTTPException(404, "There is no such peer, or it has no port.")
-    node.trail.changed(principal, "echo", name)
+    node.trail.changed(principal, "peer echo", name)
     start = time.monotonic()
     try:
         echo(peer, node.config.receive.ae_title)
@@ -327,8 +328,8 @@ def models_page(request: Request, principal: Viewer) -> Response:
         principal,
         cards=cards.cards(node.config, node.database.promotions()),
         counts=counts,
-        agreement=agreement_of(node.database, since=node.now() - AGREEMENT_DAYS * DAY_S),
-        agreement_days=AGREEMENT_DAYS,
+        agreement=agreement_of(node.database, since=node.now() - AGREEMENT_DAYS * DAY_S, most=AGREEMENT_SERIES),
+        agreement_over=f"the last {AGREEMENT_DAYS} days, at most {AGREEMENT_SERIES} series",
         plot=bland_altman_svg,
     )
 

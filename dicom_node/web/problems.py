@@ -34,7 +34,6 @@ def add_to(app: FastAPI) -> None:
         (HTTPException, _http),
         (RequestValidationError, _invalid),
         (DicomNodeError, _ours),
-        (Exception, _unexpected),
     ):
         app.add_exception_handler(kind, answer)
 
@@ -76,10 +75,13 @@ async def _ours(request: Request, error: Exception) -> Response:
     assert isinstance(error, DicomNodeError)  # noqa: S101
     if error.retry_helps:
         log.warning("request failed", extra={"action": "unavailable", "why": type(error).__name__})
-        return _told(request, HTTPStatus.SERVICE_UNAVAILABLE, "The node cannot do this now. Try again.", {"Retry-After": "5"})
+        return _told(
+            request, HTTPStatus.SERVICE_UNAVAILABLE, "The node cannot do this now. Try again.", {"Retry-After": "5"}
+        )
     return _told(request, HTTPStatus.CONFLICT, str(error))
 
 
-async def _unexpected(request: Request, error: Exception) -> Response:
+def unexpected(request: Request, error: Exception) -> Response:
+    """For what no handler knows. Without its text, which may quote a patient."""
     log.error("request failed", extra={"action": "request failed", "error": describe(error)})
     return _told(request, HTTPStatus.INTERNAL_SERVER_ERROR, "The node failed at this. Its log has more.")

@@ -9,12 +9,14 @@ import threading
 import uvicorn
 
 from dicom_node import roles
+from dicom_node.audit import Auditor, application_started, application_stopped
 from dicom_node.config import Config, ReceiveTLS, WebConfig, is_loopback
 from dicom_node.dimse.tls import server_context
 from dicom_node.engine import EngineClient
 from dicom_node.errors import ConfigError, DicomNodeError
 from dicom_node.web.app import create_app
 from dicom_node.web.node import Node, open_access
+from dicom_node.web.trail import Trail
 
 log = logging.getLogger(__name__)
 
@@ -27,12 +29,14 @@ _MOST_AT_ONCE = 200
 def web(config: Config, stop: roles.Stop) -> None:
     """Listen until `stop`. Raises ConfigError where nobody could log in, or the port is taken."""
     storage, database = roles.open_state(config)
+    auditor = Auditor.of(config)
     node = Node(
         config=config,
         database=database,
         storage=storage,
         engine=EngineClient(config.database_url()),
         access=open_access(config),
+        trail=Trail(audit=auditor, database=database, storage=storage),
     )
     _someone_may_log_in(node)
     server, listening = _server(node), _listen(config.web)
@@ -41,11 +45,13 @@ def web(config: Config, stop: roles.Stop) -> None:
     thread.start()
     address = f"{config.web.host}:{listening.getsockname()[1]}"
     try:
+        auditor.write(application_started("web"))
         log.info("serving", extra={"action": "ready", "address": address, "tls": config.web.tls is not None})
         stop.wait(lambda: None if thread.is_alive() else stop.event.set())
         if not thread.is_alive():
             raise DicomNodeError("the web server ended by itself")
         log.info("stopping", extra={"action": "stopping"})
+        auditor.write(application_stopped("web"))
     finally:
         server.should_exit = True
         thread.join(_LAST_WORD_S + 5)

@@ -94,6 +94,20 @@ def test_a_second_look_goes_from_wanted_to_figures(database: Database) -> None:
     ]
 
 
+def test_of_many_series_the_newest_are_looked_at(database: Database) -> None:
+    jobs = [JOB, *(f"{SERIES}-{number:016x}" for number in range(3))]
+    for job_id in jobs[1:]:
+        complete(database, job_id)
+    for job_id in jobs:
+        database.shadow_wanted(job_id)
+        database.start_shadow(job_id, "w1")
+        finish_second(database, job_id)
+    runs = database.shadow_runs(most=2)
+    assert [run.row["job_id"] for run in runs] == jobs[-2:]
+    assert [len(run.first) for run in runs] == [2, 2]
+    assert agreement_of(database, most=3)["pairs"][0]["overall"]["series"] == 3
+
+
 def test_rows_that_stay_longer_than_the_job_have_no_uid_of_a_finding(database: Database) -> None:
     database.shadow_wanted(JOB)
     database.start_shadow(JOB, "w1")

@@ -214,9 +214,11 @@ def test_the_page_shows_both_bundles_and_their_figures_and_escapes_names() -> No
         def shadow_counts(self) -> list[dict[str, object]]:
             return [{"model_name": "daring", "route": "chest", "state": "given up", "number": 2}]
 
-    shown = render("_agreement.html", agreement=agreement_of(Rows()), agreement_days=90, plot=bland_altman_svg)  # type: ignore[arg-type]
+    shown = render("_agreement.html", agreement=agreement_of(Rows()), agreement_over="all", plot=bland_altman_svg)  # type: ignore[arg-type]
     for words in ("small 1.0.0", "small 1.1.0", "a" * 12, "100 %", "+1.0 (one pair)", "2 given up", "LUNA16", "<svg"):
         assert words in shown
     assert "<b>steady" not in shown
     empty = {"pairs": [], "states": [], "rule": "", "notice": RESEARCH_USE, "period_days": 7.0}
-    assert "No series was seen" in render("_agreement.html", agreement=empty, agreement_days=90, plot=bland_altman_svg)
+    assert "No series was seen" in render(
+        "_agreement.html", agreement=empty, agreement_over="all", plot=bland_altman_svg
+    )

@@ -62,7 +62,7 @@ def echo(who: Operator, node: TheNode, name: Annotated[str, Path(pattern=_NAME)]
         raise Denied(404, "There is no such peer.")
     if peer.port is None:
         raise Denied(409, "This peer has no port: it can't be called.")
-    node.trail.changed(who, "echo", name)
+    node.trail.changed(who, "peer echo", name)
     try:
         run_echo(peer, node.config.receive.ae_title)
     except DeliveryError as error:

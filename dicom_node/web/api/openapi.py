@@ -22,6 +22,7 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
     503: {"description": "The database or the storage does not answer now.", "content": _CONTENT},
 }
 NOT_FOUND: dict[int | str, dict[str, Any]] = {404: {"description": "There is no such thing.", "content": _CONTENT}}
+GONE: dict[int | str, dict[str, Any]] = {410: {"description": "The file is gone.", "content": _CONTENT}}
 CONFLICT: dict[int | str, dict[str, Any]] = {
     409: {"description": "Its state does not allow it; `detail` says why.", "content": _CONTENT}
 }
