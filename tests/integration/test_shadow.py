@@ -14,23 +14,20 @@ import pytest
 from starlette.testclient import TestClient
 from typer.testing import CliRunner
 
-from dicom_node import engine, roles
+from dicom_node import roles
 from dicom_node.agreements import agreement_of
 from dicom_node.audit import Auditor, User
 from dicom_node.check import check
 from dicom_node.cli import app
 from dicom_node.config import Config, bundle_folder, load_config
 from dicom_node.db import Database
-from dicom_node.engine import EngineClient
 from dicom_node.errors import BundleError, ConfigError, DicomNodeError, StaleState
 from dicom_node.promote import Change, models, promote, roll_back
 from dicom_node.promotion import pair_of
 from dicom_node.shadow import shadow_id
-from dicom_node.storage import Storage
-from dicom_node.web.app import create_app
-from dicom_node.web.node import Node, open_access
 from tests.integration.test_db import JOB, SERIES, finish, make_job, received, record
 from tests.node import fast_bundle
+from tests.web import web_role
 
 STEADY = {"name": "lung_nodule_small", "version": "1.0.0", "bundle_sha256": "a" * 64}
 ANN = User(name="ann")
@@ -366,21 +363,8 @@ def test_the_command_lists_promotes_compares_and_rolls_back(two: Two) -> None:
 @pytest.fixture
 def api(two: Two) -> Iterator[TestClient]:
     """The web role's application, called by a program that may look."""
-    url = two.config.database_url()
-    engine.migrate(url)
-    client, access = EngineClient(url), open_access(two.config)
-    node = Node(
-        config=two.config, database=two.database, storage=Storage(two.config.storage.root), engine=client, access=access
-    )
-    token = access.rows.add_token("looker", "operator", None)
-    yield TestClient(
-        create_app(node),
-        base_url=f"http://127.0.0.1:{two.config.web.port}",
-        client=("127.0.0.1", 50000),
-        headers={"Authorization": f"Bearer {token}"},
-    )
-    client.close()
-    access.rows.close()
+    with web_role(two.config, two.database) as web:
+        yield web.token("operator")
 
 
 def test_the_api_tells_of_agreement_and_of_models_as_promotions_stand(two: Two, api: TestClient) -> None:
