@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from dicom_node import __version__, cli_network, logs, present
+from dicom_node import __version__, cli_access, cli_audit, cli_network, logs, present
 from dicom_node.cli_common import DEFAULT_CONFIG, ConfigOption, JsonOption, err, out, print_json, progress_bar
+from dicom_node.cli_models import model_app
 from dicom_node.config import Config, GateConfig, load_config
 from dicom_node.domain import RESEARCH_USE
 from dicom_node.errors import ConfigError, DicomNodeError
@@ -33,7 +34,10 @@ app = typer.Typer(
 )
 jobs_app = typer.Typer(help="List, show, retry and cancel jobs.", no_args_is_help=True)
 app.add_typer(jobs_app, name="jobs")
+app.add_typer(model_app, name="model")
 cli_network.add_to(app)
+cli_access.add_to(app)
+cli_audit.add_to(app)
 
 JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="A job's id, or a part of it that no other has.")]
 NameOption = Annotated[str | None, typer.Option("--name", help="This process's name; one living process a name.")]
@@ -70,7 +74,7 @@ def serve(config: ConfigOption = DEFAULT_CONFIG) -> None:
     settings = _role(config, "serve")
     _, database = open_state(settings)
     database.close()
-    code = Supervisor(config, ("receive", "work", "deliver"), drain_s=settings.work.drain_s).run()
+    code = Supervisor(config, ("receive", "work", "deliver", "web"), drain_s=settings.work.drain_s).run()
     raise typer.Exit(code)
 
 
@@ -107,9 +111,21 @@ def deliver(config: ConfigOption = DEFAULT_CONFIG, name: NameOption = None) -> N
     roles.deliver(_role(config, "deliver"), roles.Stop().on_signals(), name)
 
 
+@app.command()
+def web(config: ConfigOption = DEFAULT_CONFIG) -> None:
+    """Run the dashboard and the JSON API alone.
+
+    Example: dicom-node web --config config.yaml
+    """
+    from dicom_node import roles
+    from dicom_node.web.server import web as run_web
+
+    run_web(_role(config, "web"), roles.Stop().on_signals())
+
+
 def _role(config: Path, role: str) -> Config:
     settings = load_config(config)
-    logs.configure(settings.log.level, settings.log.format, role)
+    logs.configure(settings.log.level_of(role), settings.log.format, role)
     return settings
 
 
@@ -250,7 +266,9 @@ def jobs_retry(job: JobArgument, config: ConfigOption = DEFAULT_CONFIG) -> None:
     from dicom_node.control import retry
 
     with _state(config) as (_, database, client):
-        out.print(retry(database, client, database.find_job(job)), markup=False)
+        job_id = database.find_job(job)
+        cli_audit.tell(config, "job retry", job_id)
+        out.print(retry(database, client, job_id), markup=False)
 
 
 @jobs_app.command("cancel")
@@ -262,7 +280,9 @@ def jobs_cancel(job: JobArgument, config: ConfigOption = DEFAULT_CONFIG) -> None
     from dicom_node.control import cancel
 
     with _state(config) as (_, database, client):
-        out.print(cancel(database, client, database.find_job(job)), markup=False)
+        job_id = database.find_job(job)
+        cli_audit.tell(config, "job cancel", job_id)
+        out.print(cancel(database, client, job_id), markup=False)
 
 
 @app.command()

@@ -5,6 +5,7 @@ Start in order, wait for a signal, drain, stop in order. Nothing but the databas
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -17,10 +18,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from dicom_node import engine as job_engine
+from dicom_node.audit import Audit, Auditor, application_started, application_stopped
 from dicom_node.config import Config
 from dicom_node.db import Database
 from dicom_node.engine import Engine, EngineClient
-from dicom_node.errors import DicomNodeError
+from dicom_node.errors import BundleError, ConfigError, DicomNodeError, StaleState
 from dicom_node.peers import PeerConfig
 from dicom_node.storage import Storage
 
@@ -103,9 +105,9 @@ def work(config: Config, stop: Stop, name: str | None = None) -> None:
     """One process a GPU: assembles and analyses."""
     storage, database = open_state(config)
     me = executor_id("work", name)
-    detectors = _load_detectors(config)
-    flow = _flow(config, database, storage, me, lambda model: detectors[model], _no_archive)
-    _run_engine(config, flow, database, stop, queues=("assemble", "overdue", "analyse"))
+    audit = Auditor.of(config)
+    flow = _flow(config, database, storage, me, audit, _detectors(config, database), _no_archive)
+    _run_engine("work", config, flow, database, stop, queues=("assemble", "overdue", "analyse"))
 
 
 def deliver(config: Config, stop: Stop, name: str | None = None) -> None:
@@ -113,12 +115,13 @@ def deliver(config: Config, stop: Stop, name: str | None = None) -> None:
     from dicom_node.prior import PriorFinder
 
     storage, database = open_state(config)
-    find_prior = PriorFinder(config=config, database=database, storage=storage)
-    flow = _flow(config, database, storage, executor_id("deliver", name), _no_detector, find_prior)
+    audit = Auditor.of(config)
+    find_prior = PriorFinder(config=config, database=database, storage=storage, audit=audit)
+    flow = _flow(config, database, storage, executor_id("deliver", name), audit, _no_detector, find_prior)
     beside: list[Beside] = [_keeper(config, database, storage)]
     if config.pulls:
-        beside.append(_pulls(config, database, storage))
-    _run_engine(config, flow, database, stop, queues=("deliver", "priors"), beside=beside)
+        beside.append(_pulls(config, database, storage, audit))
+    _run_engine("deliver", config, flow, database, stop, queues=("deliver", "priors"), beside=beside)
 
 
 def _keeper(config: Config, database: Database, storage: Storage) -> Keeper:
@@ -128,22 +131,41 @@ def _keeper(config: Config, database: Database, storage: Storage) -> Keeper:
     return Keeper(Commitments(config=config, database=database, storage=storage, engine=client, now=time.time))
 
 
-def _pulls(config: Config, database: Database, storage: Storage) -> Beside:
+def _pulls(config: Config, database: Database, storage: Storage, audit: Audit) -> Beside:
     from dicom_node.pull import Landing
     from dicom_node.pull_schedule import PullSchedule
 
     announcer = make_announcer(config, EngineClient(config.database_url()))
-    return PullSchedule(config, database, Landing(storage, database, announcer))
+    return PullSchedule(config, database, Landing(storage, database, announcer), audit=audit)
 
 
-def _load_detectors(config: Config) -> dict[str, Detector]:
+def _detectors(config: Config, database: Database) -> Callable[[str], Detector]:
+    """All bundles of models:, loaded. One that only ever runs in the shadow keeps no node from working."""
     from dicom_node.model.detector import Detector as MaskRCNNDetector
+    from dicom_node.promotion import pair_of
 
+    pairs = [pair_of(config, route, database.promotions()) for route in config.routes]
+    shadows = {pair.shadow for pair in pairs} - {pair.model for pair in pairs}
     loaded: dict[str, Detector] = {}
+    problems: dict[str, str] = {}
     for name, model in config.models.items():
-        loaded[name] = MaskRCNNDetector.load(model.folder(), config.work.device)
-        log.info("model loaded", extra={"action": "model", "model": name, "device": config.work.device})
-    return loaded
+        try:
+            loaded[name] = MaskRCNNDetector.load(model.folder(), config.work.device)
+        except BundleError as err:
+            if name not in shadows:
+                raise
+            problems[name] = str(err)
+            log.error("model not loaded", extra={"action": "model", "model": name, "problem": str(err)})
+        else:
+            log.info("model loaded", extra={"action": "model", "model": name, "device": config.work.device})
+
+    def detector(name: str) -> Detector:
+        if name not in loaded:
+            text = problems.get(name, "bring it back in models: and start the work role again, then retry")
+            raise ConfigError(f"model {name} is not loaded: {text}")
+        return loaded[name]
+
+    return detector
 
 
 def _no_detector(model: str) -> Detector:
@@ -173,6 +195,7 @@ def _flow(
     database: Database,
     storage: Storage,
     me: str,
+    audit: Audit,
     detector: Callable[[str], Detector],
     find_prior: FindPrior,
 ) -> Flow:
@@ -183,6 +206,7 @@ def _flow(
         database=database,
         storage=storage,
         executor_id=me,
+        audit=audit,
         detector=detector,
         send=_send,
         count=_count,
@@ -191,6 +215,7 @@ def _flow(
 
 
 def _run_engine(
+    role: str,
     config: Config,
     flow: Flow,
     database: Database,
@@ -205,6 +230,8 @@ def _run_engine(
     engine.start()
     for other in beside:
         other.start()
+    flow.audit.write(application_started(role))
+    flow.audit.start()
     log.info("working", extra={"action": "ready", "executor": flow.executor_id, "queues": ",".join(queues)})
 
     def watch() -> None:
@@ -224,6 +251,8 @@ def _run_engine(
         for other in beside:
             other.stop(config.work.drain_s)
         drained = engine.stop(config.work.drain_s)
+        flow.audit.write(application_stopped(role))
+        flow.audit.stop()
         log.info("stopped", extra={"action": "stopped", "drained": drained})
         code = 0
     except Exception:
@@ -237,3 +266,8 @@ def _park(database: Database, workflow_id: str, name: str) -> None:
     log.error("workflow parked: its workers died", extra={"action": "parked", "workflow": workflow_id, "kind": name})
     if name == "analyse":
         database.park_job(workflow_id, "its workers died while they ran it; jobs retry tries again")
+    elif name == "shadow":
+        from dicom_node.shadow import shadowed_job
+
+        with contextlib.suppress(StaleState):
+            database.fail_shadow(shadowed_job(workflow_id), "its workers died while they ran it", given_up=True)
