@@ -105,7 +105,7 @@ def jobs_page(
         asked=asked,
         filtered=any(asked.values()),
         found=found,
-        count=queries.count_jobs(node.database, which),
+        count=queries.count_jobs(node.database, which) if found.older or found.newer else len(found.jobs),
         most=queries.MOST_COUNTED,
         choices=queries.choices(node.database),
         states=JOB_STATES,

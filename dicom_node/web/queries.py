@@ -20,7 +20,7 @@ from dicom_node.ledger import ARRIVED
 
 PAGE_ROWS = 50
 # Beyond it, a count says "more than".
-MOST_COUNTED = 10_000
+MOST_COUNTED = 1000
 UNSENT = ("waiting", "sending", "unknown", "parked")
 
 _LISTED = (
