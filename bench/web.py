@@ -139,9 +139,7 @@ def measured(folder: Path, count: int, rounds: int) -> dict[str, Any]:
     job_engine.migrate(config.database_url())
     seed(database, count, now)
     engine, access = EngineClient(config.database_url()), open_access(config)
-    node = Node(
-        config=config, database=database, storage=Storage(config.storage.root), engine=engine, access=access
-    )
+    node = Node(config=config, database=database, storage=Storage(config.storage.root), engine=engine, access=access)
     access.users.add("bench", "viewer", "a password of the bench")
     try:
         with TestClient(create_app(node), base_url="http://127.0.0.1", client=("127.0.0.1", 50000)) as client:
