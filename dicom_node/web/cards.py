@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ class Card:
     routes: tuple[str, ...]
     title: str = ""
     facts: tuple[tuple[str, str], ...] = ()
-    html: Markup = Markup()
+    html: Markup = field(default_factory=Markup)
     problem: str | None = None
 
 
