@@ -1,7 +1,7 @@
 """Log lines as events: an action and its values, text or JSON, to standard error. Never a patient's data.
 
-Each line about a series holds `series`, an id of 12 characters that every role derives from the Series Instance UID: one
-search finds what receive, work and deliver said of it.
+Each line about a series holds `series`, an id of 12 characters that every role derives from the Series Instance UID:
+one search finds what receive, work and deliver said of it.
 """
 
 from __future__ import annotations
