@@ -1,4 +1,4 @@
-"""A patient of canary words goes through the whole node: none of them is in any log, row, file name or command's output.
+"""A patient of canary words goes through the whole node: none of them is in a log, row, file name or command's output.
 
 Allowed are DICOM files, their bytes in the journal, and the audit trail, which must name the patient.
 """
@@ -70,7 +70,6 @@ def written(
 
 def hostile(number: int, ds: Dataset) -> None:
     """Values that no parser takes, with canaries in them: errors quote what they meet."""
-    ds.is_undefined_length_sequence = False
     for keyword, value in (("SliceThickness", "KNRPID77431"), ("SeriesNumber", "KNRACC99182")):
         ds.add_new(keyword, "LO", value)
 
