@@ -76,7 +76,17 @@ def configure(level: str, form: str, role: str) -> None:
     # These narrate every PDU and plugin at INFO and below, and quote elements of data sets in their warnings.
     logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)  # what matters of it we say ourselves, with the peer
     # Those of HTTP quote URLs, whose query may hold a patient's id.
-    for name in ("pydicom", "highdicom", "alembic", "sqlalchemy", "PIL", "matplotlib", "py.warnings", *_OF_HTTP):
+    for name in (
+        "pydicom",
+        "highdicom",
+        "alembic",
+        "sqlalchemy",
+        "PIL",
+        "pylibjpeg",
+        "matplotlib",
+        "py.warnings",
+        *_OF_HTTP,
+    ):
         logging.getLogger(name).setLevel(logging.ERROR)
     quiet_pydicom()
 
