@@ -19,8 +19,7 @@ from dicom_node.config import Config
 from dicom_node.db import Database, ReceivedInstance, ResultObject
 from dicom_node.engine import EngineClient
 from dicom_node.profiles import BUILT_IN_PROFILES
-from dicom_node.results import to_bytes
-from dicom_node.results import finding_rows
+from dicom_node.results import finding_rows, to_bytes
 from dicom_node.storage import Storage
 from dicom_node.web.app import create_app
 from dicom_node.web.node import Node, open_access
@@ -99,7 +98,14 @@ def _fill(node: Node, folder: Path) -> tuple[str, str]:
         made = "failed" if state == "failed" else ("rejected" if state == "rejected" else "queued")
         reason = {"failed": "FAILED", "rejected": "SLICE_GAP"}.get(made)
         job_id = f"{series}-{number:08x}"
-        job(database, job_id, series, state=made, reason=reason, text="gap of 5.0 mm after slice 112" if reason else None)
+        job(
+            database,
+            job_id,
+            series,
+            state=made,
+            reason=reason,
+            text="gap of 5.0 mm after slice 112" if reason else None,
+        )
         if state in ("running", "parked"):
             database.start_job(job_id, "work")
         if state == "running":

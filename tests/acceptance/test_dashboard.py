@@ -65,7 +65,9 @@ def open_page(browser: Any, dashboard: Dashboard, logins: dict[str, Any]) -> Ite
     problems: list[str] = []
     contexts = []
 
-    def open_it(path: str, *, who: str = "operator", size: Any = WIDE, scheme: str = "light", quiet: bool = True) -> Any:
+    def open_it(
+        path: str, *, who: str = "operator", size: Any = WIDE, scheme: str = "light", quiet: bool = True
+    ) -> Any:
         context = browser.new_context(viewport=size, color_scheme=scheme, storage_state=logins[who])
         contexts.append(context)
         page = context.new_page()
@@ -220,7 +222,9 @@ def test_hostile_values_are_text(open_page: Open, dashboard: Dashboard) -> None:
     expect(page.locator(".reason")).to_contain_text(HOSTILE)
     expect(page.get_by_text("from <b>CT</b>")).to_be_visible()
     assert page.locator("main img, main b:not(.reason b)").count() == 0
-    page.goto(f"{dashboard.url}/jobs?peer=%3Cscript%3Ealert(1)%3C/script%3E&text=%22%3E%3Cscript%3Ealert(1)%3C/script%3E")
+    page.goto(
+        f"{dashboard.url}/jobs?peer=%3Cscript%3Ealert(1)%3C/script%3E&text=%22%3E%3Cscript%3Ealert(1)%3C/script%3E"
+    )
     assert page.locator("main script").count() == 0
     expect(page.get_by_text("No job matches.")).to_be_visible()
 
