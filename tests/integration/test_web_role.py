@@ -104,7 +104,7 @@ def test_with_tls_old_versions_and_plain_calls_are_refused(tmp_path: Path) -> No
         with urllib.request.urlopen(url, timeout=10, context=context) as answer:
             assert json.load(answer) == {"alive": True}
         context.maximum_version = ssl.TLSVersion.TLSv1_2
-        with pytest.raises(urllib.error.URLError, match="(?i)version"):
+        with pytest.raises(urllib.error.URLError, match="EOF|(?i:version)"):
             urllib.request.urlopen(url, timeout=10, context=context)
         with pytest.raises(OSError):
             urllib.request.urlopen(f"http://127.0.0.1:{role.port}/healthz", timeout=10)
@@ -115,7 +115,8 @@ def test_a_port_that_is_taken_is_said_in_words(tmp_path: Path) -> None:
     with role.serving():
         taken = role.run("web")
     assert taken.returncode == 2
-    assert "Address already in use; set web.host, web.port" in taken.stderr
+    assert "Address already in use" in taken.stderr
+    assert "set web.host, web.port" in taken.stderr
 
 
 def test_idle_it_uses_under_one_per_cent_of_a_core(tmp_path: Path) -> None:
