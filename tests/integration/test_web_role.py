@@ -71,7 +71,7 @@ def test_users_and_tokens_of_the_command_line_get_in_and_no_secret_is_an_argumen
     assert json.loads(listed)[0]["name"] == "grafana"
     assert made["token"] not in listed
     with role.serving() as process:
-        request = urllib.request.Request(  # noqa: S310  loopback
+        request = urllib.request.Request(
             f"http://127.0.0.1:{role.port}/api/v1/session", headers={"Authorization": f"Bearer {made['token']}"}
         )
         with urllib.request.urlopen(request, timeout=10) as answer:
@@ -104,7 +104,7 @@ def test_with_tls_old_versions_and_plain_calls_are_refused(tmp_path: Path) -> No
         with urllib.request.urlopen(url, timeout=10, context=context) as answer:
             assert json.load(answer) == {"alive": True}
         context.maximum_version = ssl.TLSVersion.TLSv1_2
-        with pytest.raises(urllib.error.URLError, match="EOF|(?i:version)"):
+        with pytest.raises(urllib.error.URLError, match=r"EOF|(?i:version)"):
             urllib.request.urlopen(url, timeout=10, context=context)
         with pytest.raises(OSError):
             urllib.request.urlopen(f"http://127.0.0.1:{role.port}/healthz", timeout=10)
