@@ -22,6 +22,7 @@ from dicom_node.ledger import SENDING_ORDER, Ledger
 from dicom_node.locks import exclusive
 from dicom_node.priors import Priors
 from dicom_node.pulls import Pulls
+from dicom_node.purges import Purges
 from dicom_node.rows import Row
 
 __all__ = ["FINISHED", "Arrival", "Database", "ReceivedInstance", "ResultObject", "Row"]
@@ -45,7 +46,7 @@ class ResultObject:
     destinations: frozenset[str]
 
 
-class Database(Ledger, Commitments, Pulls, Priors):
+class Database(Ledger, Purges, Commitments, Pulls, Priors):
     """One database, SQLite or PostgreSQL, by its SQLAlchemy URL. Safe to share between threads."""
 
     def migrate(self) -> None:

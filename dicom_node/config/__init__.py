@@ -1,6 +1,8 @@
 """The settings: sections.py has their parts, node.py the whole of them and how it is read."""
 
+from dicom_node.config.alerts import AlertsConfig, EmailConfig, WebhookConfig
 from dicom_node.config.node import Config, load_config, parse_config
+from dicom_node.config.retention import SERIES_STATES, RetentionConfig, SeriesState
 from dicom_node.config.sections import (
     NODE_ATTRIBUTES,
     AssembleConfig,
@@ -16,7 +18,6 @@ from dicom_node.config.sections import (
     PullConfig,
     ReceiveConfig,
     ReceiveTLS,
-    RetentionConfig,
     RouteConfig,
     StorageClassGroup,
     StorageConfig,
@@ -26,11 +27,14 @@ from dicom_node.config.sections import (
 
 __all__ = [
     "NODE_ATTRIBUTES",
+    "SERIES_STATES",
+    "AlertsConfig",
     "AssembleConfig",
     "Condition",
     "Config",
     "DatabaseConfig",
     "DeliverConfig",
+    "EmailConfig",
     "GateConfig",
     "Keyword",
     "LogConfig",
@@ -42,8 +46,10 @@ __all__ = [
     "ReceiveTLS",
     "RetentionConfig",
     "RouteConfig",
+    "SeriesState",
     "StorageClassGroup",
     "StorageConfig",
+    "WebhookConfig",
     "WorkConfig",
     "bundle_folder",
     "load_config",

@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 from pydantic import Field, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from dicom_node.config.alerts import ADDRESS_PATTERN, AlertsConfig
+from dicom_node.config.retention import RetentionConfig
 from dicom_node.config.sections import (
     DEVICE_PATTERN,
     AssembleConfig,
@@ -20,7 +22,6 @@ from dicom_node.config.sections import (
     PriorsConfig,
     PullConfig,
     ReceiveConfig,
-    RetentionConfig,
     RouteConfig,
     StorageConfig,
     WorkConfig,
@@ -53,6 +54,7 @@ class Config(Section):
     work: WorkConfig = WorkConfig()
     deliver: DeliverConfig = DeliverConfig()
     retention: RetentionConfig = RetentionConfig()
+    alerts: AlertsConfig = AlertsConfig()
     log: LogConfig = LogConfig()
 
     @model_validator(mode="after")
@@ -178,8 +180,9 @@ def _anchored(config: Config, folder: Path) -> Config:
     database = DatabaseConfig(url=url)
     peers = {name: _anchored_files(peer, folder) for name, peer in config.peers.items()}
     receive = _anchored_files(config.receive, folder)
+    alerts = _anchored_files(config.alerts, folder)
     update = {"storage": storage, "models": models, "database": database, "peers": peers, "receive": receive}
-    return config.model_copy(update=update)
+    return config.model_copy(update={**update, "alerts": alerts})
 
 
 def _anchored_files(section: _AnySection, folder: Path) -> _AnySection:
@@ -204,5 +207,6 @@ _PATTERNS = {
     NAME_PATTERN: "must be a name of letters, digits, - and _, at most 63",
     URL_PATTERN: "must be a URL like https://pacs.example/dicom-web, without ? and #",
     TRANSFER_SYNTAX_PATTERN: "must be a Transfer Syntax UID, like 1.2.840.10008.1.2.1",
+    ADDRESS_PATTERN: "must be one address like radiology-it@hospital.example",
     DEVICE_PATTERN: "must be cpu or cuda:N, like cuda:0",
 }

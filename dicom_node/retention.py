@@ -1,0 +1,231 @@
+"""Series that may go -> folders out of sight, rows and event gone in one transaction, then the files.
+
+What may go is told by state and age (purges.py). A kill at any point loses nothing: rows that stayed get their files
+back, rows that went take theirs with them, at the next `settle`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import PurePosixPath
+
+from dicom_node.config import SERIES_STATES, Config, RetentionConfig, SeriesState
+from dicom_node.db import Database, Row
+from dicom_node.discarded import Discarded
+from dicom_node.engine import EngineClient
+from dicom_node.purges import Kept
+from dicom_node.storage import Storage
+
+log = logging.getLogger(__name__)
+
+DAY_S = 86400.0
+# Results whose job has no row yet are being made, or their rows are from a backup: both are over by then.
+LEFTOVER_S = 7 * DAY_S
+# So many candidates at a time, where it may be over with any of them.
+_BATCH = 50
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gone:
+    """A series that was deleted. state, why: empty where only its files tell of it, after a crash."""
+
+    series_uid: str
+    study_uid: str
+    state: str = ""
+    why: str = ""
+    instances: int = 0
+    jobs: int = 0
+    bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Purged:
+    """What a purge removed, or would remove. states: how many series were of which."""
+
+    series: int = 0
+    jobs: int = 0
+    bytes: int = 0
+    states: Mapping[str, int] = field(default_factory=dict)
+
+    def with_(self, gone: Gone) -> Purged:
+        states = {**self.states, gone.state: self.states.get(gone.state, 0) + 1}
+        return Purged(
+            series=self.series + 1, jobs=self.jobs + gone.jobs, bytes=self.bytes + gone.bytes, states=states
+        )
+
+
+def kept(config: Config, now: float) -> Kept:
+    """What `stored` is worth at each destination, as the settings stand."""
+    return Kept(
+        committing=tuple(name for name, peer in config.peers.items() if peer.may_commit),
+        uncommitted_before=now - config.retention.uncommitted_after_days * DAY_S,
+    )
+
+
+def due_by_age(settings: RetentionConfig, now: float) -> dict[SeriesState, float]:
+    """Of each state that is ever deleted by age, before when nothing more may have happened."""
+    days = {state: settings.after_days(state) for state in SERIES_STATES}
+    return {state: now - after * DAY_S for state, after in days.items() if after is not None}
+
+
+def due_under_pressure(settings: RetentionConfig, now: float) -> dict[SeriesState, float]:
+    """The same where the disk runs low, in the order in which they go."""
+    return dict.fromkeys(settings.under_pressure, now - settings.spared_h * 3600)
+
+
+def _told_nobody(gone: Gone) -> None:
+    """The event and the log have it all the same."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Purger:
+    """Deletes series. `deleted` hears of each, at least once, before its files are gone for good."""
+
+    database: Database
+    engine: EngineClient
+    storage: Storage
+    deleted: Callable[[Gone], None] = _told_nobody
+
+    @cached_property
+    def _discarded(self) -> Discarded:
+        return Discarded(self.storage.root)
+
+    def purge(
+        self,
+        before: Mapping[SeriesState, float],
+        kept: Kept,
+        *,
+        why: str,
+        enough: Callable[[Purged], bool] = lambda _removed: False,
+        go_on: Callable[[], bool] = lambda: True,
+    ) -> Purged:
+        """Delete what is `purgeable`, in its order, until that is `enough`, or not to `go_on`."""
+        removed, tried = Purged(), set[str]()
+        while rows := self._candidates(before, kept, tried):
+            for row in rows:
+                if enough(removed) or not go_on():
+                    return removed
+                tried.add(row["series_uid"])
+                gone = self._remove(row, before[row["state"]], kept, why)
+                removed = removed if gone is None else removed.with_(gone)
+        return removed
+
+    def would_purge(self, before: Mapping[SeriesState, float], kept: Kept) -> Purged:
+        """What `purge` would remove, all of it."""
+        removed = Purged()
+        for row in self.database.purgeable(before, kept):
+            gone, _ = self._measured(row, "")
+            removed = removed.with_(gone)
+        return removed
+
+    def _candidates(self, before: Mapping[SeriesState, float], kept: Kept, tried: set[str]) -> list[Row]:
+        # Those that did not go after all are found again: look past them.
+        rows = self.database.purgeable(before, kept, limit=_BATCH + len(tried))
+        return [row for row in rows if row["series_uid"] not in tried]
+
+    def _measured(self, row: Row, why: str) -> tuple[Gone, list[str]]:
+        """A series with what goes with it, and its folders."""
+        series_uid = row["series_uid"]
+        instances = self.database.instances(series_uid)
+        jobs = [job["job_id"] for job in self.database.jobs(series_uid=series_uid)]
+        size = sum(instance["size_bytes"] for instance in instances)
+        size += sum(made["size_bytes"] for job_id in jobs for made in self.database.results(job_id))
+        size += sum(prior["size_bytes"] for job_id in jobs if (prior := self.database.prior(job_id)) is not None)
+        folders = {str(PurePosixPath(instance["path"]).parent) for instance in instances}
+        gone = Gone(
+            series_uid=series_uid,
+            study_uid=row["study_uid"],
+            state=row["state"],
+            why=why,
+            instances=len(instances),
+            jobs=len(jobs),
+            bytes=size,
+        )
+        return gone, sorted(folders | {f"results/{job_id}" for job_id in jobs})
+
+    def _remove(self, row: Row, before: float, kept: Kept, why: str) -> Gone | None:
+        """None for a series that is not what it was: it brought something new, or a job was taken up again."""
+        gone, folders = self._measured(row, why)
+        # First: were we killed after the rows were gone, the same series could never be analysed again.
+        for folder in folders:
+            if folder.startswith("results/"):
+                self.engine.abandon(folder.removeprefix("results/"))
+        aside: list[str] = []
+        went = self.database.purge_series(
+            gone.series_uid,
+            before,
+            lambda: aside.append(self._set_aside(folders)),
+            kept,
+            states=(row["state"],),
+            why=why,
+            instances=gone.instances,
+            jobs=gone.jobs,
+            bytes=gone.bytes,
+        )
+        if not went:
+            return None
+        extra = {"action": "purge", "series": gone.series_uid, "state": gone.state, "why": why}
+        log.info("series deleted", extra={**extra, "jobs": gone.jobs, "bytes": gone.bytes})
+        self.deleted(gone)
+        for name in aside:
+            self._discarded.clear(name)
+        return gone
+
+    def _set_aside(self, folders: Iterable[str]) -> str:
+        return self._discarded.set_aside(folders)
+
+    # -- after a crash -----------------------------------------------------------------------------
+
+    def settle(self) -> None:
+        """What a purge left that was killed: files whose rows stayed come back, the others go."""
+        for name in self._discarded.aside():
+            series = {found for path in self._discarded.files(name) if (found := _series_of(path)) is not None}
+            for study_uid, series_uid in sorted(series):
+                self._settle_series(name, study_uid, series_uid)
+            self._discarded.clear(name)
+
+    def _settle_series(self, name: str, study_uid: str, series_uid: str) -> None:
+        here: list[bool] = []
+
+        def settle(paths: frozenset[str], jobs: frozenset[str]) -> None:
+            def wanted(path: str) -> bool:
+                return path in paths or (path.startswith("results/") and PurePosixPath(path).parts[1] in jobs)
+
+            here.append(bool(paths or jobs))
+            back = self._discarded.put_back(name, wanted)
+            if back:
+                extra = {"action": "purge", "series": series_uid, "files": back}
+                log.warning("files of a broken purge put back", extra=extra)
+
+        self.database.with_series(series_uid, settle)
+        if not any(here):
+            self.deleted(Gone(series_uid=series_uid, study_uid=study_uid))
+
+    # -- what nobody needs -------------------------------------------------------------------------
+
+    def forget(self, before: float) -> None:
+        """Events of what is gone, and the engine's records of what ended."""
+        self.engine.forget_ended(before)
+        self.database.purge_events(before)
+
+    def sweep(self, now: float) -> int:
+        """Results whose job has no row, folders of studies without a series, rubbish. How many there were."""
+        swept = self._discarded.sweep() + self.storage.sweep_empty(now - DAY_S)
+        for job_id in sorted(self.database.unknown_jobs(self.storage.old_results(now - LEFTOVER_S))):
+            log.warning("results without a job deleted", extra={"action": "sweep", "job": job_id})
+            self.storage.discard(f"results/{job_id}")
+            swept += 1
+        return swept
+
+
+def _series_of(path: str) -> tuple[str, str] | None:
+    """Study and series of a file by where it was: incoming/STUDY/SERIES/..., results/SERIES-HASH/... (no study)."""
+    match PurePosixPath(path).parts:
+        case ("incoming", study_uid, series_uid, _):
+            return study_uid, series_uid
+        case ("results", job_id, *_):
+            return "", job_id.partition("-")[0]
+    return None
