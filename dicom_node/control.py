@@ -99,12 +99,14 @@ def purge(
     before: float | Mapping[SeriesState, float],
     kept: Kept | None = None,
     dry_run: bool = False,
+    forget_before: float | None = None,
     deleted: Callable[[Gone], None] | None = None,
 ) -> Purged:
     """Remove series whose jobs all ended before `before` and whose objects are all stored, and committed where a
     destination is asked for that. Never what is undelivered. Or, where `before` has them, the states that it names.
 
-    A series that brings something new meanwhile stays. Workflows and events of that age go, too.
+    A series that brings something new meanwhile stays. Workflows and events of that age, or from before
+    `forget_before`, go too.
     """
     purger = Purger(database=database, engine=engine, storage=storage)
     if deleted is not None:
@@ -114,6 +116,7 @@ def purge(
         return purger.would_purge(due, kept or Kept())
     purger.settle()
     removed = purger.purge(due, kept or Kept(), why="by hand")
-    if not isinstance(before, Mapping):
-        purger.forget(before)
+    forgotten = forget_before if isinstance(before, Mapping) else before
+    if forgotten is not None:
+        purger.forget(forgotten)
     return removed

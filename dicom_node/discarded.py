@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
 _FOLDER = "discarded"
@@ -45,13 +45,13 @@ class Discarded:
         folder = self._bin / name
         return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
-    def put_back(self, name: str, wanted: Callable[[str], bool]) -> int:
-        """The files of it that `wanted` says yes to are where they were; one that came again meanwhile stays.
+    def put_back(self, name: str, files: Iterable[str]) -> int:
+        """These of its files are where they were; one that came again meanwhile stays. How many came back.
 
-        How many came back. Raises OSError.
+        Raises OSError.
         """
         back = 0
-        for path in filter(wanted, self.files(name)):
+        for path in files:
             target = self._root / path
             if not target.exists():
                 target.parent.mkdir(parents=True, exist_ok=True, mode=0o750)

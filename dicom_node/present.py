@@ -14,6 +14,8 @@ from dicom_node.profiles import COLUMNS, ResultProfile, in_words
 if TYPE_CHECKING:
     from sqlalchemy import RowMapping
 
+    from dicom_node.retention import Purged
+
 
 def print_jobs(out: Console, rows: Sequence[RowMapping], objects: Mapping[str, Mapping[str, int]]) -> None:
     """One line a job. Its short id, the hash of its set of instances, is enough for `show`, `retry`, `cancel`.
@@ -83,6 +85,15 @@ def print_profiles(out: Console, profiles: Mapping[str, ResultProfile]) -> None:
     for name, profile in profiles.items():
         table.add_row(name, *in_words(profile))
     out.print(table)
+
+
+def print_purged(out: Console, gone: Purged, *, dry_run: bool) -> None:
+    """How much went, or would go, and of which states."""
+    verb = "would remove" if dry_run else "removed"
+    states = ", ".join(f"{count} {state}" for state, count in gone.states.items())
+    out.print(
+        f"{verb} {gone.series} series, {gone.jobs} jobs, {gone.bytes / 1e6:.1f} MB" + (f": {states}" * bool(states))
+    )
 
 
 def print_held(out: Console, held: Sequence[tuple[str, Mapping[str, int]]]) -> None:

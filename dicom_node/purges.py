@@ -56,13 +56,13 @@ class Purges(Rows):
         row = self._one(_settled().where(schema.series.c.series_uid == series_uid))
         return None if row is None else row["state"]
 
-    def held_series(
-        self, before: float, kept: Kept, *, states: Collection[SeriesState] = DONE
-    ) -> list[tuple[str, dict[str, int]]]:
+    def held_series(self, before: float | Mapping[SeriesState, float], kept: Kept) -> list[tuple[str, dict[str, int]]]:
         """Series of that age that a purge leaves alone, and why: each reason with how many objects or jobs it has."""
         s = schema.series.c
-        free = _purgeable(dict.fromkeys(states, before), kept).subquery()
-        old = sa.select(s.series_uid).where(s.last_at < before, s.series_uid.not_in(sa.select(free.c.series_uid)))
+        due = dict(before) if isinstance(before, Mapping) else dict.fromkeys(DONE, before)
+        free = _purgeable(due, kept).subquery()
+        age = s.last_at < max(due.values(), default=0.0)
+        old = sa.select(s.series_uid).where(age, s.series_uid.not_in(sa.select(free.c.series_uid)))
         return [(row["series_uid"], self._why_held(row["series_uid"], kept)) for row in self._all(old)]
 
     def _why_held(self, series_uid: str, kept: Kept) -> dict[str, int]:

@@ -7,12 +7,12 @@ back, rows that went take theirs with them, at the next `settle`.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import PurePosixPath
 
-from dicom_node.config import SERIES_STATES, Config, RetentionConfig, SeriesState
+from dicom_node.config import Config, RetentionConfig, SeriesState
 from dicom_node.db import Database, Row
 from dicom_node.discarded import Discarded
 from dicom_node.engine import EngineClient
@@ -52,9 +52,7 @@ class Purged:
 
     def with_(self, gone: Gone) -> Purged:
         states = {**self.states, gone.state: self.states.get(gone.state, 0) + 1}
-        return Purged(
-            series=self.series + 1, jobs=self.jobs + gone.jobs, bytes=self.bytes + gone.bytes, states=states
-        )
+        return Purged(series=self.series + 1, jobs=self.jobs + gone.jobs, bytes=self.bytes + gone.bytes, states=states)
 
 
 def kept(config: Config, now: float) -> Kept:
@@ -67,8 +65,7 @@ def kept(config: Config, now: float) -> Kept:
 
 def due_by_age(settings: RetentionConfig, now: float) -> dict[SeriesState, float]:
     """Of each state that is ever deleted by age, before when nothing more may have happened."""
-    days = {state: settings.after_days(state) for state in SERIES_STATES}
-    return {state: now - after * DAY_S for state, after in days.items() if after is not None}
+    return {state: now - days * DAY_S for state, days in settings.after_days().items()}
 
 
 def due_under_pressure(settings: RetentionConfig, now: float) -> dict[SeriesState, float]:
@@ -149,10 +146,6 @@ class Purger:
     def _remove(self, row: Row, before: float, kept: Kept, why: str) -> Gone | None:
         """None for a series that is not what it was: it brought something new, or a job was taken up again."""
         gone, folders = self._measured(row, why)
-        # First: were we killed after the rows were gone, the same series could never be analysed again.
-        for folder in folders:
-            if folder.startswith("results/"):
-                self.engine.abandon(folder.removeprefix("results/"))
         aside: list[str] = []
         went = self.database.purge_series(
             gone.series_uid,
@@ -169,10 +162,17 @@ class Purger:
             return None
         extra = {"action": "purge", "series": gone.series_uid, "state": gone.state, "why": why}
         log.info("series deleted", extra={**extra, "jobs": gone.jobs, "bytes": gone.bytes})
-        self.deleted(gone)
+        # Whatever follows is made good by `settle` where we are killed before the files are cleared.
+        self._let_go(gone, (folder.removeprefix("results/") for folder in folders if folder.startswith("results/")))
         for name in aside:
             self._discarded.clear(name)
         return gone
+
+    def _let_go(self, gone: Gone, job_ids: Iterable[str]) -> None:
+        """The same series may come again: the ids of its workflows must be free then."""
+        for job_id in job_ids:
+            self.engine.abandon(job_id)
+        self.deleted(gone)
 
     def _set_aside(self, folders: Iterable[str]) -> str:
         return self._discarded.set_aside(folders)
@@ -182,27 +182,27 @@ class Purger:
     def settle(self) -> None:
         """What a purge left that was killed: files whose rows stayed come back, the others go."""
         for name in self._discarded.aside():
-            series = {found for path in self._discarded.files(name) if (found := _series_of(path)) is not None}
-            for study_uid, series_uid in sorted(series):
-                self._settle_series(name, study_uid, series_uid)
+            files = self._discarded.files(name)
+            for series_uid in sorted({_series_of(path) for path in files}):
+                self._settle_series(name, series_uid, [path for path in files if _series_of(path) == series_uid])
             self._discarded.clear(name)
 
-    def _settle_series(self, name: str, study_uid: str, series_uid: str) -> None:
-        here: list[bool] = []
+    def _settle_series(self, name: str, series_uid: str, files: Sequence[str]) -> None:
+        stayed: list[bool] = []
 
         def settle(paths: frozenset[str], jobs: frozenset[str]) -> None:
-            def wanted(path: str) -> bool:
-                return path in paths or (path.startswith("results/") and PurePosixPath(path).parts[1] in jobs)
-
-            here.append(bool(paths or jobs))
+            wanted = [path for path in files if path in paths or _job_of(path) in jobs]
             back = self._discarded.put_back(name, wanted)
+            stayed.append(bool(paths or jobs))
             if back:
                 extra = {"action": "purge", "series": series_uid, "files": back}
                 log.warning("files of a broken purge put back", extra=extra)
 
         self.database.with_series(series_uid, settle)
-        if not any(here):
-            self.deleted(Gone(series_uid=series_uid, study_uid=study_uid))
+        if not any(stayed):
+            studies = [PurePosixPath(path).parts[1] for path in files if _job_of(path) is None]
+            gone = Gone(series_uid=series_uid, study_uid=studies[0] if studies else "")
+            self._let_go(gone, sorted({job_id for path in files if (job_id := _job_of(path)) is not None}))
 
     # -- what nobody needs -------------------------------------------------------------------------
 
@@ -221,11 +221,13 @@ class Purger:
         return swept
 
 
-def _series_of(path: str) -> tuple[str, str] | None:
-    """Study and series of a file by where it was: incoming/STUDY/SERIES/..., results/SERIES-HASH/... (no study)."""
-    match PurePosixPath(path).parts:
-        case ("incoming", study_uid, series_uid, _):
-            return study_uid, series_uid
-        case ("results", job_id, *_):
-            return "", job_id.partition("-")[0]
-    return None
+def _job_of(path: str) -> str | None:
+    """Of results/JOB/..., relative to the storage root; None for a received file."""
+    parts = PurePosixPath(path).parts
+    return parts[1] if parts[0] == "results" else None
+
+
+def _series_of(path: str) -> str:
+    """Of incoming/STUDY/SERIES/FILE or results/SERIES-HASH/..."""
+    job_id = _job_of(path)
+    return PurePosixPath(path).parts[2] if job_id is None else job_id.partition("-")[0]

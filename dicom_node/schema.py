@@ -257,7 +257,7 @@ alert_notice = sa.Table(
     sa.Column("sent_at", sa.Double, nullable=False),
 )
 
-# How each channel is, and when it had its last message of each kind. failures: in a row; error: why the last one failed.
+# When each channel had its last message of each kind. failures: in a row since; error: why the last one failed.
 alert_channel = sa.Table(
     "alert_channel",
     metadata,

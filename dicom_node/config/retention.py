@@ -44,6 +44,17 @@ class RetentionConfig(Section):
     every_min: float = Field(default=60.0, gt=0, le=7 * 1440)
     history_after_days: Days | None = 90.0
 
-    def after_days(self, state: SeriesState) -> float | None:
-        days: float | None = getattr(self, f"{state}_after_days")
-        return days
+    def after_days(self) -> dict[SeriesState, float]:
+        """Of each state that is ever deleted by age, after how many days: what is safest elsewhere first."""
+        days: dict[SeriesState, float | None] = {
+            "committed": self.committed_after_days,
+            "stored": self.stored_after_days,
+            "rejected": self.rejected_after_days,
+            "unused": self.unused_after_days,
+            "cancelled": self.cancelled_after_days,
+            "local": self.local_after_days,
+            "failed": self.failed_after_days,
+            "parked": self.parked_after_days,
+            "undelivered": self.undelivered_after_days,
+        }
+        return {state: after for state, after in days.items() if after is not None}

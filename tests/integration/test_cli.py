@@ -358,9 +358,10 @@ def test_a_purge_says_what_would_go_then_removes_it(node: PreparedNode, run: Cal
     files = [node.storage.path(f"incoming/{STUDY}/{SERIES}/1.2.3.4.dcm"), node.storage.path(f"results/{JOB}/sr.dcm")]
     wanted = {"series": 1, "jobs": 1, "bytes": 12}
     dry = run("purge", "--older-than-days", "0", "--dry-run", "-c", node.config, "--json")
-    assert dry.json == {**wanted, "dry_run": True, "held": []}
+    assert dry.json == {**wanted, "dry_run": True, "held": [], "states": {"stored": 1}}
     assert all(path.exists() for path in files)
-    assert run("purge", "--older-than-days", "0", "-c", node.config, "--json").json == {**wanted, "dry_run": False}
+    told = run("purge", "--older-than-days", "0", "-c", node.config, "--json").json
+    assert told == {**wanted, "dry_run": False, "states": {"stored": 1}}
     assert not any(path.exists() or path.parent.exists() for path in files)
     assert (node.database.series(SERIES), node.database.job(JOB)) == (None, None)
     # The same series may come again: its job's id is free.
