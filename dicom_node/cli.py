@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from dicom_node import __version__, cli_network, logs, present
+from dicom_node.cli_alerts import alert_app
 from dicom_node.cli_common import DEFAULT_CONFIG, ConfigOption, JsonOption, err, out, print_json, progress_bar
 from dicom_node.config import SERIES_STATES, Config, GateConfig, SeriesState, load_config
 from dicom_node.domain import RESEARCH_USE
@@ -33,6 +34,7 @@ app = typer.Typer(
 )
 jobs_app = typer.Typer(help="List, show, retry and cancel jobs.", no_args_is_help=True)
 app.add_typer(jobs_app, name="jobs")
+app.add_typer(alert_app, name="alert")
 cli_network.add_to(app)
 
 JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="A job's id, or a part of it that no other has.")]

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import sqlalchemy as sa
 
 from dicom_node import arrivals, carriers, schema
+from dicom_node.alert_rows import AlertRows
 from dicom_node.arrivals import Arrival, Received, ReceivedInstance
 from dicom_node.commitments import Commitments
 from dicom_node.connection import no_answer
@@ -46,7 +47,7 @@ class ResultObject:
     destinations: frozenset[str]
 
 
-class Database(Ledger, Purges, Commitments, Pulls, Priors):
+class Database(Ledger, Purges, Commitments, Pulls, Priors, AlertRows):
     """One database, SQLite or PostgreSQL, by its SQLAlchemy URL. Safe to share between threads."""
 
     def migrate(self) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from dicom_node.profiles import COLUMNS, ResultProfile, in_words
 
@@ -101,6 +102,20 @@ def print_held(out: Console, held: Sequence[tuple[str, Mapping[str, int]]]) -> N
     for series_uid, why in held:
         reasons = ", ".join(f"{what} ({count})" for what, count in why.items())
         out.print(f"held back: series {series_uid}: {reasons}", markup=False, highlight=False)
+
+
+def print_alerts(out: Console, rows: Sequence[RowMapping], told: Mapping[tuple[str, str], str]) -> None:
+    """One line an alert. told: by kind and subject, which channels know of it."""
+    if not rows:
+        out.print("no alerts")
+        return
+    table = Table("since", "kind", "what", "told", box=None, pad_edge=False)
+    for row in rows:
+        text = row["text"] if row["ended_at"] is None else f"over since {_local(row['ended_at'])}: {row['text']}"
+        job = f" (job {str(row['job_id']).rpartition('-')[2]})" if row["job_id"] else ""
+        known = told.get((row["kind"], row["subject"]), "nobody")
+        table.add_row(_local(row["since"]), row["kind"], Text(text + job), known)
+    out.print(table)
 
 
 def _local(at: float) -> str:

@@ -109,7 +109,8 @@ def work(config: Config, stop: Stop, name: str | None = None) -> None:
 
 
 def deliver(config: Config, stop: Stop, name: str | None = None) -> None:
-    """Sends results and has them committed, pulls on schedule, looks for earlier CTs; imports no torch."""
+    """Sends results and has them committed, pulls on schedule, looks for earlier CTs, deletes what may go, tells
+    operators of what is wrong; imports no torch."""
     from dicom_node.prior import PriorFinder
 
     storage, database = open_state(config)
@@ -118,6 +119,7 @@ def deliver(config: Config, stop: Stop, name: str | None = None) -> None:
     beside: list[Beside] = [_keeper(config, database, storage)]
     if config.pulls:
         beside.append(_pulls(config, database, storage))
+    beside += [_retention(config, database, storage), _alerts(config, database, storage)]
     _run_engine(config, flow, database, stop, queues=("deliver", "priors"), beside=beside)
 
 
@@ -134,6 +136,22 @@ def _pulls(config: Config, database: Database, storage: Storage) -> Beside:
 
     announcer = make_announcer(config, EngineClient(config.database_url()))
     return PullSchedule(config, database, Landing(storage, database, announcer))
+
+
+def _retention(config: Config, database: Database, storage: Storage) -> Beside:
+    from dicom_node.retention import Purger
+    from dicom_node.retention_schedule import RetentionSchedule
+
+    purger = Purger(database=database, engine=EngineClient(config.database_url()), storage=storage)
+    return RetentionSchedule(config, database, storage, purger)
+
+
+def _alerts(config: Config, database: Database, storage: Storage) -> Beside:
+    from dicom_node.alerts.problems import Looks
+    from dicom_node.alerts.schedule import AlertSchedule, alerts_of
+
+    looks = Looks(config=config, database=database, storage=storage, now=time.time)
+    return AlertSchedule(alerts_of(config, database, looks))
 
 
 def _load_detectors(config: Config) -> dict[str, Detector]:
