@@ -46,6 +46,8 @@ class Purges(Rows):
     def purgeable(self, before: Mapping[SeriesState, float], kept: Kept, *, limit: int | None = None) -> list[Row]:
         """series_uid, study_uid, state and last_at of what may go: in the order of the states in `before`, of each
         the oldest first. before: a state -> until when nothing more may have happened; others are not looked at."""
+        if not before:
+            return []
         order = {state: place for place, state in enumerate(before)}
         found = _purgeable(before, kept).subquery()
         place = sa.case(order, value=found.c.state, else_=len(order))

@@ -11,13 +11,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import PurePosixPath
+from typing import TYPE_CHECKING
 
 from dicom_node.config import Config, RetentionConfig, SeriesState
 from dicom_node.db import Database, Row
 from dicom_node.discarded import Discarded
-from dicom_node.engine import EngineClient
 from dicom_node.purges import Kept
 from dicom_node.storage import Storage
+
+if TYPE_CHECKING:
+    from dicom_node.engine import EngineClient
 
 log = logging.getLogger(__name__)
 

@@ -46,13 +46,15 @@ class Inbox:
     encrypted: list[bool] = field(default_factory=list)
     logins: list[tuple[bytes, bytes]] = field(default_factory=list)
 
-    async def handle_RCPT(self, _server: SMTP, _session: Any, envelope: Envelope, address: str, _options: Any) -> str:
+    async def handle_RCPT(  # noqa: N802  aiosmtpd calls it so
+        self, _server: SMTP, _session: Any, envelope: Envelope, address: str, _options: Any
+    ) -> str:
         if address.startswith("nobody"):
             return "550 no such user"
         envelope.rcpt_tos.append(address)
         return "250 OK"
 
-    async def handle_DATA(self, server: SMTP, _session: Any, envelope: Envelope) -> str:
+    async def handle_DATA(self, server: SMTP, _session: Any, envelope: Envelope) -> str:  # noqa: N802  the same
         assert isinstance(envelope.content, bytes)
         self.mails.append(message_from_bytes(envelope.content))
         assert server.transport is not None
@@ -115,9 +117,7 @@ def email(tmp_path: Path, authority: Authority) -> Callable[..., Email]:
 
 
 @pytest.mark.parametrize("security", ["starttls", "tls"])
-def test_a_mail_arrives_encrypted_and_logged_in(
-    email: Callable[..., Email], issued: Issued, security: str
-) -> None:
+def test_a_mail_arrives_encrypted_and_logged_in(email: Callable[..., Email], issued: Issued, security: str) -> None:
     inbox = Inbox()
     with mail_server(inbox, issued, security) as port:
         assert email(port, security=security).send(MESSAGE) == "taken for 2 recipients"

@@ -1,7 +1,8 @@
-"""What is wrong, from real rows; who is told of it and how often, over restarts; and that a dead channel holds up none."""
+"""What is wrong, from real rows; who is told of it and how often, over restarts; a dead channel holds up none."""
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ import pytest
 from dicom_node.alert_rows import Problem
 from dicom_node.alerts.message import Item, Message, compose
 from dicom_node.alerts.problems import KINDS, Looks
-from dicom_node.alerts.schedule import AlertSchedule, Alerts
+from dicom_node.alerts.schedule import Alerts, AlertSchedule
 from dicom_node.config import Config
 from dicom_node.db import Database
 from dicom_node.errors import AlertNotSent
@@ -307,7 +308,7 @@ def test_a_channel_that_is_down_is_tried_with_growing_pauses_and_told_later(
         turn(alerts)
         clock.now += 30
     assert [round(at - begin) for at in tries[:5]] == [0, 30, 90, 210, 450]
-    assert max(later - sooner for sooner, later in zip(tries, tries[1:], strict=False)) <= 900
+    assert max(later - sooner for sooner, later in itertools.pairwise(tries)) <= 900
     assert hook.titles == ["job failed"]
     [row] = [row for row in database.alert_channels() if row["channel"] == "email"]
     assert (row["failures"], row["error"]) == (len(tries), mail.broken)
@@ -365,12 +366,12 @@ def test_a_channel_that_hangs_holds_up_no_other_and_a_second_machine_is_silent(
     class Hanging(FakeChannel):
         def send(self, message: Message) -> str:
             go_on.wait(30)
-            return super(Hanging, self).send(message)
+            return super().send(message)
 
     @dataclass
     class Telling(FakeChannel):
         def send(self, message: Message) -> str:
-            said = super(Telling, self).send(message)
+            said = super().send(message)
             told.set()
             return said
 
