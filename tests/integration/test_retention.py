@@ -482,17 +482,18 @@ class Keeping(RuleBasedStateMachine):
     def teardown(self) -> None:
         self.stock.database.close()
 
-    @rule(state=st.sampled_from([*SERIES_STATES, *UNTOUCHABLE]), images=st.integers(1, 2))
-    def comes(self, state: str, images: int) -> None:
-        self.stock.add(self.count, state, images=images)
-        self.count += 1
+    @rule(states=st.lists(st.sampled_from([*SERIES_STATES, *UNTOUCHABLE]), min_size=3, max_size=8))
+    def come(self, states: list[str]) -> None:
+        for state in states:
+            self.stock.add(self.count, state, images=1)
+            self.count += 1
 
-    @rule(which=st.integers(0, 5))
+    @rule(which=st.integers(0, 15))
     def grows(self, which: int) -> None:
         if self.count:
             self.stock.receive(which % self.count, images=1, first=7)
 
-    @rule(which=st.integers(0, 5), state=st.sampled_from(["complete", "rejected", "failed", "parked", "cancelled"]),
+    @rule(which=st.integers(0, 15), state=st.sampled_from(["complete", "rejected", "failed", "parked", "cancelled"]),
           to=st.sampled_from([(), ("pacs",), ("pacs", "archive")]))  # fmt: skip
     def revised(self, which: int, state: str, to: tuple[str, ...]) -> None:
         """A series that is here is decided on once more."""
@@ -509,33 +510,33 @@ class Keeping(RuleBasedStateMachine):
                     job_id, *(("why",) if state != "cancelled" else ())
                 )
 
-    @rule(which=st.integers(0, 5), state=st.sampled_from(schema.DELIVERY_STATES),
+    @rule(which=st.integers(0, 15), state=st.sampled_from(schema.DELIVERY_STATES),
           destination=st.sampled_from(["pacs", "archive"]))  # fmt: skip
     def moves(self, which: int, state: str, destination: str) -> None:
         jobs = sorted(row["job_id"] for row in self.stock.database.jobs())
         for job_id in jobs[which : which + 1]:
             self.stock.move(job_id, state, destination)
 
-    @rule(days=st.sampled_from([0.01, 1.0, 10.0]))
+    @rule(days=st.sampled_from([0.1, 3.0, 10.0]))
     def time_passes(self, days: float) -> None:
         self.clock.now += days * DAY_S
 
     @rule(
-        days=st.dictionaries(st.sampled_from(SERIES_STATES), st.sampled_from([0.0, 2.0, 15.0])),
-        pressed=st.lists(st.sampled_from(SERIES_STATES), unique=True),
+        days=st.tuples(*[st.sampled_from([None, 0.0, 2.0, 15.0])] * len(SERIES_STATES)),
+        pressed=st.lists(st.sampled_from(SERIES_STATES), unique=True, max_size=4),
         by_age=st.booleans(),
         may_commit=st.booleans(),
         killed=st.sampled_from([None, "_set_aside", "_let_go"]),
     )
     def purged(
         self,
-        days: dict[SeriesState, float],
+        days: tuple[float | None, ...],
         pressed: list[SeriesState],
         by_age: bool,
         may_commit: bool,
         killed: str | None,
     ) -> None:
-        named = {f"{state}_after_days": after for state, after in days.items()}
+        named = {f"{state}_after_days": after for state, after in zip(SERIES_STATES, days, strict=True)}
         config = Config.model_validate(
             {
                 "storage": {"root": str(self.folder)},
