@@ -471,13 +471,14 @@ class Keeping(RuleBasedStateMachine):
     folder: Path
 
     @initialize()
-    def empty(self) -> None:
+    def one_of_each(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
         shutil.copytree(self.template, self.folder)
         self.clock = Clock()
         database = Database(f"sqlite:///{self.folder / 'node.sqlite'}", now=self.clock)
         self.stock = Shelf(database=database, storage=Storage(self.folder), size_bytes=8)
         self.count = 0
+        self.come([*SERIES_STATES, *UNTOUCHABLE])
 
     def teardown(self) -> None:
         self.stock.database.close()
@@ -522,9 +523,10 @@ class Keeping(RuleBasedStateMachine):
         self.clock.now += days * DAY_S
 
     @rule(
-        days=st.tuples(*[st.sampled_from([None, 0.0, 2.0, 15.0])] * len(SERIES_STATES)),
+        days=st.tuples(*[st.sampled_from([0.0, 2.0, None, 15.0])] * len(SERIES_STATES)),
         pressed=st.lists(st.sampled_from(SERIES_STATES), unique=True, max_size=4),
         by_age=st.booleans(),
+        days_later=st.sampled_from([0.0, 3.0, 20.0]),
         may_commit=st.booleans(),
         killed=st.sampled_from([None, "_set_aside", "_let_go"]),
     )
@@ -533,9 +535,11 @@ class Keeping(RuleBasedStateMachine):
         days: tuple[float | None, ...],
         pressed: list[SeriesState],
         by_age: bool,
+        days_later: float,
         may_commit: bool,
         killed: str | None,
     ) -> None:
+        self.clock.now += days_later * DAY_S
         named = {f"{state}_after_days": after for state, after in zip(SERIES_STATES, days, strict=True)}
         config = Config.model_validate(
             {
