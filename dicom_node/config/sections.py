@@ -25,7 +25,7 @@ class StorageConfig(Section):
 
     root: Path
     min_free_gb: float = Field(default=5.0, ge=0)
-    clean_below_gb: float | None = None
+    clean_below_gb: Annotated[float, Field(gt=0)] | None = None
 
     @model_validator(mode="after")
     def _cleans_before_it_refuses(self) -> StorageConfig:

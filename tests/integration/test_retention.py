@@ -478,12 +478,12 @@ class Keeping(RuleBasedStateMachine):
         database = Database(f"sqlite:///{self.folder / 'node.sqlite'}", now=self.clock)
         self.stock = Shelf(database=database, storage=Storage(self.folder), size_bytes=8)
         self.count = 0
-        self.come([*SERIES_STATES, *UNTOUCHABLE])
+        self.come([*SERIES_STATES, *UNTOUCHABLE, "unknown"])
 
     def teardown(self) -> None:
         self.stock.database.close()
 
-    @rule(states=st.lists(st.sampled_from([*SERIES_STATES, *UNTOUCHABLE]), min_size=3, max_size=8))
+    @rule(states=st.lists(st.sampled_from([*SERIES_STATES, *UNTOUCHABLE, "unknown"]), min_size=3, max_size=8))
     def come(self, states: list[str]) -> None:
         for state in states:
             self.stock.add(self.count, state, images=1)
@@ -527,6 +527,7 @@ class Keeping(RuleBasedStateMachine):
         pressed=st.lists(st.sampled_from(SERIES_STATES), unique=True, max_size=4),
         by_age=st.booleans(),
         days_later=st.sampled_from([0.0, 3.0, 20.0]),
+        arrive_now=st.booleans(),
         may_commit=st.booleans(),
         killed=st.sampled_from([None, "_set_aside", "_let_go"]),
     )
@@ -536,10 +537,13 @@ class Keeping(RuleBasedStateMachine):
         pressed: list[SeriesState],
         by_age: bool,
         days_later: float,
+        arrive_now: bool,
         may_commit: bool,
         killed: str | None,
     ) -> None:
         self.clock.now += days_later * DAY_S
+        if arrive_now:
+            self.moves(which=0, state="committed", destination="pacs")
         named = {f"{state}_after_days": after for state, after in zip(SERIES_STATES, days, strict=True)}
         config = Config.model_validate(
             {
