@@ -206,7 +206,10 @@ class Purges(Rows):
 
 # -- the state of a series, as SQL over its row ----------------------------------------------------------
 
-_UNDELIVERED = schema.delivery.c.state.not_in((*ARRIVED, "cancelled"))
+# As expressions that no index has: SQLite would look through all deliveries or jobs of a state for each single series.
+_OBJECT_STATE = sa.func.coalesce(schema.delivery.c.state, "")
+_JOB_STATE = sa.func.coalesce(schema.job.c.state, "")
+_UNDELIVERED = _OBJECT_STATE.not_in((*ARRIVED, "cancelled"))
 
 
 def _job(series_uid: sa.ColumnElement[str], *where: sa.ColumnElement[bool]) -> sa.Exists:
@@ -225,15 +228,18 @@ def _object(series_uid: sa.ColumnElement[str], *where: sa.ColumnElement[bool]) -
 def _state() -> sa.Case[Any]:
     """One of SERIES_STATES, which has them in the same order: the first that fits; what must stay comes first."""
     j, d, uid = schema.job.c, schema.delivery.c, schema.series.c.series_uid
-    complete, stopped = j.state == "complete", j.state == "cancelled"
+    complete, stopped = _JOB_STATE == "complete", _JOB_STATE == "cancelled"
     nowhere = ~sa.select(d.job_id).where(d.job_id == j.job_id).exists()
     return sa.case(
         (_object(uid, _UNDELIVERED), "undelivered"),
-        (_job(uid, j.state == "parked"), "parked"),
-        (_job(uid, j.state == "failed"), "failed"),
-        (sa.or_(_object(uid, d.state == "cancelled"), sa.and_(_job(uid, stopped), ~_job(uid, complete))), "cancelled"),
+        (_job(uid, _JOB_STATE == "parked"), "parked"),
+        (_job(uid, _JOB_STATE == "failed"), "failed"),
+        (
+            sa.or_(_object(uid, _OBJECT_STATE == "cancelled"), sa.and_(_job(uid, stopped), ~_job(uid, complete))),
+            "cancelled",
+        ),
         (_job(uid, complete, nowhere), "local"),
-        (sa.and_(_job(uid, complete), _object(uid, d.state == "stored")), "stored"),
+        (sa.and_(_job(uid, complete), _object(uid, _OBJECT_STATE == "stored")), "stored"),
         (_job(uid, complete), "committed"),
         (_job(uid), "rejected"),
         else_="unused",
@@ -243,7 +249,7 @@ def _state() -> sa.Case[Any]:
 def _settled() -> sa.Select[Any]:
     """Series that were decided on, with no job under way, each with its state."""
     j, s = schema.job.c, schema.series.c
-    under_way = sa.or_(j.finished_at.is_(None), j.state.in_(("queued", "running")))
+    under_way = sa.or_(j.finished_at.is_(None), _JOB_STATE.in_(("queued", "running")))
     return sa.select(s.series_uid, s.study_uid, s.first_at, s.last_at, _state().label("state")).where(
         s.assembled_at.is_not(None), s.last_at <= s.assembled_at, ~_job(s.series_uid, under_way)
     )
@@ -252,7 +258,11 @@ def _settled() -> sa.Select[Any]:
 def _uncommitted(kept: Kept) -> sa.ColumnElement[bool]:
     """Deliveries that a peer stored and has yet to say that it keeps."""
     d = schema.delivery.c
-    return sa.and_(d.state == "stored", d.destination.in_(kept.committing), d.changed_at >= kept.uncommitted_before)
+    return sa.and_(
+        _OBJECT_STATE == "stored",
+        sa.func.coalesce(d.destination, "").in_(kept.committing),
+        d.changed_at >= kept.uncommitted_before,
+    )
 
 
 def _purgeable(before: Mapping[SeriesState, float], kept: Kept, series_uid: str | None = None) -> sa.Select[Any]:
@@ -268,10 +278,10 @@ def _purgeable(before: Mapping[SeriesState, float], kept: Kept, series_uid: str 
     return sa.select(s.series_uid, s.study_uid, s.first_at, s.last_at, s.state).where(
         s.last_at < since,
         ~_job(s.series_uid, j.finished_at >= since),
-        ~_object(s.series_uid, d.state.in_(ARRIVED), d.changed_at >= since),
+        ~_object(s.series_uid, _OBJECT_STATE.in_(ARRIVED), d.changed_at >= since),
         ~_object(s.series_uid, _uncommitted(kept)),
         # On the wire just now, or its sender died: who sends it will need the row.
-        ~_object(s.series_uid, d.state == "sending"),
+        ~_object(s.series_uid, _OBJECT_STATE == "sending"),
     )
 
 

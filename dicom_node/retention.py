@@ -28,7 +28,7 @@ DAY_S = 86400.0
 # Results whose job has no row yet are being made, or their rows are from a backup: both are over by then.
 LEFTOVER_S = 7 * DAY_S
 # So many candidates at a time, where it may be over with any of them.
-_BATCH = 50
+_BATCH = 500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
