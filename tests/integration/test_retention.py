@@ -623,7 +623,7 @@ def test_whatever_the_states_ages_and_settings_nothing_undelivered_is_ever_delet
     template.mkdir()
     shelf(template, Clock()).database.close()
     machine = type("KeepingHere", (Keeping,), {"template": template, "folder": tmp_path / "node"})
-    run_state_machine_as_test(machine, settings=settings(max_examples=20, stateful_step_count=8, deadline=None))
+    run_state_machine_as_test(machine, settings=settings(max_examples=12, stateful_step_count=8, deadline=None))
 
 
 def test_the_shipped_defaults_name_nothing_that_is_only_here() -> None:
