@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from dicom_node import __version__, cli_access, cli_audit, cli_network, logs, present
+from dicom_node.cli_alerts import alert_app
 from dicom_node.cli_common import DEFAULT_CONFIG, ConfigOption, JsonOption, err, out, print_json, progress_bar
 from dicom_node.cli_models import model_app
-from dicom_node.config import Config, GateConfig, load_config
+from dicom_node.config import SERIES_STATES, Config, GateConfig, SeriesState, load_config
 from dicom_node.domain import RESEARCH_USE
 from dicom_node.errors import ConfigError, DicomNodeError
 from dicom_node.forms import did_you_mean
@@ -35,6 +36,7 @@ app = typer.Typer(
 jobs_app = typer.Typer(help="List, show, retry and cancel jobs.", no_args_is_help=True)
 app.add_typer(jobs_app, name="jobs")
 app.add_typer(model_app, name="model")
+app.add_typer(alert_app, name="alert")
 cli_network.add_to(app)
 cli_access.add_to(app)
 cli_audit.add_to(app)
@@ -287,34 +289,61 @@ def jobs_cancel(job: JobArgument, config: ConfigOption = DEFAULT_CONFIG) -> None
 
 @app.command()
 def purge(
-    older_than_days: Annotated[float, typer.Option(min=0, help="Only what ended so long ago.")],
+    older_than_days: Annotated[
+        float | None, typer.Option(min=0, help="Only what nothing happened to for so long; default: the settings.")
+    ] = None,
+    state: Annotated[list[str] | None, typer.Option(help="Only series of this state; may be given again.")] = None,
     config: ConfigOption = DEFAULT_CONFIG,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go, remove nothing.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Remove series that are done and delivered, with their files. Never what is undelivered, failed or parked, and
+    """Remove series with their files, by the settings under `retention:`, or by the age that is given here: then those
+    that are done and delivered. Never what is undelivered, failed or parked, unless --state or a setting names it, and
     not what a peer with may_commit stored and has not committed, for retention.uncommitted_after_days.
 
     Example: dicom-node purge --older-than-days 30 --dry-run
     """
-    from dicom_node.control import kept as kept_by
     from dicom_node.control import purge as run_purge
+    from dicom_node.purges import DONE
+    from dicom_node.retention import DAY_S, audited, due_by_age, kept
 
     settings = load_config(config)
     now = time.time()
-    before, kept = now - older_than_days * 86400, kept_by(settings, now)
+    states = [_series_state(name) for name in state or DONE]
+    if older_than_days is not None:
+        before = dict.fromkeys(states, now - older_than_days * DAY_S)
+    else:
+        before = {name: at for name, at in due_by_age(settings.retention, now).items() if not state or name in states}
+    days = settings.retention.history_after_days if older_than_days is None else older_than_days
+    spared, forget = kept(settings, now), None if days is None else now - days * DAY_S
     with _state(config) as (storage, database, client):
-        gone = run_purge(database, client, storage, before=before, kept=kept, dry_run=dry_run)
-        held = database.held_series(before, kept) if dry_run else []
+        gone = run_purge(
+            database,
+            client,
+            storage,
+            before=before,
+            kept=spared,
+            dry_run=dry_run,
+            forget_before=forget,
+            deleted=audited(*cli_audit.who(settings)),
+        )
+        held = database.held_series(before, spared) if dry_run else []
     if as_json:
         result: dict[str, Any] = {"series": gone.series, "jobs": gone.jobs, "bytes": gone.bytes, "dry_run": dry_run}
+        result["states"] = dict(gone.states)
         if dry_run:
             result["held"] = [{"series_instance_uid": uid, "why": why} for uid, why in held]
         print_json(result)
         return
-    verb = "would remove" if dry_run else "removed"
-    out.print(f"{verb} {gone.series} series, {gone.jobs} jobs, {gone.bytes / 1e6:.1f} MB")
+    present.print_purged(out, gone, dry_run=dry_run)
     present.print_held(out, held)
+
+
+def _series_state(name: str) -> SeriesState:
+    for known in SERIES_STATES:
+        if name == known:
+            return known
+    raise ConfigError(f"--state {name} is none of {', '.join(SERIES_STATES)}")
 
 
 # -- without a node --------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from dicom_node.audit import Auditor, User, audit_log_used, user_change
 from dicom_node.audit.events import os_user
 from dicom_node.audit.trail import Trail, TrailBroken
 from dicom_node.cli_common import DEFAULT_CONFIG, ConfigOption, JsonOption, err, out, print_json
-from dicom_node.config import load_config
+from dicom_node.config import Config, load_config
 from dicom_node.errors import ConfigError
 
 
@@ -23,7 +23,13 @@ def add_to(app: typer.Typer) -> None:
 
 def tell(config: Path, action: str, target: str) -> None:
     """The audit trail: this user changes something."""
-    Auditor.of(load_config(config)).write(user_change(User(name=os_user()), action, target))
+    audit, user = who(load_config(config))
+    audit.write(user_change(user, action, target))
+
+
+def who(settings: Config) -> tuple[Auditor, User]:
+    """The audit trail, and this user of the operating system."""
+    return Auditor.of(settings), User(name=os_user())
 
 
 def verify(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> None:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from functools import partial
-from pathlib import PurePosixPath
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
-from dicom_node.config import Config
+from dicom_node.config import SeriesState
 from dicom_node.db import Database
 from dicom_node.delivery import delivery_id
 from dicom_node.engine import EngineClient
 from dicom_node.errors import DicomNodeError, StaleState
-from dicom_node.ledger import Kept
 from dicom_node.lookback import lookback_id
+from dicom_node.purges import DONE, Kept
+from dicom_node.retention import Gone, Purged, Purger
 from dicom_node.storage import Storage
 
 _ENDED = ("SUCCESS", "ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED")
@@ -108,58 +107,32 @@ def cancel(database: Database, engine: EngineClient, job_id: str) -> str:
     return "cancelled" if not ended else f"{unsent} unsent objects cancelled"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Purged:
-    """What a purge removed, or would remove."""
-
-    series: int
-    jobs: int
-    bytes: int
-
-
-def kept(config: Config, now: float) -> Kept:
-    """What `stored` is worth at each destination, as the settings stand."""
-    return Kept(
-        committing=tuple(name for name, peer in config.peers.items() if peer.may_commit),
-        uncommitted_before=now - config.retention.uncommitted_after_days * 86400,
-    )
-
-
 def purge(
     database: Database,
     engine: EngineClient,
     storage: Storage,
     *,
-    before: float,
+    before: float | Mapping[SeriesState, float],
     kept: Kept | None = None,
     dry_run: bool = False,
+    forget_before: float | None = None,
+    deleted: Callable[[Gone], None] | None = None,
 ) -> Purged:
     """Remove series whose jobs all ended before `before` and whose objects are all stored, and committed where a
-    destination is asked for that. Never what is undelivered.
+    destination is asked for that. Never what is undelivered. Or, where `before` has them, the states that it names.
 
-    A series that brings something new meanwhile stays. Workflows and events of that age go, too.
+    A series that brings something new meanwhile stays. Workflows and events of that age, or from before
+    `forget_before`, go too.
     """
-    removed = Purged(series=0, jobs=0, bytes=0)
-    for series_uid in database.purgeable_series(before, kept):
-        rows = database.instances(series_uid)
-        jobs = [job["job_id"] for job in database.jobs(series_uid=series_uid)]
-        size = sum(row["size_bytes"] for row in rows)
-        size += sum(made["size_bytes"] for job_id in jobs for made in database.results(job_id))
-        size += sum(prior["size_bytes"] for job_id in jobs if (prior := database.prior(job_id)) is not None)
-        folders = {str(PurePosixPath(row["path"]).parent) for row in rows} | {f"results/{job_id}" for job_id in jobs}
-        if not dry_run:
-            if not database.purge_series(series_uid, before, partial(_discard, storage, folders), kept):
-                continue
-            # The same series may come again: its workflow ids must be free then.
-            for job_id in jobs:
-                engine.forget(job_id)
-        removed = Purged(series=removed.series + 1, jobs=removed.jobs + len(jobs), bytes=removed.bytes + size)
-    if not dry_run:
-        engine.forget_ended(before)
-        database.purge_events(before)
+    purger = Purger(database=database, engine=engine, storage=storage)
+    if deleted is not None:
+        purger = replace(purger, deleted=deleted)
+    due = dict(before) if isinstance(before, Mapping) else dict.fromkeys(DONE, before)
+    if dry_run:
+        return purger.would_purge(due, kept or Kept())
+    purger.settle()
+    removed = purger.purge(due, kept or Kept(), why="by hand")
+    forgotten = forget_before if isinstance(before, Mapping) else before
+    if forgotten is not None:
+        purger.forget(forgotten)
     return removed
-
-
-def _discard(storage: Storage, folders: Iterable[str]) -> None:
-    for folder in sorted(folders):
-        storage.discard(folder)

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import sqlalchemy as sa
 
 from dicom_node import arrivals, carriers, schema
+from dicom_node.alert_rows import AlertRows
 from dicom_node.arrivals import Arrival, Received, ReceivedInstance
 from dicom_node.commitments import Commitments
 from dicom_node.connection import no_answer
@@ -22,6 +23,7 @@ from dicom_node.ledger import SENDING_ORDER, Ledger
 from dicom_node.locks import exclusive
 from dicom_node.priors import Priors
 from dicom_node.pulls import Pulls
+from dicom_node.purges import Purges
 from dicom_node.rows import Row
 from dicom_node.shadows import Shadows
 
@@ -46,7 +48,7 @@ class ResultObject:
     destinations: frozenset[str]
 
 
-class Database(Ledger, Commitments, Pulls, Priors, Shadows):
+class Database(Ledger, Purges, Commitments, Pulls, Priors, Shadows, AlertRows):
     """One database, SQLite or PostgreSQL, by its SQLAlchemy URL. Safe to share between threads."""
 
     def migrate(self) -> None:

@@ -287,6 +287,13 @@ class EngineClient:
         rows = self._client.list_workflows(workflow_id_prefix=prefix, load_input=False, load_output=False)
         self._delete([row.workflow_id for row in rows if row.status != "PENDING"])
 
+    def abandon(self, prefix: str) -> None:
+        """The same with those that wait or run: they end after their present step."""
+        for row in self._client.list_workflows(workflow_id_prefix=prefix, load_input=False, load_output=False):
+            if row.status in ("PENDING", "ENQUEUED", "DELAYED"):
+                self.cancel(row.workflow_id)
+        self.forget(prefix)
+
     def _delete(self, workflow_ids: Sequence[str]) -> None:
         if workflow_ids:
             self._client.delete_workflows(list(workflow_ids))

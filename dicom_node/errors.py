@@ -57,6 +57,12 @@ class DeliveryError(DicomNodeError):
     """An object could not be sent."""
 
 
+class AlertNotSent(DicomNodeError):
+    """A channel did not take an alert. The text holds no secret and nothing of the message."""
+
+    retry_helps = True
+
+
 class ResultError(DicomNodeError):
     """A result object failed its own checks and must not leave the node."""
 

@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from dicom_node.profiles import COLUMNS, ResultProfile, in_words
 
 if TYPE_CHECKING:
     from sqlalchemy import RowMapping
+
+    from dicom_node.retention import Purged
 
 
 def print_jobs(out: Console, rows: Sequence[RowMapping], objects: Mapping[str, Mapping[str, int]]) -> None:
@@ -85,11 +88,34 @@ def print_profiles(out: Console, profiles: Mapping[str, ResultProfile]) -> None:
     out.print(table)
 
 
+def print_purged(out: Console, gone: Purged, *, dry_run: bool) -> None:
+    """How much went, or would go, and of which states."""
+    verb = "would remove" if dry_run else "removed"
+    states = ", ".join(f"{count} {state}" for state, count in gone.states.items())
+    out.print(
+        f"{verb} {gone.series} series, {gone.jobs} jobs, {gone.bytes / 1e6:.1f} MB" + (f": {states}" * bool(states))
+    )
+
+
 def print_held(out: Console, held: Sequence[tuple[str, Mapping[str, int]]]) -> None:
     """Series that a purge leaves alone, with what holds each back."""
     for series_uid, why in held:
         reasons = ", ".join(f"{what} ({count})" for what, count in why.items())
         out.print(f"held back: series {series_uid}: {reasons}", markup=False, highlight=False)
+
+
+def print_alerts(out: Console, rows: Sequence[RowMapping], told: Mapping[tuple[str, str], str]) -> None:
+    """One line an alert. told: by kind and subject, which channels know of it."""
+    if not rows:
+        out.print("no alerts")
+        return
+    table = Table("since", "kind", "what", "told", box=None, pad_edge=False)
+    for row in rows:
+        text = row["text"] if row["ended_at"] is None else f"over since {_local(row['ended_at'])}: {row['text']}"
+        job = f" (job {str(row['job_id']).rpartition('-')[2]})" if row["job_id"] else ""
+        known = told.get((row["kind"], row["subject"]), "nobody")
+        table.add_row(_local(row["since"]), row["kind"], Text(text + job), known)
+    out.print(table)
 
 
 def _local(at: float) -> str:

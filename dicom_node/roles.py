@@ -111,7 +111,8 @@ def work(config: Config, stop: Stop, name: str | None = None) -> None:
 
 
 def deliver(config: Config, stop: Stop, name: str | None = None) -> None:
-    """Sends results and has them committed, pulls on schedule, looks for earlier CTs; imports no torch."""
+    """Sends results and has them committed, pulls on schedule, looks for earlier CTs, deletes what may go, tells
+    operators of what is wrong; imports no torch."""
     from dicom_node.prior import PriorFinder
 
     storage, database = open_state(config)
@@ -121,6 +122,7 @@ def deliver(config: Config, stop: Stop, name: str | None = None) -> None:
     beside: list[Beside] = [_keeper(config, database, storage)]
     if config.pulls:
         beside.append(_pulls(config, database, storage, audit))
+    beside += [_retention(config, database, storage, audit), _alerts(config, database, storage)]
     _run_engine("deliver", config, flow, database, stop, queues=("deliver", "priors"), beside=beside)
 
 
@@ -137,6 +139,23 @@ def _pulls(config: Config, database: Database, storage: Storage, audit: Audit) -
 
     announcer = make_announcer(config, EngineClient(config.database_url()))
     return PullSchedule(config, database, Landing(storage, database, announcer), audit=audit)
+
+
+def _retention(config: Config, database: Database, storage: Storage, audit: Auditor) -> Beside:
+    from dicom_node.retention import Purger, audited
+    from dicom_node.retention_schedule import RetentionSchedule
+
+    engine = EngineClient(config.database_url())
+    purger = Purger(database=database, engine=engine, storage=storage, deleted=audited(audit))
+    return RetentionSchedule(config, database, storage, purger)
+
+
+def _alerts(config: Config, database: Database, storage: Storage) -> Beside:
+    from dicom_node.alerts.problems import Looks
+    from dicom_node.alerts.schedule import AlertSchedule, alerts_of
+
+    looks = Looks(config=config, database=database, storage=storage, now=time.time)
+    return AlertSchedule(alerts_of(config, database, looks))
 
 
 def _detectors(config: Config, database: Database) -> Callable[[str], Detector]:

@@ -132,6 +132,8 @@ delivery = sa.Table(
     sa.Column("commit_due_at", sa.Double, nullable=True),
     sa.Column("commit_rounds", sa.Integer, nullable=False, server_default="0"),
     _one_of("state", DELIVERY_STATES),
+    # Whether anything arrived at a destination lately.
+    sa.Index("ix_delivery_destination_changed_at", "destination", "changed_at"),
 )
 
 # Storage Commitment that we asked for (PS3.4 J): one row a transaction. lapsed: no word came in time, so it was asked
@@ -329,3 +331,49 @@ sa.Index("ix_delivery_destination", delivery.c.destination, delivery.c.state, de
 # A series that brought something since it was decided on last.
 ARRIVING = sa.or_(series.c.assembled_at.is_(None), series.c.last_at > series.c.assembled_at)
 sa.Index("ix_series_arriving", series.c.first_at, sqlite_where=ARRIVING, postgresql_where=ARRIVING)
+
+
+# What an operator should know of, since when. ended_at: it was not there any more at that look.
+alert = sa.Table(
+    "alert",
+    metadata,
+    sa.Column("kind", sa.String(32), primary_key=True),
+    sa.Column("subject", sa.String(192), primary_key=True),
+    sa.Column("text", sa.Text, nullable=False),
+    sa.Column("job_id", sa.String(96), nullable=True),
+    sa.Column("since", sa.Double, nullable=False),
+    sa.Column("ended_at", sa.Double, nullable=True),
+)
+
+# Which channel was told of an alert, and when last. It goes once that channel was told that the alert is over.
+alert_notice = sa.Table(
+    "alert_notice",
+    metadata,
+    sa.Column("channel", sa.String(16), primary_key=True),
+    sa.Column("kind", sa.String(32), primary_key=True),
+    sa.Column("subject", sa.String(192), primary_key=True),
+    sa.Column("sent_at", sa.Double, nullable=False),
+)
+
+# When each channel had its last message of each kind. failures: in a row since; error: why the last one failed.
+alert_channel = sa.Table(
+    "alert_channel",
+    metadata,
+    sa.Column("channel", sa.String(16), primary_key=True),
+    sa.Column("kind", sa.String(32), primary_key=True),
+    sa.Column("sent_at", sa.Double, nullable=True),
+    sa.Column("failed_at", sa.Double, nullable=True),
+    sa.Column("failures", sa.Integer, nullable=False),
+    sa.Column("error", sa.Text, nullable=True),
+)
+
+# The last round of each task of retention. ended_at null: it runs, or its process died in it.
+upkeep = sa.Table(
+    "upkeep",
+    metadata,
+    sa.Column("name", sa.String(32), primary_key=True),
+    sa.Column("started_at", sa.Double, nullable=False),
+    sa.Column("ended_at", sa.Double, nullable=True),
+    sa.Column("series", sa.Integer, nullable=False),
+    sa.Column("bytes", sa.BigInteger, nullable=False),
+)

@@ -179,13 +179,27 @@ class Storage:
         return removed
 
     def discard(self, relative: str) -> None:
-        """Remove a folder in one step as far as others see it; what a crash leaves goes with the next `discard`."""
-        bin_folder = self.root / "discarded"
-        bin_folder.mkdir(exist_ok=True, mode=0o750)
+        """Remove a folder in one step as far as others see it; what a crash leaves goes with `Discarded.sweep`."""
+        rubbish = self.root / "discarded" / uuid.uuid4().hex
+        rubbish.parent.mkdir(exist_ok=True, mode=0o750)
         with contextlib.suppress(FileNotFoundError):
-            (self.root / relative).rename(bin_folder / uuid.uuid4().hex)
-        for folder in bin_folder.iterdir():
-            shutil.rmtree(folder, ignore_errors=True)
+            (self.root / relative).rename(rubbish)
+            shutil.rmtree(rubbish, ignore_errors=True)
+
+    def old_results(self, before: float) -> list[str]:
+        """The jobs whose folder of results did not change since."""
+        return sorted(entry.name for entry in os.scandir(self.root / "results") if entry.stat().st_mtime < before)
+
+    def sweep_empty(self, before: float) -> int:
+        """Remove the folders of studies that are empty since that time. How many."""
+        removed = 0
+        for entry in os.scandir(self.root / "incoming"):
+            # An empty one only: who puts something into it meanwhile keeps it.
+            with contextlib.suppress(OSError):
+                if entry.stat().st_mtime < before:
+                    Path(entry.path).rmdir()
+                    removed += 1
+        return removed
 
     def incoming_files(self) -> Iterator[str]:
         """Relative paths of all received files."""

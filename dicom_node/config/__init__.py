@@ -1,7 +1,9 @@
 """The settings: sections.py has their parts, node.py the whole of them and how it is read."""
 
 from dicom_node.config.metrics import MetricsConfig, TracesConfig
+from dicom_node.config.alerts import AlertsConfig, EmailConfig, WebhookConfig
 from dicom_node.config.node import Config, load_config, parse_config
+from dicom_node.config.retention import SERIES_STATES, RetentionConfig, SeriesState
 from dicom_node.config.sections import (
     NODE_ATTRIBUTES,
     AssembleConfig,
@@ -17,7 +19,6 @@ from dicom_node.config.sections import (
     PullConfig,
     ReceiveConfig,
     ReceiveTLS,
-    RetentionConfig,
     RouteConfig,
     StorageClassGroup,
     StorageConfig,
@@ -29,11 +30,14 @@ from dicom_node.config.web import ROLES, WebConfig, WebOIDC, WebProxy, WebRole, 
 __all__ = [
     "NODE_ATTRIBUTES",
     "ROLES",
+    "SERIES_STATES",
+    "AlertsConfig",
     "AssembleConfig",
     "Condition",
     "Config",
     "DatabaseConfig",
     "DeliverConfig",
+    "EmailConfig",
     "GateConfig",
     "Keyword",
     "LogConfig",
@@ -46,6 +50,7 @@ __all__ = [
     "ReceiveTLS",
     "RetentionConfig",
     "RouteConfig",
+    "SeriesState",
     "StorageClassGroup",
     "StorageConfig",
     "TracesConfig",
@@ -54,6 +59,7 @@ __all__ = [
     "WebProxy",
     "WebRole",
     "WebTLS",
+    "WebhookConfig",
     "WorkConfig",
     "bundle_folder",
     "is_loopback",

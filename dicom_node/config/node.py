@@ -12,6 +12,8 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from dicom_node.config.audit import AuditConfig
 from dicom_node.config.metrics import ENDPOINT_PATTERN, MetricsConfig, TracesConfig
+from dicom_node.config.alerts import ADDRESS_PATTERN, AlertsConfig
+from dicom_node.config.retention import RetentionConfig
 from dicom_node.config.sections import (
     DEVICE_PATTERN,
     AssembleConfig,
@@ -23,7 +25,6 @@ from dicom_node.config.sections import (
     PriorsConfig,
     PullConfig,
     ReceiveConfig,
-    RetentionConfig,
     RouteConfig,
     StorageConfig,
     WorkConfig,
@@ -58,6 +59,7 @@ class Config(Section):
     deliver: DeliverConfig = DeliverConfig()
     retention: RetentionConfig = RetentionConfig()
     audit: AuditConfig = AuditConfig()
+    alerts: AlertsConfig = AlertsConfig()
     log: LogConfig = LogConfig()
     web: WebConfig = WebConfig()
     metrics: MetricsConfig = MetricsConfig()
@@ -198,7 +200,7 @@ def _anchored(config: Config, folder: Path) -> Config:
     receive, audit = _anchored_files(config.receive, folder), _anchored_files(config.audit, folder)
     update = {"storage": storage, "models": models, "database": database, "peers": peers, "receive": receive}
     update |= {"audit": audit, "web": _anchored_files(config.web, folder)}
-    update["metrics"] = _anchored_files(config.metrics, folder)
+    update |= {"metrics": _anchored_files(config.metrics, folder), "alerts": _anchored_files(config.alerts, folder)}
     return config.model_copy(update=update)
 
 
@@ -225,5 +227,6 @@ _PATTERNS = {
     URL_PATTERN: "must be a URL like https://pacs.example/dicom-web, without ? and #",
     TRANSFER_SYNTAX_PATTERN: "must be a Transfer Syntax UID, like 1.2.840.10008.1.2.1",
     ENDPOINT_PATTERN: "must be a URL like http://127.0.0.1:4318/v1/traces",
+    ADDRESS_PATTERN: "must be one address like radiology-it@hospital.example",
     DEVICE_PATTERN: "must be cpu or cuda:N, like cuda:0",
 }

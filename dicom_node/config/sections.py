@@ -20,10 +20,18 @@ StorageClassGroup = Literal["enhanced_ct", "images", "results", "other"]
 
 
 class StorageConfig(Section):
-    """Where files live. `min_free_gb`: below it nothing more is accepted (0xA700)."""
+    """Where files live. `min_free_gb`: below it nothing more is accepted (0xA700). `clean_below_gb`: below it series
+    are deleted, as `retention.under_pressure` says; null: never for want of space."""
 
     root: Path
     min_free_gb: float = Field(default=5.0, ge=0)
+    clean_below_gb: Annotated[float, Field(gt=0)] | None = None
+
+    @model_validator(mode="after")
+    def _cleans_before_it_refuses(self) -> StorageConfig:
+        if self.clean_below_gb is not None and self.clean_below_gb <= self.min_free_gb:
+            raise ValueError("clean_below_gb must be above min_free_gb, else nothing is accepted before it cleans")
+        return self
 
     @field_validator("root", mode="before")
     @classmethod
@@ -247,13 +255,6 @@ class DeliverConfig(Section):
     longest_wait_s: float = Field(default=600.0, gt=0)
     give_up_after_h: float = Field(default=72.0, gt=0)
     commit_wait_h: float = Field(default=6.0, gt=0)
-
-
-class RetentionConfig(Section):
-    """What a purge may take. uncommitted_after_days: how long objects are kept that a peer stored and never committed,
-    where it `may_commit`."""
-
-    uncommitted_after_days: float = Field(default=30.0, ge=0)
 
 
 LogLevel = Literal["debug", "info", "warning", "error"]

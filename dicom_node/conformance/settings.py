@@ -79,7 +79,10 @@ _PEER = {
     "connect_timeout_s": "seconds until the TCP connection stands",
     "response_timeout_s": "seconds for A-ASSOCIATE-AC, each DIMSE response and A-RELEASE-RP",
 }
-_STORAGE = {"min_free_gb": "GB that must be free for an Instance to be accepted"}
+_STORAGE = {
+    "min_free_gb": "GB that must be free for an Instance to be accepted",
+    "clean_below_gb": "GB of free space below which series are deleted; null: none for want of space",
+}
 _ASSEMBLE = {
     "quiet_time_s": "seconds without a new Instance until a series counts as complete",
     "proven_quiet_time_s": "the same where its completeness is proven",

@@ -20,6 +20,7 @@ from pydicom.data import get_testdata_file
 
 import dicom_node
 from dicom_node import cli, engine
+from dicom_node.alert_rows import Problem
 from dicom_node.db import Database, ReceivedInstance, ResultObject
 from dicom_node.engine import EngineClient
 from dicom_node.storage import Storage
@@ -203,8 +204,8 @@ def test_the_version_is_printed() -> None:
         ["nonsense"],
         ["jobs", "nonsense"],
         ["jobs", "show"],
-        ["purge"],
         ["purge", "--older-than-days", "-1"],
+        ["alert"],
         ["infer"],
         ["route", "--no-such-option", "x"],
     ],
@@ -358,9 +359,10 @@ def test_a_purge_says_what_would_go_then_removes_it(node: PreparedNode, run: Cal
     files = [node.storage.path(f"incoming/{STUDY}/{SERIES}/1.2.3.4.dcm"), node.storage.path(f"results/{JOB}/sr.dcm")]
     wanted = {"series": 1, "jobs": 1, "bytes": 12}
     dry = run("purge", "--older-than-days", "0", "--dry-run", "-c", node.config, "--json")
-    assert dry.json == {**wanted, "dry_run": True, "held": []}
+    assert dry.json == {**wanted, "dry_run": True, "held": [], "states": {"stored": 1}}
     assert all(path.exists() for path in files)
-    assert run("purge", "--older-than-days", "0", "-c", node.config, "--json").json == {**wanted, "dry_run": False}
+    told = run("purge", "--older-than-days", "0", "-c", node.config, "--json").json
+    assert told == {**wanted, "dry_run": False, "states": {"stored": 1}}
     assert not any(path.exists() or path.parent.exists() for path in files)
     assert (node.database.series(SERIES), node.database.job(JOB)) == (None, None)
     # The same series may come again: its job's id is free.
@@ -429,6 +431,60 @@ def test_a_purge_keeps_what_is_recent_or_undelivered(node: PreparedNode, run: Ca
     node.move("stored")
     assert run("purge", "--older-than-days", "1", "-c", node.config, "--json").json["series"] == 0
     assert node.database.job(JOB) is not None
+
+
+def test_a_purge_without_an_age_goes_by_the_settings_and_with_a_state_by_that_alone(
+    node: PreparedNode, run: Callable[..., Ended]
+) -> None:
+    node.complete()
+    assert run("purge", "-c", node.config, "--json").json["series"] == 0
+    settings = yaml.safe_load(node.config.read_text())
+    settings["retention"] = {"undelivered_after_days": 0, "failed_after_days": 0}
+    node.config.write_text(yaml.safe_dump(settings))
+    assert run("purge", "--state", "failed", "-c", node.config, "--json").json["series"] == 0
+    dry = run("purge", "--dry-run", "-c", node.config).out
+    assert "would remove 1 series, 1 jobs, 0.0 MB: 1 undelivered" in dry
+    assert run("purge", "--older-than-days", "0", "-c", node.config, "--json").json["series"] == 0
+    told = run("purge", "--older-than-days", "0", "--state", "undelivered", "-c", node.config, "--json").json
+    assert told["states"] == {"undelivered": 1}
+    ended = run("purge", "--state", "delivered", "-c", node.config)
+    assert (ended.code, "--state delivered is none of undelivered, parked" in ended.err) == (2, True)
+
+
+# -- alerts --------------------------------------------------------------------------------------------
+
+
+def test_a_test_alert_goes_through_each_channel_and_says_what_became_of_it(
+    node: PreparedNode, run: Callable[..., Ended]
+) -> None:
+    ended = run("alert", "test", "-c", node.config)
+    assert (ended.code, "has neither email nor webhook" in ended.err) == (2, True)
+    got: list[Asked] = []
+    with serving(lambda asked: (got.append(asked), Said(200))[1]) as url:
+        settings = yaml.safe_load(node.config.read_text())
+        mail = {"host": "127.0.0.1", "port": free_port(), "from": "a@b.example", "to": ["c@d.example"], "timeout_s": 5}
+        settings["alerts"] = {"email": mail, "webhook": {"url": url}}
+        node.config.write_text(yaml.safe_dump(settings))
+        ended = run("alert", "test", "-c", node.config, "--json")
+    assert ended.code == 1
+    email, webhook = ended.json
+    assert (email["channel"], email["ok"]) == ("email", False)
+    assert "no connection" in email["text"]
+    assert webhook == {"channel": "webhook", "ok": True, "text": "HTTP 200"}
+    assert json.loads(got[0].body)["kind"] == "test"
+
+
+def test_alerts_are_listed_with_those_who_know(node: PreparedNode, run: Callable[..., Ended]) -> None:
+    assert run("alert", "list", "-c", node.config).out == "no alerts\n"
+    text = "pacs: nothing arrived for more than 30 min, though objects wait"
+    node.database.alerts_seen([Problem(kind="destination_dead", subject="pacs", text=text)], over_after_s=0.0)
+    assert "nobody" in run("alert", "list", "-c", node.config).out
+    node.database.alerts_told("webhook", "destination_dead", raised=["pacs"], over=[])
+    node.database.alert_failed("email", "destination_dead", "mail:587: no answer in time")
+    [row] = (listed := run("alert", "list", "-c", node.config, "--json").json)["alerts"]
+    assert (row["kind"], row["text"], row["told"]) == ("destination_dead", text, ["webhook"])
+    assert listed["failing"][0]["error"] == "mail:587: no answer in time"
+    assert "email does not take messages: mail:587: no answer in time" in run("alert", "list", "-c", node.config).out
 
 
 # -- check, route --------------------------------------------------------------------------------------

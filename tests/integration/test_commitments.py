@@ -11,7 +11,7 @@ import pytest
 from dicom_node.commitments import MOST_ROUNDS, Settled
 from dicom_node.db import Database
 from dicom_node.errors import StaleState
-from dicom_node.ledger import Kept
+from dicom_node.purges import Kept
 from tests.integration.test_db import JOB, SERIES, finish, make_job, obj, received, record
 
 HOUR = 3600.0

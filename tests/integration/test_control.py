@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from dicom_node import control, engine, schema
+from dicom_node import engine, schema
 from dicom_node.config import Config
-from dicom_node.control import Purged, purge, retry
+from dicom_node.control import purge, retry
+from dicom_node.db import Row
 from dicom_node.delivery import delivery_id
 from dicom_node.engine import EngineClient
 from dicom_node.errors import DicomNodeError, Reason, StaleState
+from dicom_node.retention import Purged, Purger
 from tests.unit.test_flow import SERIES, SETTINGS, Node
 
 LATER = 1_800_000_000.0
@@ -177,15 +179,16 @@ def test_a_series_that_brings_something_new_while_it_is_purged_stays(
     node.analyse(job_id)
     stored(node, job_id)
     ended(client, "analyse", job_id, job_id)
-    real = node.database.purgeable_series
+    real = node.database.purgeable
 
-    def then_another(before: float, _kept: object) -> list[str]:
-        found = real(before)
-        assert found == [SERIES]
-        node.receive()
+    def then_another(*args: Any, **options: Any) -> list[Row]:
+        found = real(*args, **options)
+        if len(node.database.instances(SERIES)) == 7:
+            assert [row["series_uid"] for row in found] == [SERIES]
+            node.receive()
         return found
 
-    monkeypatch.setattr(node.database, "purgeable_series", then_another)
+    monkeypatch.setattr(node.database, "purgeable", then_another)
     removed = purge(node.database, client, node.storage, before=LATER)
     assert removed == Purged(series=0, jobs=0, bytes=0)
     assert len(files(node)) == 8 + 2
@@ -215,13 +218,13 @@ def test_a_purge_that_was_killed_is_finished_by_the_next_one(
 ) -> None:
     job_id = node.complete()
     stored(node, job_id)
-    real = control._discard
+    real = Purger._set_aside
 
     def die(*args: Any) -> None:
         real(*args)
         raise _Killed
 
-    monkeypatch.setattr(control, "_discard", die)
+    monkeypatch.setattr(Purger, "_set_aside", die)
     with pytest.raises(_Killed):
         purge(node.database, client, node.storage, before=LATER)
     monkeypatch.undo()

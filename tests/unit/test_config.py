@@ -34,7 +34,7 @@ def test_the_shipped_settings_are_valid() -> None:
 
 def test_the_shipped_settings_show_the_defaults_that_the_code_has() -> None:
     shipped, plain = load_config(REPOSITORY / "config.yaml"), parse_config(ROOT, "f.yaml")
-    for section in ("receive", "assemble", "gate", "work", "deliver", "retention", "log"):
+    for section in ("receive", "assemble", "gate", "work", "deliver", "retention", "alerts", "log"):
         assert getattr(shipped, section) == getattr(plain, section)
 
 
@@ -67,7 +67,7 @@ def test_storage_alone_is_enough() -> None:
         ),
         pytest.param(
             "zzz: 1",
-            "f.yaml:2: zzz: unknown key; known: assemble, audit, database, deliver, gate, log, models, "
+            "f.yaml:2: zzz: unknown key; known: alerts, assemble, audit, database, deliver, gate, log, models, "
             "peers, priors, profiles, pulls, receive, retention, routes, storage, work",
             id="nothing like it",
         ),

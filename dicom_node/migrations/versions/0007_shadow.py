@@ -4,7 +4,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "0007_shadow"
-down_revision = "0009_pages"
+down_revision = "0006_pages"
 
 
 def upgrade() -> None:

@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0009_pages"
+revision = "0006_pages"
 down_revision = "0005_web_access"
 
 _INDEXES = {
