@@ -17,6 +17,7 @@ from dicom_node import arrivals, carriers, schema
 from dicom_node.arrivals import Arrival, Received, ReceivedInstance
 from dicom_node.commitments import Commitments
 from dicom_node.connection import no_answer
+from dicom_node.correction_rows import CorrectionRows
 from dicom_node.errors import ConfigError, DicomNodeError, StaleState
 from dicom_node.ledger import SENDING_ORDER, Ledger
 from dicom_node.locks import exclusive
@@ -45,7 +46,7 @@ class ResultObject:
     destinations: frozenset[str]
 
 
-class Database(Ledger, Commitments, Pulls, Priors):
+class Database(Ledger, Commitments, Pulls, Priors, CorrectionRows):
     """One database, SQLite or PostgreSQL, by its SQLAlchemy URL. Safe to share between threads."""
 
     def migrate(self) -> None:

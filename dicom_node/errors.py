@@ -69,6 +69,10 @@ class CorrectionUnusable(DicomNodeError):
     """A corrected object that can't be compared with our findings. Its text quotes numbers alone."""
 
 
+class CaseRefused(DicomNodeError):
+    """A corrected series that must not become a training case, or can't."""
+
+
 class Reason(StrEnum):
     """Why a series is not analysed. The codes are stored, shown, and sent in the SR: never rename one."""
 

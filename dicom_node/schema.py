@@ -13,6 +13,8 @@ JOB_STATES = ("queued", "running", "complete", "rejected", "failed", "parked", "
 DELIVERY_STATES = ("waiting", "sending", "unknown", "stored", "committed", "parked", "cancelled")
 COMMITMENT_STATES = ("asking", "asked", "answered", "refused", "lapsed")
 COMMIT_REQUEST_STATES = ("due", "reported", "given up")
+# waiting: for the end of an analysis. ours: our own object came back as it was. refused: `text` says why.
+CORRECTION_STATES = ("waiting", "compared", "ours", "refused")
 # found: its files are there; it becomes compared or not_registered. Else why nothing is compared.
 PRIOR_OUTCOMES = ("found", "compared", "not_registered", "no_prior", "no_prior_result", "not_available")
 
@@ -231,4 +233,27 @@ prior_series = sa.Table(
     sa.Column("archive", sa.String(64), nullable=False),
     sa.Column("asked_at", sa.Double, nullable=False),
     sa.Column("until", sa.Double, nullable=False),
+)
+
+# A result of ours that somebody corrected: one row an Instance. of_series_uid: the series that was analysed. job_id:
+# the revision that it was compared with; no foreign key, for what was learned stays when a purge takes the job.
+# recognised_by: see reviews.py. made: content date and time, the newest counts. verdicts: of corrections.Compared.
+correction = sa.Table(
+    "correction",
+    metadata,
+    sa.Column("sop_instance_uid", sa.String(64), primary_key=True),
+    sa.Column("series_uid", sa.String(64), nullable=False, index=True),
+    sa.Column("study_uid", sa.String(64), nullable=False),
+    sa.Column("kind", sa.String(16), nullable=False),
+    sa.Column("source_ae", sa.String(16), nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("text", sa.Text, nullable=True),
+    sa.Column("recognised_by", sa.String(32), nullable=False),
+    sa.Column("of_series_uid", sa.String(64), nullable=False, index=True),
+    sa.Column("job_id", sa.String(96), nullable=True, index=True),
+    sa.Column("made", sa.String(64), nullable=False),
+    sa.Column("verdicts", sa.JSON, nullable=False),
+    sa.Column("received_at", sa.Double, nullable=False, index=True),
+    sa.Column("changed_at", sa.Double, nullable=False),
+    _one_of("state", CORRECTION_STATES),
 )

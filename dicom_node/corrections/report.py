@@ -121,9 +121,9 @@ def _outline(child: Dataset, name: str, grid: SourceGrid) -> tuple[int, NDArray[
     if graphic == "ELLIPSE":
         points = raster.ellipse(points)
     elif graphic == "CIRCLE":
-        across = points[1] - points[0]
-        turned = np.array([-across[1], across[0], *([0.0] if kind == "SCOORD3D" else [])])
-        center = points[0]
+        center, across = points[0], points[1] - points[0]
+        turned = np.zeros_like(across)  # PS3.3 C.18.9.1.2 knows no circle in space: it lies in the image
+        turned[0], turned[1] = -across[1], across[0]
         points = raster.ellipse(np.stack([center - across, center + across, center - turned, center + turned]))
     if len(points) < 4:
         return None

@@ -46,8 +46,8 @@ class SourceGrid:
 
     def to_index(self, points_mm: NDArray[np.float64]) -> NDArray[np.float64]:
         """(..., 3) LPS mm -> (..., 3) fractional (slice, row, column)."""
-        inverse: NDArray[np.float64] = np.linalg.inv(self.affine[:3, :3])
-        return (points_mm - self.affine[:3, 3]) @ inverse.T
+        index: NDArray[np.float64] = (points_mm - self.affine[:3, 3]) @ np.linalg.inv(self.affine[:3, :3]).T
+        return index
 
     def to_mm(self, index: NDArray[np.float64]) -> NDArray[np.float64]:
         return index @ self.affine[:3, :3].T + self.affine[:3, 3]
@@ -78,7 +78,8 @@ class Region:
 
     def index(self) -> NDArray[np.int64]:
         """(n, 3) of its voxels."""
-        return np.argwhere(self.mask) + np.array(self.corner)
+        index: NDArray[np.int64] = np.argwhere(self.mask) + np.array(self.corner)
+        return index
 
     def shared(self, other: Region) -> int:
         """How many voxels both hold."""
