@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import CTImageStorage
+from pydicom.uid import UID, CTImageStorage
 
 from dicom_node.cases.pseudonyms import Pseudonyms
 from dicom_node.errors import CaseRefused
@@ -75,8 +75,8 @@ def file_meta_of(ds: Dataset, transfer_syntax_uid: str) -> FileMetaDataset:
     """A new group 2: the received one names the application that sent the file."""
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = ds.SOPClassUID, ds.SOPInstanceUID
-    meta.TransferSyntaxUID = transfer_syntax_uid
-    meta.ImplementationClassUID = IMPLEMENTATION_CLASS_UID
+    meta.TransferSyntaxUID = UID(transfer_syntax_uid)
+    meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
     meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
     return meta
 

@@ -3,6 +3,7 @@
     <out>/<train|validation|test>/<case>/ct/0001.dcm ...   the images of the volume
                                          truth.dcm         a segment a nodule; none where there is no nodule
                                          case.json         what is a nodule, what is false, what nobody knows
+    <out>/<part>/hard/<case>.json        false findings, as `python -m training train --hard` reads them
 
 Of several corrections of one series the newest counts. A case appears complete, or not at all.
 """
@@ -17,6 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pydicom
 from pydicom.dataset import Dataset
@@ -111,10 +113,25 @@ def _export(
         final.parent.mkdir(exist_ok=True)
         shutil.rmtree(final, ignore_errors=True)
         folder.rename(final)
+        _write_hard(out / part / "hard" / f"{case}.json", note)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     counts = {name: len(note[name]) for name in ("positives", "hard_negatives", "ignored")}
     return f"{part}/{case}", counts
+
+
+def _write_hard(path: Path, note: Mapping[str, Any]) -> None:
+    """The form of the trainer's mined candidates, of which the false ones are hard negatives."""
+    path.unlink(missing_ok=True)
+    if not note["hard_negatives"]:
+        return
+    path.parent.mkdir(exist_ok=True)
+    false = [
+        {"center_mm": each["center_mm"], "score": 1.0, "kind": "false", "nodule": None}
+        for each in note["hard_negatives"]
+    ]
+    form = {"layout": 1, "uid": note["series_instance_uid"], "made_by": "corrections", "floor": 0.0}
+    path.write_text(json.dumps({**form, "candidates": false}, indent=1) + "\n")
 
 
 def _write_image(source: Path, target: Path, names: Pseudonyms, *, deidentify: bool) -> Dataset:

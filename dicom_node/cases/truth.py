@@ -83,6 +83,6 @@ def note_of(truth: Truth, *, series_uid: str, patient: str, part: str, seen: Exa
         ],
         "hard_negatives": list(truth.hard_negatives),
         "ignored": list(truth.ignored),
-        "rule": "positives: segments of truth.dcm; hard_negatives: false findings; ignored: neither nodule nor background",
+        "rule": "positives: segments of truth.dcm; hard_negatives: background; ignored: neither nodule nor background",
         "notice": RESEARCH_USE,
     }

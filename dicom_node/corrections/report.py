@@ -121,10 +121,7 @@ def _outline(child: Dataset, name: str, grid: SourceGrid) -> tuple[int, NDArray[
     if graphic == "ELLIPSE":
         points = raster.ellipse(points)
     elif graphic == "CIRCLE":
-        center, across = points[0], points[1] - points[0]
-        turned = np.zeros_like(across)  # PS3.3 C.18.9.1.2 knows no circle in space: it lies in the image
-        turned[0], turned[1] = -across[1], across[0]
-        points = raster.ellipse(np.stack([center - across, center + across, center - turned, center + turned]))
+        points = raster.ellipse(_axes_of_circle(points))
     if len(points) < 4:
         return None
     if kind == "SCOORD3D":
@@ -132,6 +129,13 @@ def _outline(child: Dataset, name: str, grid: SourceGrid) -> tuple[int, NDArray[
             raise CorrectionUnusable(f"{name} lies in another frame of reference than the CT")
         return on_slice(points, grid, name)
     return _on_image(child, points, name, grid)
+
+
+def _axes_of_circle(points: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Its centre and a point on it -> the ends of two diameters, as of an ellipse."""
+    center, across = points[0, :2], points[1, :2] - points[0, :2]
+    turned = np.array([-across[1], across[0]])
+    return np.stack([center - across, center + across, center - turned, center + turned])
 
 
 def _on_image(
