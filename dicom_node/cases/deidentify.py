@@ -25,7 +25,7 @@ KEPT = (
     "BitsStored", "HighBit", "PixelRepresentation", "SmallestImagePixelValue", "LargestImagePixelValue",
     "PixelPaddingValue", "PixelPaddingRangeLimit", "WindowCenter", "WindowWidth", "RescaleIntercept", "RescaleSlope",
     "RescaleType", "LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod",
-    "BurnedInAnnotation", "PixelData",
+    "BurnedInAnnotation", "BodyPartExamined", "PixelData",
 )  # fmt: skip
 REPLACED_UIDS = ("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")
 EMPTY = (
@@ -53,6 +53,8 @@ def deidentified(ds: Dataset, names: Pseudonyms) -> Dataset:
         setattr(clean, keyword, names.uid(str(ds[keyword].value)))
     for keyword in (*EMPTY, *(k for k in _TYPE_2 if k not in clean)):
         setattr(clean, keyword, None if keyword in _TYPE_2 else "")
+    if "BodyPartExamined" not in clean:
+        clean.Laterality = ""  # type 2C: of a body part that may be a paired one
     if "ImageType" not in clean:
         clean.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]
     put_identity(clean, names.patient(identity_of(ds)))
@@ -62,7 +64,8 @@ def deidentified(ds: Dataset, names: Pseudonyms) -> Dataset:
 
 def put_identity(ds: Dataset, patient: str) -> None:
     """The pseudonym, and that it is one (PS3.15 E.1.1)."""
-    ds.PatientName, ds.PatientID = patient, patient
+    # The mark of an empty given name: without it some libraries take the name for one that was written wrongly.
+    ds.PatientName, ds.PatientID = f"{patient}^", patient
     ds.PatientIdentityRemoved, ds.DeidentificationMethod = "YES", METHOD
     code = Dataset()
     code.CodeValue, code.CodingSchemeDesignator = "113100", "DCM"

@@ -30,6 +30,7 @@ from dicom_node.cases.truth import note_of, truth_of
 from dicom_node.db import Row
 from dicom_node.errors import DicomNodeError
 from dicom_node.logs import describe
+from dicom_node.results.headers import TYPE_2
 from dicom_node.reviews import Reviews
 from dicom_node.series import read_series
 
@@ -142,4 +143,8 @@ def _write_image(source: Path, target: Path, names: Pseudonyms, *, deidentify: b
         del ds.PixelData
         return ds
     shutil.copyfile(source, target)
-    return pydicom.dcmread(target, stop_before_pixels=True)
+    ds = pydicom.dcmread(target, stop_before_pixels=True)
+    for keyword in TYPE_2:
+        if keyword not in ds:
+            setattr(ds, keyword, "")
+    return ds
