@@ -145,10 +145,8 @@ def _on_image(
     for item in child.get("ContentSequence") or ():
         for reference in item.get("ReferencedSOPSequence") or ():
             frame = reference.get("ReferencedFrameNumber")
-            key = (str(reference.ReferencedSOPInstanceUID), None if frame is None else int(frame))
-            k = grid.slices.get(key)
-            if k is None:
-                k = grid.slices.get((key[0], None))
+            uid = str(reference.ReferencedSOPInstanceUID)
+            k = grid.slices.get((uid, None if frame is None else int(frame)), grid.slices.get((uid, None)))
             if k is not None:
                 return k, points[:, ::-1] - 0.5
     raise CorrectionUnusable(f"{name} is drawn on an image that is not of the CT")
@@ -166,12 +164,12 @@ def _number(children: list[Dataset], names: tuple[Code, ...], units: dict[str, f
 
 
 def _name(item: Dataset) -> list[str]:
-    names = item.get("ConceptNameCodeSequence") or ()
+    names = list(item.get("ConceptNameCodeSequence") or ())
     return [str(names[0].get("CodeValue"))] if names else []
 
 
 def _named(item: Dataset, name: Code) -> bool:
-    names = item.get("ConceptNameCodeSequence") or ()
+    names = list(item.get("ConceptNameCodeSequence") or ())
     return bool(names) and (names[0].get("CodeValue"), names[0].get("CodingSchemeDesignator")) == (
         name.value,
         name.scheme_designator,
