@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from dicom_node import __version__, cli_corrections, cli_network, logs, present
+from dicom_node import __version__, cli_audit, cli_corrections, cli_network, logs, present
 from dicom_node.cli_common import DEFAULT_CONFIG, ConfigOption, JsonOption, err, out, print_json, progress_bar
 from dicom_node.config import Config, GateConfig, load_config
 from dicom_node.domain import RESEARCH_USE
@@ -35,6 +35,7 @@ jobs_app = typer.Typer(help="List, show, retry and cancel jobs.", no_args_is_hel
 app.add_typer(jobs_app, name="jobs")
 cli_network.add_to(app)
 cli_corrections.add_to(app)
+cli_audit.add_to(app)
 
 JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="A job's id, or a part of it that no other has.")]
 NameOption = Annotated[str | None, typer.Option("--name", help="This process's name; one living process a name.")]
@@ -110,7 +111,7 @@ def deliver(config: ConfigOption = DEFAULT_CONFIG, name: NameOption = None) -> N
 
 def _role(config: Path, role: str) -> Config:
     settings = load_config(config)
-    logs.configure(settings.log.level, settings.log.format, role)
+    logs.configure(settings.log.level_of(role), settings.log.format, role)
     return settings
 
 
@@ -251,7 +252,9 @@ def jobs_retry(job: JobArgument, config: ConfigOption = DEFAULT_CONFIG) -> None:
     from dicom_node.control import retry
 
     with _state(config) as (_, database, client):
-        out.print(retry(database, client, database.find_job(job)), markup=False)
+        job_id = database.find_job(job)
+        cli_audit.tell(config, "job retry", job_id)
+        out.print(retry(database, client, job_id), markup=False)
 
 
 @jobs_app.command("cancel")
@@ -263,7 +266,9 @@ def jobs_cancel(job: JobArgument, config: ConfigOption = DEFAULT_CONFIG) -> None
     from dicom_node.control import cancel
 
     with _state(config) as (_, database, client):
-        out.print(cancel(database, client, database.find_job(job)), markup=False)
+        job_id = database.find_job(job)
+        cli_audit.tell(config, "job cancel", job_id)
+        out.print(cancel(database, client, job_id), markup=False)
 
 
 @app.command()

@@ -103,6 +103,8 @@ def cases_export(
 
     Example: dicom-node cases export --out cases --deidentify
     """
+    from dicom_node.audit import Auditor, User, exported
+    from dicom_node.audit.events import os_user
     from dicom_node.cases import export_cases
     from dicom_node.cases.pseudonyms import Pseudonyms, read_salt
 
@@ -113,6 +115,7 @@ def cases_export(
         salt = read_salt(salt_file or known.config.storage.root / "export.salt")
         out_dir.mkdir(parents=True, exist_ok=True)
         made = export_cases(known, out_dir, Pseudonyms(salt=salt), deidentify=deidentify, when=now, since=_day(since))
+        Auditor.of(known.config).write(exported(User(name=os_user()), made.studies, to=str(out_dir.absolute())))
         known.database.cases_exported(len(made.cases), deidentified=deidentify)
     if as_json:
         print_json({"cases": made.cases, "left_out": made.left_out, "deidentified": deidentify})

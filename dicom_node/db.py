@@ -115,10 +115,10 @@ class Database(Ledger, Commitments, Pulls, Priors, CorrectionRows):
         with self._begin() as connection:
             carriers.ended(connection, series_uids, association, released=released)
 
-    def associations_lost(self) -> None:
-        """No Association lives, whatever the rows say: the receivers before us died."""
+    def associations_lost(self) -> list[str]:
+        """No Association lives, whatever the rows say: the receivers before us died. The series that were coming."""
         with self._begin() as connection:
-            carriers.lost(connection)
+            return carriers.lost(connection)
 
     def series(self, series_uid: str) -> Row | None:
         return self._one(sa.select(schema.series).where(schema.series.c.series_uid == series_uid))

@@ -20,7 +20,8 @@ from typing import Any, Literal, Protocol
 
 from pydicom.dataset import Dataset
 
-from dicom_node import analysis, routing
+from dicom_node import analysis, logs, routing
+from dicom_node.audit import Audit, NoAudit
 from dicom_node.completeness import ArchiveCount, Facts, Patience, Wait, as_json, is_dense, judge
 from dicom_node.config import Config, RouteConfig
 from dicom_node.db import Database, ResultObject, Row
@@ -98,6 +99,16 @@ class _Judged:
 _UNSEEN = _Judged(state="failed", values={})
 
 
+def _about_its_series(workflow: Workflow) -> Workflow:
+    """Each line of its log names the series; the first argument is a series' UID or a job's id."""
+
+    def run(run: Run, name: str, *args: Any) -> None:
+        with logs.about(name):
+            workflow(run, name, *args)
+
+    return run
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Flow:
     """The workflows and what they work with.
@@ -113,22 +124,31 @@ class Flow:
     send: Sender
     count: Count
     find_prior: FindPrior
+    audit: Audit = field(default_factory=NoAudit)
     now: Callable[[], float] = time.time
     pause: Callable[[float], None] = time.sleep
     stopwatch: Stopwatch = field(default_factory=lambda: Stopwatch())
 
     def workflows(self) -> Mapping[str, Workflow]:
-        return {
+        workflows: dict[str, Workflow] = {
             "assemble": self.assemble,
             "priors": self.lookback.look,
             "overdue": self.lookback.give_up,
             "analyse": self.analyse,
             "deliver": self.delivery.deliver,
         }
+        return {name: _about_its_series(workflow) for name, workflow in workflows.items()}
 
     @property
     def delivery(self) -> Delivery:
-        return Delivery(config=self.config, database=self.database, storage=self.storage, send=self.send, now=self.now)
+        return Delivery(
+            config=self.config,
+            database=self.database,
+            storage=self.storage,
+            send=self.send,
+            now=self.now,
+            audit=self.audit,
+        )
 
     @property
     def lookback(self) -> Lookback:

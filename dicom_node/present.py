@@ -82,16 +82,16 @@ def print_job(out: Console, shown: Mapping[str, Any]) -> None:
 def print_corrections(out: Console, shown: Sequence[Mapping[str, Any]]) -> None:
     """One line a correction; the end of its UID is enough for `show`."""
     table = Table("correction", "received", "kind", "state", "job", "findings", box=None, pad_edge=False)
-    for column in table.columns:
+    for column in table.columns[:-1]:
         column.no_wrap = True
     for each in shown:
         counts = ", ".join(f"{n} {name}" for name, n in each["counts"].items() if n)
         table.add_row(
-            f"..{each['sop_instance_uid'][-12:]}",
+            f"..{each['sop_instance_uid'][-8:]}",
             _local(each["received_at"]),
             each["kind"],
             each["state"],
-            str(each["job_id"] or "-").rpartition("-")[2],
+            str(each["job_id"] or "-").rpartition("-")[2][:8],
             counts or "-",
         )
     out.print(table)

@@ -18,6 +18,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 
 from dicom_node import logs
+from dicom_node.audit import Auditor, application_started, application_stopped
 from dicom_node.config import Config
 from dicom_node.db import Database
 from dicom_node.dimse.intake import Intake
@@ -38,12 +39,23 @@ _END_S = 15.0
 
 def receive(config: Config, stop: Stop) -> None:
     """The Storage SCP. Imports neither torch nor pixel decoders."""
+    audit = Auditor.of(config)
+    audit.write(application_started("receive", ae_title=config.receive.ae_title))
+    audit.start()
+    try:
+        _receive(config, stop)
+    finally:
+        audit.write(application_stopped("receive", ae_title=config.receive.ae_title))
+        audit.stop()
+
+
+def _receive(config: Config, stop: Stop) -> None:
     if config.receive.processes == 1:
         expiry = ExpiryWatch(certificate_files(config))
         _serve(config, stop, lambda port: log.info("receiving", extra=_ready(config, port)), expiry.look)
         return
     storage, database = open_state(config)
-    with contextlib.closing(database), _mended(storage, database), _reserved(config) as shared:
+    with contextlib.closing(database), _mended(config, storage, database), _reserved(config) as shared:
         crew, expiry = Crew(_share(shared)), ExpiryWatch(certificate_files(config))
 
         def watch() -> None:
@@ -66,7 +78,7 @@ def _ready(config: Config, port: int) -> dict[str, object]:
 def _serve(config: Config, stop: Stop, ready: Callable[[int], None], watch: Callable[[], None] = lambda: None) -> None:
     storage, database = open_state(config)
     client = EngineClient(config.database_url())
-    receiver = Receiver(config, storage, database, make_announcer(config, client))
+    receiver = Receiver(config, storage, database, make_announcer(config, client), Auditor.of(config))
     ready(receiver.start())
 
     def look() -> None:
@@ -86,10 +98,11 @@ def _serve(config: Config, stop: Stop, ready: Callable[[int], None], watch: Call
 
 
 @contextlib.contextmanager
-def _mended(storage: Storage, database: Database) -> Iterator[None]:
+def _mended(config: Config, storage: Storage, database: Database) -> Iterator[None]:
     """What a crash left is mended, and no other receiver sweeps meanwhile."""
     intake = Intake(storage, database)
-    housekeeper = mend(storage, database, intake)
+    ae_title, audit = config.receive.ae_title, Auditor.of(config)
+    housekeeper = mend(storage, database, intake, ae_title=ae_title, audit=audit)
     try:
         yield
     finally:
@@ -215,7 +228,7 @@ class Crew:
 
 def _member(config: Config, parent_pid: int, line: Connection) -> None:
     """Runs in a process of its own, and ends when the one that started it is gone."""
-    logs.configure(config.log.level, config.log.format, "receive")
+    logs.configure(config.log.level_of("receive"), config.log.format, "receive")
     os.environ[SUPERVISED] = str(parent_pid)
 
     def ready(port: int) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from dicom_node import engine as job_engine
+from dicom_node.audit import Audit, Auditor, application_started, application_stopped
 from dicom_node.config import Config
 from dicom_node.db import Database
 from dicom_node.engine import Engine, EngineClient
@@ -104,8 +105,9 @@ def work(config: Config, stop: Stop, name: str | None = None) -> None:
     storage, database = open_state(config)
     me = executor_id("work", name)
     detectors = _load_detectors(config)
-    flow = _flow(config, database, storage, me, lambda model: detectors[model], _no_archive)
-    _run_engine(config, flow, database, stop, queues=("assemble", "overdue", "analyse"))
+    audit = Auditor.of(config)
+    flow = _flow(config, database, storage, me, audit, lambda model: detectors[model], _no_archive)
+    _run_engine("work", config, flow, database, stop, queues=("assemble", "overdue", "analyse"))
 
 
 def deliver(config: Config, stop: Stop, name: str | None = None) -> None:
@@ -113,12 +115,13 @@ def deliver(config: Config, stop: Stop, name: str | None = None) -> None:
     from dicom_node.prior import PriorFinder
 
     storage, database = open_state(config)
-    find_prior = PriorFinder(config=config, database=database, storage=storage)
-    flow = _flow(config, database, storage, executor_id("deliver", name), _no_detector, find_prior)
+    audit = Auditor.of(config)
+    find_prior = PriorFinder(config=config, database=database, storage=storage, audit=audit)
+    flow = _flow(config, database, storage, executor_id("deliver", name), audit, _no_detector, find_prior)
     beside: list[Beside] = [_keeper(config, database, storage)]
     if config.pulls:
-        beside.append(_pulls(config, database, storage))
-    _run_engine(config, flow, database, stop, queues=("deliver", "priors"), beside=beside)
+        beside.append(_pulls(config, database, storage, audit))
+    _run_engine("deliver", config, flow, database, stop, queues=("deliver", "priors"), beside=beside)
 
 
 def _keeper(config: Config, database: Database, storage: Storage) -> Keeper:
@@ -128,12 +131,12 @@ def _keeper(config: Config, database: Database, storage: Storage) -> Keeper:
     return Keeper(Commitments(config=config, database=database, storage=storage, engine=client, now=time.time))
 
 
-def _pulls(config: Config, database: Database, storage: Storage) -> Beside:
+def _pulls(config: Config, database: Database, storage: Storage, audit: Audit) -> Beside:
     from dicom_node.pull import Landing
     from dicom_node.pull_schedule import PullSchedule
 
     announcer = make_announcer(config, EngineClient(config.database_url()))
-    return PullSchedule(config, database, Landing(storage, database, announcer))
+    return PullSchedule(config, database, Landing(storage, database, announcer), audit=audit)
 
 
 def _load_detectors(config: Config) -> dict[str, Detector]:
@@ -173,6 +176,7 @@ def _flow(
     database: Database,
     storage: Storage,
     me: str,
+    audit: Audit,
     detector: Callable[[str], Detector],
     find_prior: FindPrior,
 ) -> Flow:
@@ -183,6 +187,7 @@ def _flow(
         database=database,
         storage=storage,
         executor_id=me,
+        audit=audit,
         detector=detector,
         send=_send,
         count=_count,
@@ -191,6 +196,7 @@ def _flow(
 
 
 def _run_engine(
+    role: str,
     config: Config,
     flow: Flow,
     database: Database,
@@ -205,6 +211,8 @@ def _run_engine(
     engine.start()
     for other in beside:
         other.start()
+    flow.audit.write(application_started(role))
+    flow.audit.start()
     log.info("working", extra={"action": "ready", "executor": flow.executor_id, "queues": ",".join(queues)})
 
     def watch() -> None:
@@ -224,6 +232,8 @@ def _run_engine(
         for other in beside:
             other.stop(config.work.drain_s)
         drained = engine.stop(config.work.drain_s)
+        flow.audit.write(application_stopped(role))
+        flow.audit.stop()
         log.info("stopped", extra={"action": "stopped", "drained": drained})
         code = 0
     except Exception:

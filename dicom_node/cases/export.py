@@ -23,11 +23,13 @@ from typing import Any
 import pydicom
 from pydicom.dataset import Dataset
 
+from dicom_node.audit import Patient, Study
 from dicom_node.cases.deidentify import deidentified, identity_of, put_identity
 from dicom_node.cases.labels import segmentation
 from dicom_node.cases.pseudonyms import Pseudonyms
 from dicom_node.cases.truth import note_of, truth_of
 from dicom_node.db import Row
+from dicom_node.domain import CTSeries
 from dicom_node.errors import DicomNodeError
 from dicom_node.logs import describe
 from dicom_node.results.headers import TYPE_2
@@ -39,10 +41,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exported:
-    """cases: "<part>/<case>" -> how many positives, hard negatives and ignored places. left_out: series UID -> why."""
+    """cases: "<part>/<case>" -> how many positives, hard negatives and ignored places. left_out: series UID -> why.
+
+    studies: whose they are, for the audit trail alone.
+    """
 
     cases: Mapping[str, Mapping[str, int]]
     left_out: Mapping[str, str]
+    studies: tuple[Study, ...]
 
 
 def export_cases(
@@ -60,16 +66,18 @@ def export_cases(
     """
     cases: dict[str, Mapping[str, int]] = {}
     left_out: dict[str, str] = {}
+    studies: list[Study] = []
     for row in _newest(reviews, since):
         try:
-            name, counts = _export(reviews, row, out, names, deidentify=deidentify, when=when)
+            name, counts, study = _export(reviews, row, out, names, deidentify=deidentify, when=when)
             cases[name] = counts
+            studies.append(study)
         except DicomNodeError as err:
             left_out[row["of_series_uid"]] = str(err)
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as err:
             log.exception("case not exported", extra={"action": "export", "series": row["of_series_uid"]})
             left_out[row["of_series_uid"]] = f"it can't be exported: {describe(err)}"
-    return Exported(cases=cases, left_out=left_out)
+    return Exported(cases=cases, left_out=left_out, studies=tuple(studies))
 
 
 def _newest(reviews: Reviews, since: float | None) -> list[Row]:
@@ -87,7 +95,7 @@ def _newest(reviews: Reviews, since: float | None) -> list[Row]:
 
 def _export(
     reviews: Reviews, row: Row, out: Path, names: Pseudonyms, *, deidentify: bool, when: datetime
-) -> tuple[str, dict[str, int]]:
+) -> tuple[str, dict[str, int], Study]:
     seen = reviews.examined(row)
     series = read_series(reviews.manifest(row["job_id"]), reviews.config.gate)
     identity, series_uid = identity_of(series.header), series.series_uid
@@ -118,7 +126,13 @@ def _export(
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     counts = {name: len(note[name]) for name in ("positives", "hard_negatives", "ignored")}
-    return f"{part}/{case}", counts
+    return f"{part}/{case}", counts, _study(series)
+
+
+def _study(series: CTSeries) -> Study:
+    header = series.header
+    patient = Patient(id=str(header.get("PatientID") or ""), name=str(header.get("PatientName") or ""))
+    return Study(uid=series.study_uid, patient=patient, series_uids=(series.series_uid,))
 
 
 def _write_hard(path: Path, note: Mapping[str, Any]) -> None:

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from pydantic import Field, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from dicom_node.config.audit import AuditConfig
 from dicom_node.config.sections import (
     DEVICE_PATTERN,
     AssembleConfig,
@@ -53,6 +54,7 @@ class Config(Section):
     work: WorkConfig = WorkConfig()
     deliver: DeliverConfig = DeliverConfig()
     retention: RetentionConfig = RetentionConfig()
+    audit: AuditConfig = AuditConfig()
     log: LogConfig = LogConfig()
 
     @model_validator(mode="after")
@@ -184,8 +186,9 @@ def _anchored(config: Config, folder: Path) -> Config:
         url = f"sqlite:///{folder / url.removeprefix('sqlite:///')}"
     database = DatabaseConfig(url=url)
     peers = {name: _anchored_files(peer, folder) for name, peer in config.peers.items()}
-    receive = _anchored_files(config.receive, folder)
+    receive, audit = _anchored_files(config.receive, folder), _anchored_files(config.audit, folder)
     update = {"storage": storage, "models": models, "database": database, "peers": peers, "receive": receive}
+    update["audit"] = audit
     return config.model_copy(update=update)
 
 

@@ -254,9 +254,18 @@ class RetentionConfig(Section):
     uncommitted_after_days: float = Field(default=30.0, ge=0)
 
 
+LogLevel = Literal["debug", "info", "warning", "error"]
+
+
 class LogConfig(Section):
-    level: Literal["debug", "info", "warning", "error"] = "info"
+    """Log lines. levels: of single roles, where they differ from `level`."""
+
+    level: LogLevel = "info"
+    levels: dict[Literal["serve", "receive", "work", "deliver", "web"], LogLevel] = Field(default_factory=dict)
     format: Literal["text", "json"] = "text"
+
+    def level_of(self, role: str) -> LogLevel:
+        return {str(name): level for name, level in self.levels.items()}.get(role, self.level)
 
 
 def bundle_folder(bundle: str) -> Path:

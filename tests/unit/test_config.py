@@ -67,7 +67,7 @@ def test_storage_alone_is_enough() -> None:
         ),
         pytest.param(
             "zzz: 1",
-            "f.yaml:2: zzz: unknown key; known: assemble, database, deliver, gate, log, models, "
+            "f.yaml:2: zzz: unknown key; known: assemble, audit, database, deliver, gate, log, models, "
             "peers, priors, profiles, pulls, receive, retention, routes, storage, work",
             id="nothing like it",
         ),

@@ -349,3 +349,35 @@ def test_training_prepares_what_was_exported_from_a_real_scan(make: Callable[...
     assert done.returncode == 0, done.stdout + done.stderr
     [form] = [json.loads(path.read_text()) for path in (tmp_path / "cache").glob("*/case.json")]
     assert (len(form["nodules"]), len(form["ignored"])) == (1, 1)
+
+
+def test_the_commands_list_show_and_export_and_the_audit_trail_knows(node: Node, tmp_path: Path) -> None:
+    import yaml
+    from typer.testing import CliRunner
+
+    from dicom_node.cli import app
+
+    corrected_node(node)
+    [row] = node.database.corrections()
+    settings = tmp_path / "config.yaml"
+    settings.write_text(yaml.safe_dump(node.flow.config.model_dump(mode="json", by_alias=True, exclude_none=True)))
+    options = ["--config", str(settings)]
+
+    def run(*words: str) -> str:
+        done = CliRunner().invoke(app, [*words, *options], catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+        return done.stdout
+
+    assert "1 confirmed, 1 added" in run("corrections", "list")
+    told = run("corrections", "show", str(row["sop_instance_uid"])[-12:])
+    assert "Nodule 1: confirmed, Dice 1.00, volume +0 %" in told
+    assert [each["state"] for each in json.loads(run("corrections", "list", "--json"))] == ["compared"]
+    with pytest.raises(ConfigError, match="--deidentify"):
+        run("cases", "export", "--out", str(tmp_path / "out"))
+    made = json.loads(run("cases", "export", "--out", str(tmp_path / "out"), "--deidentify", "--json"))
+    assert len(made["cases"]) == 1
+    assert HEADER["PatientID"] not in json.dumps(made)
+    trail = "".join(path.read_text() for path in node.storage.path("audit").glob("*.jsonl"))
+    assert "Export" in trail
+    assert HEADER["StudyInstanceUID"] in trail
+    assert json.loads(run("cases", "export", "--out", str(tmp_path / "o2"), "--identified", "--json"))["cases"]
