@@ -108,6 +108,11 @@ def print_correction(out: Console, shown: Mapping[str, Any]) -> None:
         out.print(line, markup=False, highlight=False)
 
 
+def _plain(value: float, digits: int) -> float:
+    """Rounded, and never minus nothing."""
+    return round(value, digits) + 0.0
+
+
 def verdict_in_words(verdict: Mapping[str, Any]) -> str:
     """Like "Nodule 2: changed, Dice 0.81, volume +12 %, long axis +0.7 mm"."""
     parts = [str(verdict["verdict"])]
@@ -115,9 +120,9 @@ def verdict_in_words(verdict: Mapping[str, Any]) -> str:
         where = " on its slice" if verdict["extent"] == "plane" else ""
         parts.append(f"Dice {verdict['dice']:.2f}{where}")
     if verdict["volume_change_percent"] is not None:
-        parts.append(f"volume {verdict['volume_change_percent']:+.0f} %")
+        parts.append(f"volume {_plain(verdict['volume_change_percent'], 0):+.0f} %")
     if verdict["long_axis_change_mm"] is not None:
-        parts.append(f"long axis {verdict['long_axis_change_mm']:+.1f} mm")
+        parts.append(f"long axis {_plain(verdict['long_axis_change_mm'], 1):+.1f} mm")
     elif verdict["long_axis_mm"] is not None:
         parts.append(f"long axis {verdict['long_axis_mm']:.1f} mm")
     if verdict["note"]:

@@ -381,3 +381,18 @@ def test_the_commands_list_show_and_export_and_the_audit_trail_knows(node: Node,
     assert "Export" in trail
     assert HEADER["StudyInstanceUID"] in trail
     assert json.loads(run("cases", "export", "--out", str(tmp_path / "o2"), "--identified", "--json"))["cases"]
+
+
+def test_the_partial_of_a_job_s_page_shows_each_verdict(node: Node) -> None:
+    import jinja2
+
+    from dicom_node import web
+    from dicom_node.reviews import corrections_of
+
+    job_id = corrected_node(node)
+    folder = Path(next(iter(web.__path__))) / "templates"
+    templates = jinja2.Environment(loader=jinja2.FileSystemLoader(folder), autoescape=True)
+    page = templates.get_template("_corrections.html").render(corrections=corrections_of(node.database, job_id))
+    assert '<td>confirmed</td><td class="number">1.00</td>' in page
+    assert "<td>added</td>" in page
+    assert templates.get_template("_corrections.html").render(corrections=[]).strip() == ""
