@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from dicom_node import __version__, cli_access, cli_audit, cli_network, logs, present
+from dicom_node import __version__, cli_access, cli_audit, cli_corrections, cli_network, logs, present
 from dicom_node.cli_alerts import alert_app
 from dicom_node.cli_common import DEFAULT_CONFIG, ConfigOption, JsonOption, err, out, print_json, progress_bar
 from dicom_node.cli_models import model_app
@@ -39,6 +39,7 @@ app.add_typer(model_app, name="model")
 app.add_typer(alert_app, name="alert")
 cli_network.add_to(app)
 cli_access.add_to(app)
+cli_corrections.add_to(app)
 cli_audit.add_to(app)
 
 JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="A job's id, or a part of it that no other has.")]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import typer
 
-from dicom_node.audit import Auditor, User, audit_log_used, user_change
+from dicom_node.audit import Audit, Auditor, User, audit_log_used, user_change
 from dicom_node.audit.events import os_user
 from dicom_node.audit.trail import Trail, TrailBroken
 from dicom_node.cli_common import DEFAULT_CONFIG, ConfigOption, JsonOption, err, out, print_json
@@ -27,7 +27,7 @@ def tell(config: Path, action: str, target: str) -> None:
     audit.write(user_change(user, action, target))
 
 
-def who(settings: Config) -> tuple[Auditor, User]:
+def who(settings: Config) -> tuple[Audit, User]:
     """The audit trail, and this user of the operating system."""
     return Auditor.of(settings), User(name=os_user())
 

@@ -18,6 +18,7 @@ from dicom_node.alert_rows import AlertRows
 from dicom_node.arrivals import Arrival, Received, ReceivedInstance
 from dicom_node.commitments import Commitments
 from dicom_node.connection import no_answer
+from dicom_node.correction_rows import CorrectionRows
 from dicom_node.errors import ConfigError, DicomNodeError, StaleState
 from dicom_node.ledger import SENDING_ORDER, Ledger
 from dicom_node.locks import exclusive
@@ -48,7 +49,7 @@ class ResultObject:
     destinations: frozenset[str]
 
 
-class Database(Ledger, Purges, Commitments, Pulls, Priors, Shadows, AlertRows):
+class Database(Ledger, Purges, Commitments, Pulls, Priors, Shadows, CorrectionRows, AlertRows):
     """One database, SQLite or PostgreSQL, by its SQLAlchemy URL. Safe to share between threads."""
 
     def migrate(self) -> None:

@@ -71,6 +71,14 @@ class PriorUnusable(DicomNodeError):
     """An earlier report or its segmentation can't be compared with: not ours, incomplete, or at odds with itself."""
 
 
+class CorrectionUnusable(DicomNodeError):
+    """A corrected object that can't be compared with our findings. Its text quotes numbers alone."""
+
+
+class CaseRefused(DicomNodeError):
+    """A corrected series that must not become a training case, or can't."""
+
+
 class Reason(StrEnum):
     """Why a series is not analysed. The codes are stored, shown, and sent in the SR: never rename one."""
 

@@ -43,6 +43,7 @@ from dicom_node.peers import PeerConfig
 from dicom_node.profiles import REPORT_KINDS, ResultProfile
 from dicom_node.promotion import pair_of
 from dicom_node.results import Predecessor
+from dicom_node.reviews import Reviews
 from dicom_node.series import InstanceFile, check_series, read_headers, readable_headers
 from dicom_node.shadow import Shadow
 from dicom_node.storage import Storage
@@ -172,6 +173,10 @@ class Flow:
             now=self.now,
         )
 
+    @property
+    def reviews(self) -> Reviews:
+        return Reviews(config=self.config, database=self.database, storage=self.storage)
+
     # -- assemble ----------------------------------------------------------------------------------
 
     def assemble(self, run: Run, series_uid: str) -> None:
@@ -200,7 +205,11 @@ class Flow:
             self.database.series_assembled(series_uid, manifest, seen["last_at"])
             return {"verdict": "nothing"}
         job_id = f"{series_uid}-{manifest[:16]}"
-        if self.database.job(job_id) is None:
+        known = self.database.job(job_id) is not None
+        if not known and self.reviews.take(rows, seen["source_ae"]):
+            self.database.series_assembled(series_uid, manifest, seen["last_at"])
+            return {"verdict": "nothing"}
+        if not known:
             judged = self._look(seen, rows)
             if isinstance(judged, Wait):
                 return {"verdict": "wait", "more_s": round(judged.more_s, 2)}
@@ -378,6 +387,8 @@ class Flow:
         """Series -> findings -> SEG and SR on the disk -> one delivery a destination."""
         outcome = run.step("analyse", self.analyse_job, job_id)
         self._enqueue_deliveries(run, job_id, outcome)
+        if outcome["state"] == "complete":
+            run.step("corrections", self.review_job, job_id)
         # Absent in what an older version kept of its step.
         if outcome.get("shadow") is not None:
             self.shadow.begin(run, job_id)
@@ -405,6 +416,11 @@ class Flow:
                 self.database.fail_job(job_id, text)
             raise DicomNodeError(text) from None
         return self._outcome(job_id)
+
+    def review_job(self, job_id: str) -> Json:
+        """Corrections that came before the analysis had ended are compared with it."""
+        self.reviews.job_ended(self._job(job_id)["series_uid"])
+        return {}
 
     def _analyse_or_reject(self, job_id: str) -> None:
         try:

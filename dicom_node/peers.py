@@ -65,7 +65,7 @@ class PeerConfig(Section):
 
     may_send: it may store to us. may_receive: results and files may be sent to it. may_be_queried: we may look in it
     (C-FIND, C-MOVE, C-GET, DICOMweb). may_commit: it is asked to confirm that it keeps what it stored (Storage
-    Commitment).
+    Commitment). may_correct: corrected results that it stores to us count (docs/corrections.md).
     from: addresses it may call from (single or CIDR); empty means its `host` alone.
     profile: which objects it gets, and in which form: a built-in profile or one of `profiles`.
     certificate_names: a caller with this AE title must show a client certificate with one of these names.
@@ -81,6 +81,7 @@ class PeerConfig(Section):
     may_receive: bool = True
     may_be_queried: bool = False
     may_commit: bool = False
+    may_correct: bool = False
     deliver_by: Literal["c_store", "stow_rs"] = "c_store"
     profile: Name = DEFAULT_PROFILE
     retrieve_by: Literal["c_move", "c_get", "wado_rs"] = "c_move"
@@ -102,6 +103,8 @@ class PeerConfig(Section):
             raise ValueError("retrieve_by: wado_rs needs dicomweb: {url: ...}")
         if self.may_be_queried and self.port is None and self.dicomweb is None:
             raise ValueError("may_be_queried needs a port, or dicomweb: {url: ...}")
+        if self.may_correct and not self.may_send:
+            raise ValueError("may_correct needs may_send: corrections come by C-STORE")
         if self.may_commit and self.port is None:
             raise ValueError("may_commit needs a port: Storage Commitment is asked for over DIMSE")
         return self

@@ -75,9 +75,63 @@ def print_job(out: Console, shown: Mapping[str, Any]) -> None:
     for asked in shown["commitments"]:
         text = f"Storage Commitment asked of {asked['destination']} at {asked['asked_at']}: {asked['state']}"
         out.print(text + (f" ({asked['message']})" if asked["message"] else ""), markup=False, highlight=False)
+    for correction in shown["corrections"]:
+        print_correction(out, correction)
     for event in shown["events"]:
         details = "".join(f" {k}={v}" for k, v in event.items() if k not in ("at", "action"))
         out.print(f"{event['at']} {event['action']}{details}", markup=False, highlight=False)
+
+
+def print_corrections(out: Console, shown: Sequence[Mapping[str, Any]]) -> None:
+    """One line a correction; the end of its UID is enough for `show`."""
+    table = Table("correction", "received", "kind", "state", "job", "findings", box=None, pad_edge=False)
+    for column in table.columns[:-1]:
+        column.no_wrap = True
+    for each in shown:
+        counts = ", ".join(f"{n} {name}" for name, n in each["counts"].items() if n)
+        table.add_row(
+            f"..{each['sop_instance_uid'][-8:]}",
+            _local(each["received_at"]),
+            each["kind"],
+            each["state"],
+            str(each["job_id"] or "-").rpartition("-")[2][:8],
+            counts or "-",
+        )
+    out.print(table)
+
+
+def print_correction(out: Console, shown: Mapping[str, Any]) -> None:
+    """One correction, a line a finding."""
+    what = {"seg": "Segmentation", "sr": "report", "rtstruct": "Structure Set"}[shown["kind"]]
+    lines = [f"correction by {shown['source_ae']} ({what} {shown['sop_instance_uid']}): {shown['state']}"]
+    if shown["text"]:
+        lines[0] += f" ({shown['text']})"
+    lines += [f"  {verdict_in_words(each)}" for each in shown["verdicts"]]
+    for line in lines:
+        out.print(line, markup=False, highlight=False)
+
+
+def _plain(value: float, digits: int) -> float:
+    """Rounded, and never minus nothing."""
+    return round(value, digits) + 0.0
+
+
+def verdict_in_words(verdict: Mapping[str, Any]) -> str:
+    """Like "Nodule 2: changed, Dice 0.81, volume +12 %, long axis +0.7 mm"."""
+    parts = [str(verdict["verdict"])]
+    if verdict["dice"] is not None:
+        where = " on its slice" if verdict["extent"] == "plane" else ""
+        parts.append(f"Dice {verdict['dice']:.2f}{where}")
+    if verdict["volume_change_percent"] is not None:
+        parts.append(f"volume {_plain(verdict['volume_change_percent'], 0):+.0f} %")
+    if verdict["long_axis_change_mm"] is not None:
+        parts.append(f"long axis {_plain(verdict['long_axis_change_mm'], 1):+.1f} mm")
+    elif verdict["long_axis_mm"] is not None:
+        parts.append(f"long axis {verdict['long_axis_mm']:.1f} mm")
+    if verdict["note"]:
+        parts.append(verdict["note"])
+    name = verdict["drawn"] if verdict["number"] is None else f"Nodule {verdict['number']}"
+    return f"{name}: {', '.join(parts)}"
 
 
 def print_profiles(out: Console, profiles: Mapping[str, ResultProfile]) -> None:

@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from dicom_node.audit import Auditor, Patient, Study, User, studies_deleted
+from dicom_node.audit import Audit, Patient, Study, User, studies_deleted
 from dicom_node.config import Config, RetentionConfig, SeriesState
 from dicom_node.db import Database, Row
 from dicom_node.discarded import Discarded
@@ -86,7 +86,7 @@ def _told_nobody(gone: Gone) -> None:
     """The event and the log have it all the same."""
 
 
-def audited(audit: Auditor, user: User | None = None) -> Callable[[Gone], None]:
+def audited(audit: Audit, user: User | None = None) -> Callable[[Gone], None]:
     """Tells the audit trail of each series that was deleted, by `user` or by the node itself."""
 
     def deleted(gone: Gone) -> None:

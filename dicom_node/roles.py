@@ -141,7 +141,7 @@ def _pulls(config: Config, database: Database, storage: Storage, audit: Audit) -
     return PullSchedule(config, database, Landing(storage, database, announcer), audit=audit)
 
 
-def _retention(config: Config, database: Database, storage: Storage, audit: Auditor) -> Beside:
+def _retention(config: Config, database: Database, storage: Storage, audit: Audit) -> Beside:
     from dicom_node.retention import Purger, audited
     from dicom_node.retention_schedule import RetentionSchedule
 

@@ -15,6 +15,8 @@ COMMITMENT_STATES = ("asking", "asked", "answered", "refused", "lapsed")
 COMMIT_REQUEST_STATES = ("due", "reported", "given up")
 # given up: its workers died while they ran it, as often as they may.
 SHADOW_STATES = ("queued", "running", "complete", "failed", "given up")
+# waiting: for the end of an analysis. ours: our own object came back as it was. refused: `text` says why.
+CORRECTION_STATES = ("waiting", "compared", "ours", "refused")
 # found: its files are there; it becomes compared or not_registered. Else why nothing is compared.
 PRIOR_OUTCOMES = ("found", "compared", "not_registered", "no_prior", "no_prior_result", "not_available")
 
@@ -332,7 +334,6 @@ sa.Index("ix_delivery_destination", delivery.c.destination, delivery.c.state, de
 ARRIVING = sa.or_(series.c.assembled_at.is_(None), series.c.last_at > series.c.assembled_at)
 sa.Index("ix_series_arriving", series.c.first_at, sqlite_where=ARRIVING, postgresql_where=ARRIVING)
 
-
 # What an operator should know of, since when. ended_at: it was not there any more at that look.
 alert = sa.Table(
     "alert",
@@ -376,4 +377,27 @@ upkeep = sa.Table(
     sa.Column("ended_at", sa.Double, nullable=True),
     sa.Column("series", sa.Integer, nullable=False),
     sa.Column("bytes", sa.BigInteger, nullable=False),
+)
+
+# A result of ours that somebody corrected: one row an Instance. of_series_uid: the series that was analysed. job_id:
+# the revision that it was compared with; no foreign key, for what was learned stays when a purge takes the job.
+# recognised_by: see reviews.py. made: content date and time, the newest counts. verdicts: of corrections.Compared.
+correction = sa.Table(
+    "correction",
+    metadata,
+    sa.Column("sop_instance_uid", sa.String(64), primary_key=True),
+    sa.Column("series_uid", sa.String(64), nullable=False, index=True),
+    sa.Column("study_uid", sa.String(64), nullable=False),
+    sa.Column("kind", sa.String(16), nullable=False),
+    sa.Column("source_ae", sa.String(16), nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("text", sa.Text, nullable=True),
+    sa.Column("recognised_by", sa.String(32), nullable=False),
+    sa.Column("of_series_uid", sa.String(64), nullable=False, index=True),
+    sa.Column("job_id", sa.String(96), nullable=True, index=True),
+    sa.Column("made", sa.String(64), nullable=False),
+    sa.Column("verdicts", sa.JSON, nullable=False),
+    sa.Column("received_at", sa.Double, nullable=False, index=True),
+    sa.Column("changed_at", sa.Double, nullable=False),
+    _one_of("state", CORRECTION_STATES),
 )

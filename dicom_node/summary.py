@@ -10,6 +10,7 @@ from typing import Any
 from dicom_node.db import Database, Row
 from dicom_node.domain import RESEARCH_USE
 from dicom_node.errors import DicomNodeError
+from dicom_node.reviews import corrections_of
 from dicom_node.storage import Storage
 
 Summary = dict[str, Any]
@@ -63,6 +64,7 @@ def job_summary(database: Database, storage: Storage, job_id: str) -> Summary:
         promoted_over=job["promoted_over"],
         shadow=_shadow(database, storage, job_id),
         comparison=_prior(database.prior(job_id)),
+        corrections=corrections_of(database, job_id),
         deliveries=[_delivery(row) for row in database.deliveries(job_id)],
         commitments=[_commitment(row) for row in database.commitments(job_id)],
         events=[{"at": _iso(row["at"]), "action": row["action"], **row["details"]} for row in database.events(job_id)],

@@ -1,7 +1,7 @@
 """The settings: sections.py has their parts, node.py the whole of them and how it is read."""
 
-from dicom_node.config.metrics import MetricsConfig, TracesConfig
 from dicom_node.config.alerts import AlertsConfig, EmailConfig, WebhookConfig
+from dicom_node.config.metrics import MetricsConfig, TracesConfig
 from dicom_node.config.node import Config, load_config, parse_config
 from dicom_node.config.retention import SERIES_STATES, RetentionConfig, SeriesState
 from dicom_node.config.sections import (

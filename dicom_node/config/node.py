@@ -10,9 +10,9 @@ from typing import Any, TypeVar
 from pydantic import Field, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from dicom_node.config.alerts import ADDRESS_PATTERN, AlertsConfig
 from dicom_node.config.audit import AuditConfig
 from dicom_node.config.metrics import ENDPOINT_PATTERN, MetricsConfig, TracesConfig
-from dicom_node.config.alerts import ADDRESS_PATTERN, AlertsConfig
 from dicom_node.config.retention import RetentionConfig
 from dicom_node.config.sections import (
     DEVICE_PATTERN,
@@ -113,6 +113,9 @@ class Config(Section):
                 text = f"peer {name!r} names profile {peer.profile!r}, which is neither built in nor in profiles:"
                 known = (*BUILT_IN_PROFILES, *self.profiles)
                 yield ("peers", name, "profile"), text + did_you_mean(peer.profile, known)
+            if peer.may_correct and "results" not in self.receive.also_accept:
+                text = f"peer {name!r} may send corrections, and receive.also_accept leaves out results"
+                yield ("peers", name, "may_correct"), text
         for number, pull in enumerate(self.pulls):
             yield from self._not_queried(pull.source, ("pulls", number, "from"))
             if pull.route is not None and all(route.name != pull.route for route in self.routes):
@@ -158,6 +161,10 @@ class Config(Section):
             if peer.ae_title == source_ae and peer.quiet_time_s is not None:
                 return peer.quiet_time_s
         return self.assemble.quiet_time_s
+
+    def may_correct(self, source_ae: str) -> bool:
+        """Whether corrections from this AE title count."""
+        return any(peer.ae_title == source_ae and peer.may_correct for peer in self.peers.values())
 
     def route(self, name: str) -> RouteConfig:
         for route in self.routes:

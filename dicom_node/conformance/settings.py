@@ -66,6 +66,7 @@ _PEER = {
     "may_receive": "objects may be sent to it",
     "may_be_queried": "it may be queried and retrieved from",
     "may_commit": "it is asked for Storage Commitment of what it stored",
+    "may_correct": "whether corrected results that it stores here are compared with ours",
     "deliver_by": "how objects are sent to it",
     "profile": "which results it gets, and in which form; see A.A",
     "retrieve_by": "how objects are retrieved from it",

@@ -111,7 +111,7 @@ def _planes(segmentation: Dataset) -> Iterator[tuple[int, int, NDArray[np.float3
     items = segmentation.PerFrameFunctionalGroupsSequence
     origin = np.array(_position(items[0]))
     whole = float(segmentation.MaximumFractionalValue) if kind == "FRACTIONAL" else 1.0
-    for item, pixels in zip(items, _frames(segmentation, kind), strict=True):
+    for item, pixels in zip(items, frames_of(segmentation, kind), strict=True):
         away = np.array(_position(item)) - origin
         exact = float(away @ grid.normal) / grid.spacing_mm[0]
         beside = max(abs(float(away @ grid.along_row)), abs(float(away @ grid.along_column)))
@@ -124,8 +124,11 @@ def _planes(segmentation: Dataset) -> Iterator[tuple[int, int, NDArray[np.float3
             yield _segment_of(item, segmentation), round(exact), pixels.astype(np.float32) / whole
 
 
-def _frames(segmentation: Dataset, kind: str) -> Iterator[NDArray[Any]]:
-    """The frames one by one: full frames of many segments would not fit into memory at once."""
+def frames_of(segmentation: Dataset, kind: str) -> Iterator[NDArray[Any]]:
+    """The frames one by one, as their pixels are: full frames of many segments would not fit into memory at once.
+
+    kind: its SegmentationType. Raises PriorUnusable where there are fewer pixels than stated, or too many.
+    """
     frames, rows, columns = (int(segmentation[k].value) for k in ("NumberOfFrames", "Rows", "Columns"))
     bits = int(segmentation.BitsAllocated)
     if bits not in _BITS.get(kind, ()) or min(frames, rows, columns) < 1 or frames * rows * columns > _MOST_PIXELS:

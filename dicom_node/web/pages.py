@@ -25,6 +25,7 @@ from dicom_node.errors import ConfigError, DicomNodeError, FileGone, SeriesRejec
 from dicom_node.patients import patient_of
 from dicom_node.promotion import promotion_lines
 from dicom_node.quicklook.page import as_json, part
+from dicom_node.reviews import corrections_of
 from dicom_node.schema import JOB_STATES
 from dicom_node.storage import checked_uid
 from dicom_node.web import cards, queries, settings, templating, timeline, words
@@ -155,7 +156,7 @@ def _job(
     request: Request, principal: Principal, job_id: str, *, said: str | None = None, refused: str | None = None
 ) -> Response:
     known = _known(request, job_id)
-    job = known.job
+    job, database = known.job, the_node(request).database
     return page(
         "job.html",
         request,
@@ -163,8 +164,9 @@ def _job(
         409 if refused else 200,
         known=known,
         job=job,
-        shadow=node.database.shadow(job_id),
-        shadow_findings=len(node.database.shadow_findings(job_id)),
+        shadow=database.shadow(job_id),
+        shadow_findings=len(database.shadow_findings(job_id)),
+        corrections=corrections_of(database, job_id),
         steps=timeline.steps(known),
         stages=[(name, float(seconds)) for name, seconds in dict(job["timings_s"] or {}).items()],
         arrived=bool(known.deliveries) and all(row["state"] in ("stored", "committed") for row in known.deliveries),

@@ -788,7 +788,7 @@ def test_an_analysis_leaves_files_rows_and_one_delivery_a_destination(node: Node
     node.receive()
     [(_, job_id, _, _)] = node.assemble().enqueued
     run = node.analyse(job_id)
-    assert run.steps == ["analyse"]
+    assert run.steps == ["analyse", "corrections"]
     assert [(e[0], e[1], e[2], e[3]) for e in run.enqueued] == [
         ("deliver", delivery_id(job_id, d), (job_id, d), {"priority": "high", "partition": d})
         for d in ("archive", "pacs")

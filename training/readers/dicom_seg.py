@@ -7,6 +7,7 @@ geometry gate and are decoded by its code, so that training sees the very HU tha
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 
 from dicom_node.domain import Volume
 from dicom_node.errors import SeriesRejected, UnreadableInstance
-from training.cases import Case, DataProblem, Nodule, Scan
+from training.cases import Case, DataProblem, Ignored, Nodule, Scan
 from training.readers import Listing, OnProblem, Problems
 from training.readers.masks import nodule_of
 
@@ -36,6 +37,7 @@ LABEL_MAP_SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.7"
 # PS3.16 CID 7150: organs and tissues are no findings, and a SEG of lungs is no SEG of nodules.
 NO_FINDING = {("SCT", "123037004"), ("SRT", "T-D0050"), ("SCT", "85756007"), ("SRT", "T-D000A")}
 OFF_GRID = 0.1  # parts of a voxel
+NOTE_FILE = "case.json"  # beside a case that the node exported: what is neither nodule nor background
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +66,7 @@ def list_dicom_seg(
     """
     problems = Problems(on_problem=on_problem)
     series, labels, others = _sorted_out(folder, problems)
+    notes = _notes(folder)
     scans = []
     noted: dict[str, str] = {}
     for uid, files in sorted(series.items()):
@@ -72,14 +75,15 @@ def list_dicom_seg(
             problems.note(uid, refused)
             continue
         of_series = sorted((s for s in labels if s.series_uid == uid), key=lambda s: (s.made, s.sop_instance_uid))
-        if not of_series and unlabelled == "skip":
+        note = notes.get(uid)
+        if not of_series and unlabelled == "skip" and note is None:
             noted[uid] = "no Segmentation refers to it"
             continue
         if len(of_series) > 1 and several == "refuse":
             problems.note(uid, f"{len(of_series)} Segmentations refer to it: keep one")
             continue
         noted |= {s.sop_instance_uid: "an older Segmentation of its series" for s in of_series[:-1]}
-        scans.append(_scan(uid, files, of_series[-1].path if of_series else None))
+        scans.append(_scan(uid, files, of_series[-1].path if of_series else None, note))
     for orphan in (s for s in labels if s.series_uid not in series):
         problems.note(orphan.sop_instance_uid, f"{orphan.path} refers to a series that is not here: add its images")
     if not series:
@@ -88,7 +92,7 @@ def list_dicom_seg(
     return Listing(scans=scans, left_out={**noted, **problems.left_out}, summary=summary)
 
 
-def read_case(files: Sequence[Path], labels: Path | None, uid: str) -> Case:
+def read_case(files: Sequence[Path], labels: Path | None, uid: str, ignored: tuple[Ignored, ...] = ()) -> Case:
     """Raises DataProblem."""
     from dicom_node.series import read_series, to_volume
 
@@ -96,7 +100,8 @@ def read_case(files: Sequence[Path], labels: Path | None, uid: str) -> Case:
         volume = to_volume(read_series(files))
     except (SeriesRejected, UnreadableInstance) as err:
         raise DataProblem(f"{uid}: {err}") from err
-    return Case(volume=volume, nodules=() if labels is None else read_segments(labels, volume, uid), ignored=())
+    nodules = () if labels is None else read_segments(labels, volume, uid)
+    return Case(volume=volume, nodules=nodules, ignored=ignored)
 
 
 def read_segments(path: Path, volume: Volume, uid: str) -> tuple[Nodule, ...]:
@@ -182,7 +187,25 @@ def _refusal(files: Sequence[InstanceFile]) -> str | None:
     return None
 
 
-def _scan(uid: str, files: Sequence[InstanceFile], labels: Path | None) -> Scan:
+def _notes(folder: Path) -> dict[str, tuple[Ignored, ...]]:
+    """Series UID -> what a case's note says is neither nodule nor background. Such a case is reviewed, so that one
+    without a Segmentation has no nodule. Raises DataProblem."""
+    notes = {}
+    for path in sorted(folder.rglob(NOTE_FILE)):
+        try:
+            raw = json.loads(path.read_text())
+            balls = [(each["center_mm"], float(each["diameter_mm"])) for each in raw["ignored"]]
+            notes[str(raw["series_instance_uid"])] = tuple(
+                Ignored(center_mm=(float(x), float(y), float(z)), diameter_mm=diameter) for (x, y, z), diameter in balls
+            )
+        except (OSError, ValueError, KeyError, TypeError) as err:
+            raise DataProblem(f"{path} is no note of an exported case ({type(err).__name__}): export it again") from err
+    return notes
+
+
+def _scan(
+    uid: str, files: Sequence[InstanceFile], labels: Path | None, ignored: tuple[Ignored, ...] | None = None
+) -> Scan:
     paths = tuple(Path(file.path) for file in files)
     return Scan(
         uid=uid,
@@ -190,8 +213,8 @@ def _scan(uid: str, files: Sequence[InstanceFile], labels: Path | None) -> Scan:
         subset=None,
         composite=False,
         files=paths if labels is None else (*paths, labels),
-        truth="dicom_seg 1" if labels else "dicom_seg 1 negative",
-        read=partial(read_case, paths, labels, uid),
+        truth=("dicom_seg 1" if labels else "dicom_seg 1 negative") + (f" {ignored}" if ignored else ""),
+        read=partial(read_case, paths, labels, uid, ignored or ()),
     )
 
 

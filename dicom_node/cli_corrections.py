@@ -1,0 +1,136 @@
+"""Commands on what radiologists corrected: list and show it, and export it as training cases."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dicom_node import logs, present
+from dicom_node.cli_common import DEFAULT_CONFIG, ConfigOption, JsonOption, out, print_json
+from dicom_node.config import load_config
+from dicom_node.errors import ConfigError, DicomNodeError
+from dicom_node.reviews import Reviews, shown
+
+corrections_app = typer.Typer(help="Results that a radiologist corrected and a peer sent back.", no_args_is_help=True)
+
+
+cases_app = typer.Typer(help="Training cases made of corrected results.", no_args_is_help=True)
+
+
+def add_to(app: typer.Typer) -> None:
+    app.add_typer(corrections_app, name="corrections")
+    app.add_typer(cases_app, name="cases")
+
+
+@contextmanager
+def reviews(config: Path) -> Iterator[Reviews]:
+    """What a node that exists knows of corrections."""
+    from dicom_node.db import Database
+    from dicom_node.storage import Storage
+
+    settings = load_config(config)
+    logs.configure("error", "text", "cli")
+    if settings.database.url is None and not settings.storage.root.is_dir():
+        raise ConfigError(f"no node has run with {config} yet: storage.root {settings.storage.root} is not there")
+    database = Database(settings.database_url())
+    try:
+        database.migrate()
+        yield Reviews(config=settings, database=database, storage=Storage(settings.storage.root))
+    finally:
+        database.close()
+
+
+@corrections_app.command("list")
+def corrections_list(
+    config: ConfigOption = DEFAULT_CONFIG,
+    job: Annotated[str | None, typer.Option(help="Only those of one job.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="How many, newest first.")] = 50,
+    as_json: JsonOption = False,
+) -> None:
+    """The newest corrections, with what became of our findings.
+
+    Example: dicom-node corrections list --job 0123456789abcdef
+    """
+    with reviews(config) as known:
+        job_id = None if job is None else known.database.find_job(job)
+        found = [shown(row) for row in known.database.corrections(job_id=job_id, limit=limit)]
+    if as_json:
+        print_json(found)
+    else:
+        present.print_corrections(out, found)
+
+
+@corrections_app.command("show")
+def corrections_show(
+    correction: Annotated[str, typer.Argument(metavar="UID", help="Its SOP Instance UID, or a part of it.")],
+    config: ConfigOption = DEFAULT_CONFIG,
+    as_json: JsonOption = False,
+) -> None:
+    """One correction, finding by finding.
+
+    Example: dicom-node corrections show 4711
+    """
+    with reviews(config) as known:
+        row = known.database.correction(correction)
+    if row is None:
+        raise DicomNodeError(f"no correction, or more than one, has {correction!r} in its UID")
+    if as_json:
+        print_json(shown(row))
+    else:
+        present.print_correction(out, shown(row))
+
+
+@cases_app.command("export")
+def cases_export(
+    out_dir: Annotated[Path, typer.Option("--out", help="Where the cases go.")],
+    config: ConfigOption = DEFAULT_CONFIG,
+    deidentify: Annotated[bool, typer.Option("--deidentify", help="Take identities out (PS3.15 Annex E).")] = False,
+    identified: Annotated[bool, typer.Option("--identified", help="Leave identities in: say so on purpose.")] = False,
+    since: Annotated[str | None, typer.Option(help="Only corrections of this day (YYYY-MM-DD) and later.")] = None,
+    salt_file: Annotated[
+        Path | None, typer.Option(help="Secret of the site, made at first use; default: export.salt in storage.root.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Corrected series as cases that `python -m training prepare --layout dicom` reads.
+
+    A patient is in the same part (train, validation, test) in each export with the same salt.
+
+    Example: dicom-node cases export --out cases --deidentify
+    """
+    from dicom_node.audit import Auditor, User, exported
+    from dicom_node.audit.events import os_user
+    from dicom_node.cases import export_cases
+    from dicom_node.cases.pseudonyms import Pseudonyms, read_salt
+
+    if deidentify == identified:
+        raise ConfigError("say --deidentify, or --identified where the cases may name patients")
+    now = datetime.now().astimezone()
+    with reviews(config) as known:
+        salt = read_salt(salt_file or known.config.storage.root / "export.salt")
+        out_dir.mkdir(parents=True, exist_ok=True)
+        made = export_cases(known, out_dir, Pseudonyms(salt=salt), deidentify=deidentify, when=now, since=_day(since))
+        Auditor.of(known.config).write(exported(User(name=os_user()), made.studies, to=str(out_dir.absolute())))
+        known.database.cases_exported(len(made.cases), deidentified=deidentify)
+    if as_json:
+        print_json({"cases": made.cases, "left_out": made.left_out, "deidentified": deidentify})
+        return
+    for name, counts in made.cases.items():
+        out.print(f"{name}: " + ", ".join(f"{n} {what.replace('_', ' ')}" for what, n in counts.items()), markup=False)
+    for series_uid, why in made.left_out.items():
+        out.print(f"left out, series {series_uid}: {why}", markup=False)
+    out.print(f"{len(made.cases)} cases in {out_dir}, {len(made.left_out)} left out", markup=False, highlight=False)
+
+
+def _day(text: str | None) -> float | None:
+    if text is None:
+        return None
+    try:
+        return datetime.strptime(text, "%Y-%m-%d").astimezone().timestamp()
+    except ValueError as err:
+        raise ConfigError(f"--since {text} is no day like 2026-03-31") from err

@@ -1,0 +1,101 @@
+"""Rows of corrections: what came back of a result, which of our findings it is about, and what became of them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Literal
+
+import sqlalchemy as sa
+
+from dicom_node import schema
+from dicom_node.rows import Row, Rows
+
+State = Literal["waiting", "compared", "ours", "refused"]
+_UIDS_A_STATEMENT = 500
+
+
+class CorrectionRows(Rows):
+    """Statements on corrections, and on what they may refer to."""
+
+    def results_among(self, sop_instance_uids: Collection[str]) -> list[Row]:
+        """Result rows of ours among these, with the series that each is about; of the newest job first."""
+        r, j = schema.result.c, schema.job.c
+        found: list[Row] = []
+        for some in _parts(sop_instance_uids):
+            found += self._all(
+                sa.select(r.sop_instance_uid, r.job_id, j.series_uid, j.created_at)
+                .join(schema.job, j.job_id == r.job_id)
+                .where(r.sop_instance_uid.in_(some))
+            )
+        return sorted(found, key=lambda row: (-float(row["created_at"]), str(row["job_id"])))
+
+    def result_of(self, sop_instance_uid: str) -> Row | None:
+        """The row of a result by its own UID."""
+        return self._one(sa.select(schema.result).where(schema.result.c.sop_instance_uid == sop_instance_uid))
+
+    def analysed_series(self, study_uid: str) -> list[Row]:
+        """The series of a study that have a job, with its newest one's state; newest first."""
+        j = schema.job.c
+        return self._all(
+            sa.select(j.series_uid, j.job_id, j.state, j.created_at)
+            .where(j.study_uid == study_uid)
+            .order_by(j.created_at.desc())
+        )
+
+    def record_correction(self, sop_instance_uid: str, **values: Any) -> None:
+        """The row, or its newer version: the same Instance with other bytes is read again."""
+        now = self._now()
+        row = {"verdicts": [], "text": None, "job_id": None, **values, "changed_at": now}
+        insert = self._insert(schema.correction).values(sop_instance_uid=sop_instance_uid, received_at=now, **row)
+        statement = insert.on_conflict_do_update(index_elements=["sop_instance_uid"], set_=row)
+        with self._begin() as connection:
+            connection.execute(statement)
+            counts = _counts(row["verdicts"])
+            action = f"correction {row['state']}"
+            self._event(connection, action, job_id=row["job_id"], series_uid=row["series_uid"], **counts)
+
+    def cases_exported(self, cases: int, *, deidentified: bool) -> None:
+        """That it happened, among the events."""
+        with self._begin() as connection:
+            self._event(connection, "cases exported", cases=cases, deidentified=deidentified)
+
+    def corrections(
+        self,
+        *,
+        job_id: str | None = None,
+        of_series_uid: str | None = None,
+        state: State | None = None,
+        since: float | None = None,
+        limit: int | None = None,
+    ) -> list[Row]:
+        """Newest first."""
+        c = schema.correction.c
+        query = sa.select(schema.correction).order_by(c.received_at.desc(), c.sop_instance_uid)
+        for column, value in ((c.job_id, job_id), (c.of_series_uid, of_series_uid), (c.state, state)):
+            if value is not None:
+                query = query.where(column == value)
+        if since is not None:
+            query = query.where(c.changed_at >= since)
+        return self._all(query.limit(limit) if limit else query)
+
+    def correction(self, text: str) -> Row | None:
+        """The one whose SOP Instance UID is, or holds, `text`; None for none or several."""
+        c = schema.correction.c
+        exact = self._one(sa.select(schema.correction).where(c.sop_instance_uid == text))
+        if exact is not None:
+            return exact
+        holds = c.sop_instance_uid.contains(text, autoescape=True)
+        found = self._all(sa.select(schema.correction).where(holds).limit(2))
+        return found[0] if len(found) == 1 else None
+
+
+def _counts(verdicts: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for each in verdicts:
+        counts[str(each["verdict"])] = counts.get(str(each["verdict"]), 0) + 1
+    return counts
+
+
+def _parts(uids: Collection[str]) -> list[list[str]]:
+    ordered = sorted(uids)
+    return [ordered[at : at + _UIDS_A_STATEMENT] for at in range(0, len(ordered), _UIDS_A_STATEMENT)]

@@ -1,0 +1,114 @@
+"""A data set's header -> what it refers to: Tracking UIDs, Instances, series, frame of reference. Decodes no pixel."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence
+from pydicom.uid import (
+    Comprehensive3DSRStorage,
+    ComprehensiveSRStorage,
+    EnhancedSRStorage,
+    ExtensibleSRStorage,
+    RTStructureSetStorage,
+    SegmentationStorage,
+)
+
+from dicom_node.corrections.words import Kind
+from dicom_node.errors import CorrectionUnusable
+from dicom_node.growth.prior import is_ours
+
+LABEL_MAP = "1.2.840.10008.5.1.4.1.1.66.7"
+# What a correction may be, by its SOP Class.
+KINDS: Mapping[str, Kind] = MappingProxyType(
+    {
+        str(SegmentationStorage): "seg",
+        LABEL_MAP: "seg",
+        str(EnhancedSRStorage): "sr",
+        str(ComprehensiveSRStorage): "sr",
+        str(Comprehensive3DSRStorage): "sr",
+        str(ExtensibleSRStorage): "sr",
+        str(RTStructureSetStorage): "rtstruct",
+    }
+)
+_MOST_ELEMENTS = 2_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class References:
+    """instances: SOP Instance UIDs that it names; replaced: those among its predecessors (PS3.3 C.17.2).
+
+    equipment_is_ours: its Manufacturer and model name are this software's. made: content date and time, which sort.
+    """
+
+    kind: Kind
+    sop_instance_uid: str
+    study_uid: str
+    tracking_uids: frozenset[str]
+    instances: frozenset[str]
+    replaced: frozenset[str]
+    series_uids: frozenset[str]
+    frames_of_reference: frozenset[str]
+    equipment_is_ours: bool
+    made: str
+
+
+def references_of(header: Dataset) -> References:
+    """Raises CorrectionUnusable where it is no object of KINDS, or larger than any reader makes."""
+    kind = KINDS.get(str(header.get("SOPClassUID") or ""))
+    if kind is None:
+        raise CorrectionUnusable("no Segmentation, report or Structure Set")
+    found: dict[str, set[str]] = {name: set() for name in ("tracking", "instances", "series", "frames")}
+    _collect(header, found)
+    replaced: dict[str, set[str]] = {name: set() for name in found}
+    for item in header.get("PredecessorDocumentsSequence") or ():
+        _collect(item, replaced)
+    own = {str(header.get("SeriesInstanceUID") or ""), str(header.get("SOPInstanceUID") or "")}
+    return References(
+        kind=kind,
+        sop_instance_uid=str(header.get("SOPInstanceUID") or ""),
+        study_uid=str(header.get("StudyInstanceUID") or ""),
+        tracking_uids=frozenset(found["tracking"]),
+        instances=frozenset(found["instances"] - own),
+        replaced=frozenset(replaced["instances"]),
+        series_uids=frozenset(found["series"] - own),
+        frames_of_reference=frozenset(found["frames"]),
+        equipment_is_ours=is_ours(header),
+        made=_made(header),
+    )
+
+
+_WHERE = {
+    "TrackingUID": "tracking",
+    "UID": "tracking",  # of a UIDREF content item: a Tracking UID, or one that is none of ours
+    "ReferencedSOPInstanceUID": "instances",
+    "SeriesInstanceUID": "series",
+    "FrameOfReferenceUID": "frames",
+    "ReferencedFrameOfReferenceUID": "frames",
+}
+
+
+def _collect(root: Dataset, found: Mapping[str, set[str]]) -> None:
+    """Without recursion: how deep sequences lie is the sender's choice."""
+    waiting, left = [root], _MOST_ELEMENTS
+    while waiting:
+        for element in waiting.pop():
+            left -= 1
+            if left < 0:
+                raise CorrectionUnusable(f"more than {_MOST_ELEMENTS} attributes")
+            if isinstance(element.value, Sequence):
+                waiting += list(element.value)
+            elif (where := _WHERE.get(element.keyword)) and element.value:
+                found[where].add(str(element.value))
+
+
+def _made(header: Dataset) -> str:
+    """Content date and time; a Structure Set has dates of its own."""
+    for prefix in ("Content", "StructureSet", "InstanceCreation", "Series"):
+        date = str(header.get(f"{prefix}Date") or "")
+        if date:
+            return f"{date:>8} {header.get(f'{prefix}Time') or ''}"
+    return ""
