@@ -7,15 +7,17 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from markupsafe import Markup
+
 WIDTH, HEIGHT = 480, 240
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 76, 12, 36
 _STEPS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)
 
 
-def bland_altman_svg(points: Sequence[Sequence[float]], spread: Mapping[str, Any]) -> str:
+def bland_altman_svg(points: Sequence[Sequence[float]], spread: Mapping[str, Any]) -> Markup:
     """points: (mean, difference) in mm. spread: agreement.Spread as a dict. Empty where there is no point."""
     if not points:
-        return ""
+        return Markup()
     lines = [(key, spread[key]) for key in ("low", "bias", "high") if spread[key] is not None]
     reach = 1.15 * max([0.5, *(abs(y) for _, y in points), *(abs(value) for _, value in lines)])
     right = 1.05 * max(float(x) for x, _ in points)
@@ -38,7 +40,7 @@ def bland_altman_svg(points: Sequence[Sequence[float]], spread: Mapping[str, Any
         drawn.append(_text(WIDTH - _RIGHT + 5, at_y(value) + 4, f"{key} {value:+.1f}", "start"))
     drawn += [f'<circle cx="{at_x(x)}" cy="{at_y(y)}" r="3" fill="currentColor" opacity="0.5"/>' for x, y in points]
     said = f"Difference of longest diameters against their mean, {len(points)} findings of both models"
-    return (
+    return Markup(  # noqa: S704  of numbers and our own words
         f'<svg class="bland-altman" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" font-size="11" '
         f'role="img" aria-label="{escape(said)}">'
         f"{''.join(drawn)}</svg>"

@@ -22,14 +22,16 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from dicom_node import engine, schema
+from dicom_node.audit import Event, Patient, Study, User, studies_deleted
 from dicom_node.config import SERIES_STATES, Config, RetentionConfig, SeriesState
 from dicom_node.db import Database
 from dicom_node.engine import EngineClient
 from dicom_node.purges import Kept
-from dicom_node.retention import DAY_S, Gone, Purged, Purger, due_by_age, due_under_pressure, kept
+from dicom_node.retention import DAY_S, Gone, Purged, Purger, audited, due_by_age, due_under_pressure, kept
 from dicom_node.retention_schedule import LOCK, RetentionSchedule
 from dicom_node.storage import Storage
 from tests.conftest import RunningReceiver
+from tests.fakes.ct import make_ct_series
 from tests.fakes.shelf import Clock, FakeEngine, Shelf, shelf
 
 UNTOUCHABLE = ("queued", "running", "growing", "sending")
@@ -400,7 +402,7 @@ def test_files_whose_rows_went_go_and_are_told_of(stock: Shelf, clock: Clock, mo
     told: list[Gone] = []
     again = purger(stock, told)
     again.settle()
-    assert told == [Gone(series_uid="1.2.1", study_uid="1.3.1")]
+    assert [(gone.series_uid, gone.study_uid) for gone in told] == [("1.2.1", "1.3.1")]
     assert again.engine.abandoned == ["1.2.1-0000000000000000"]  # type: ignore[attr-defined]
     stock.assert_whole()
     again.settle()
@@ -631,3 +633,28 @@ def test_the_shipped_defaults_name_nothing_that_is_only_here() -> None:
     assert plain.after_days() == {}
     assert set(plain.under_pressure) == {"committed", "stored"}
     assert dataclasses.asdict(Purged()) == {"series": 0, "jobs": 0, "bytes": 0, "states": {}}
+
+
+class Heard:
+    """An audit trail that remembers."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+
+    def write(self, event: Event) -> None:
+        self.events.append(event)
+
+    def alert(self, *, address: str | None, peer: str, why: str) -> None: ...
+
+
+def test_the_audit_trail_hears_whose_series_was_deleted_and_why(tmp_path: Path) -> None:
+    image = make_ct_series(tmp_path, header={"PatientID": "P-17", "PatientName": "Doe^Jane"})[0]
+    heard = Heard()
+    deleted = audited(heard, User(name="anna"))
+    deleted(Gone(series_uid="1.2.1", study_uid="1.3.1", state="committed", why="age", header_file=image))
+    [event] = heard.events
+    assert event == studies_deleted(
+        [Study(uid="1.3.1", patient=Patient(id="P-17", name="Doe^Jane"), series_uids=("1.2.1",))],
+        user=User(name="anna"),
+        text="committed: age",
+    )

@@ -15,11 +15,12 @@ import pytest
 from dicom_node.agreements import agreement_of
 from dicom_node.analysis import Detector
 from dicom_node.config import Config
-from dicom_node.control import kept, purge
+from dicom_node.control import purge
 from dicom_node.domain import Detection, Volume
 from dicom_node.errors import DatabaseUnavailable, OutOfSpace, Reason, SeriesRejected
 from dicom_node.flow import Flow
 from dicom_node.promotion import pair_of, promotion_lines
+from dicom_node.retention import kept
 from dicom_node.shadow import shadow_id, shadowed_job
 from dicom_node.summary import job_summary
 from tests.unit.test_flow import SETTINGS, FakeDetector, FakeRun, Node
@@ -113,7 +114,7 @@ def test_the_second_model_is_asked_for_when_all_deliveries_are_on_their_way(two:
         ("shadow", shadow_id(job_id), (job_id, 0)),
     ]
     assert run.enqueued[1][3] == {"priority": "last"}
-    assert run.steps == ["analyse", "want shadow"]
+    assert run.steps == ["analyse", "corrections", "want shadow"]
     assert (two.detectors["steady"].calls, two.detectors["daring"].calls, two.state(job_id)) == (1, 0, "queued")
 
 
@@ -122,7 +123,7 @@ def test_a_route_without_a_second_model_has_no_such_step(make_two: Callable[...,
     node.receive()
     [(_, job_id, _, _)] = node.assemble().enqueued
     run = node.analyse(job_id)
-    assert (run.steps, [name for name, *_ in run.enqueued]) == (["analyse"], ["deliver"])
+    assert (run.steps, [name for name, *_ in run.enqueued]) == (["analyse", "corrections"], ["deliver"])
     assert node.database.shadow(job_id) is None
 
 
@@ -222,7 +223,7 @@ def test_a_series_that_was_purged_and_comes_again_is_looked_at_again(two: TwoMod
 class NoEngine:
     """The engine's part of a purge, where no engine ever ran."""
 
-    def forget(self, prefix: str) -> None: ...
+    def abandon(self, workflow_id: str) -> None: ...
 
     def forget_ended(self, before: float) -> None: ...
 
