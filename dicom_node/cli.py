@@ -82,18 +82,23 @@ def receive(config: ConfigOption = DEFAULT_CONFIG) -> None:
     """
     from dicom_node import receivers, roles
 
-    receivers.receive(_role(config, "receive"), roles.Stop().on_signals())
+    receivers.receive(_role(config, "receive"), roles.Stop().on_signals(), source=config)
 
 
 @app.command()
-def work(config: ConfigOption = DEFAULT_CONFIG, name: NameOption = None) -> None:
+def work(
+    config: ConfigOption = DEFAULT_CONFIG,
+    name: NameOption = None,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda:N, in the place of work.device.")] = None,
+) -> None:
     """Run one analysing process alone.
 
     Example: dicom-node work --config config.yaml --name gpu0
     """
     from dicom_node import roles
 
-    roles.work(_role(config, "work"), roles.Stop().on_signals(), name)
+    settings = _role(config, "work")
+    roles.work(settings, roles.Stop().on_signals(), name, source=config, device=device)
 
 
 @app.command()
@@ -104,7 +109,7 @@ def deliver(config: ConfigOption = DEFAULT_CONFIG, name: NameOption = None) -> N
     """
     from dicom_node import roles
 
-    roles.deliver(_role(config, "deliver"), roles.Stop().on_signals(), name)
+    roles.deliver(_role(config, "deliver"), roles.Stop().on_signals(), name, source=config)
 
 
 def _role(config: Path, role: str) -> Config:

@@ -52,6 +52,8 @@ _LAST_WORD_S = 2.0
 # oldest is cut, so that idle ones keep nobody out and cost a bounded number of threads.
 MOST_WAITING = 100
 _ROOM_S = 1.0
+# The listening thread turns ten times a second; a full house holds it up for a second or so.
+_HUNG_S = 30.0
 _NARRATORS = (
     (evt.EVT_DIMSE_RECV, _handlers.standard_dimse_recv_handler),
     (evt.EVT_DIMSE_SENT, _handlers.standard_dimse_sent_handler),
@@ -184,6 +186,31 @@ class Acceptor:
         self._listeners.clear()
         self.tls_port = None
 
+    def healthy(self) -> bool:
+        """False once a port is open behind which nothing accepts any more."""
+        now = time.monotonic()
+        return bool(self._listeners) and all(
+            thread.is_alive() and now - server.turned_at < _HUNG_S for server, thread in self._listeners
+        )
+
+    def limit(
+        self,
+        *,
+        max_associations: int,
+        max_associations_per_peer: int | None,
+        max_instance_bytes: int,
+        associate_timeout_s: float,
+        idle_timeout_s: float,
+        contexts: list[PresentationContext],
+    ) -> None:
+        """Other limits for Associations that come; those that run keep theirs."""
+        self.contexts = contexts
+        self.idle_timeout_s, self.associate_timeout_s = idle_timeout_s or None, associate_timeout_s or None
+        self.max_instance_bytes = max_instance_bytes
+        self._max_associations, self._max_per_peer = max_associations, max_associations_per_peer
+        self._ae.maximum_associations = 2 * (max_associations + MOST_WAITING)
+        self._ae.network_timeout, self._ae.acse_timeout = self.idle_timeout_s, self.associate_timeout_s
+
     def stop(self, drain_s: float) -> None:
         """No new Association; running ones may end by themselves within `drain_s`, then they are aborted."""
         self._stop_listening()
@@ -253,8 +280,14 @@ class _Server(AssociationServer):
         self, acceptor: Acceptor, ae: ApplicationEntity, address: tuple[str, int], tls: ssl.SSLContext | None
     ) -> None:
         self.acceptor, self.tls = acceptor, tls
+        self.turned_at = time.monotonic()
         # pynetdicom is not told of TLS: it would do the handshake in this one thread, and a slow peer would stop all.
         super().__init__(ae, address, ae.ae_title, acceptor.contexts, request_handler=_Connection)
+
+    def service_actions(self) -> None:
+        """Each turn of the listening thread."""
+        super().service_actions()
+        self.turned_at = time.monotonic()
 
     def server_bind(self) -> None:
         if self.acceptor.reuse_port and self.socket is not None:
