@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from dicom_node import __version__, cli_network, logs, present
+from dicom_node import __version__, cli_access, cli_network, cli_service, logs, present
 from dicom_node.cli_common import DEFAULT_CONFIG, ConfigOption, JsonOption, err, out, print_json, progress_bar
 from dicom_node.config import Config, GateConfig, load_config
 from dicom_node.domain import RESEARCH_USE
@@ -34,6 +34,8 @@ app = typer.Typer(
 jobs_app = typer.Typer(help="List, show, retry and cancel jobs.", no_args_is_help=True)
 app.add_typer(jobs_app, name="jobs")
 cli_network.add_to(app)
+cli_service.add_to(app)
+cli_access.add_to(app)
 
 JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="A job's id, or a part of it that no other has.")]
 NameOption = Annotated[str | None, typer.Option("--name", help="This process's name; one living process a name.")]
@@ -70,7 +72,7 @@ def serve(config: ConfigOption = DEFAULT_CONFIG) -> None:
     settings = _role(config, "serve")
     _, database = open_state(settings)
     database.close()
-    code = Supervisor(config, ("receive", "work", "deliver"), drain_s=settings.work.drain_s).run()
+    code = Supervisor(config, ("receive", "work", "deliver", "web"), drain_s=settings.work.drain_s).run()
     raise typer.Exit(code)
 
 
@@ -89,16 +91,17 @@ def receive(config: ConfigOption = DEFAULT_CONFIG) -> None:
 def work(
     config: ConfigOption = DEFAULT_CONFIG,
     name: NameOption = None,
-    device: Annotated[str | None, typer.Option(help="cpu or cuda:N, in the place of work.device.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, or a GPU: its number or cuda:N; else work.device.")] = None,
 ) -> None:
     """Run one analysing process alone.
 
     Example: dicom-node work --config config.yaml --name gpu0
     """
     from dicom_node import roles
+    from dicom_node.service_units import device_of
 
-    settings = _role(config, "work")
-    roles.work(settings, roles.Stop().on_signals(), name, source=config, device=device)
+    chosen = None if device is None else device_of(device)
+    roles.work(_role(config, "work"), roles.Stop().on_signals(), name, source=config, device=chosen)
 
 
 @app.command()
@@ -110,6 +113,18 @@ def deliver(config: ConfigOption = DEFAULT_CONFIG, name: NameOption = None) -> N
     from dicom_node import roles
 
     roles.deliver(_role(config, "deliver"), roles.Stop().on_signals(), name, source=config)
+
+
+@app.command()
+def web(config: ConfigOption = DEFAULT_CONFIG) -> None:
+    """Run the dashboard and the JSON API alone.
+
+    Example: dicom-node web --config config.yaml
+    """
+    from dicom_node import roles
+    from dicom_node.web.server import web as run_web
+
+    run_web(_role(config, "web"), roles.Stop().on_signals(), source=config)
 
 
 def _role(config: Path, role: str) -> Config:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import PurePosixPath
@@ -48,10 +48,26 @@ def _decide_again(database: Database, engine: EngineClient, job_id: str, series_
     return "the series is decided on again"
 
 
+def send_again(database: Database, engine: EngineClient, job_id: str, destination: str | None = None) -> str:
+    """Send a job's objects to its destinations, or to one of them, also those that are stored there."""
+    job = database.job(job_id)
+    if job is None:
+        raise DicomNodeError(f"no job {job_id}; dicom-node jobs list shows the jobs there are")
+    destinations = database.send_again(job_id, destination)
+    if not destinations:
+        where = "anywhere" if destination is None else f"to {destination}"
+        raise DicomNodeError(f"job {job_id} has no objects that went {where}; nothing to send again")
+    return _enqueue_deliveries(engine, job_id, job["priority"], destinations)
+
+
 def _deliver_again(database: Database, engine: EngineClient, job_id: str, priority: str) -> str:
     destinations = database.retry_deliveries(job_id)
     if not destinations:
         raise DicomNodeError(f"job {job_id} is complete and all its objects are stored")
+    return _enqueue_deliveries(engine, job_id, priority, destinations)
+
+
+def _enqueue_deliveries(engine: EngineClient, job_id: str, priority: str, destinations: Sequence[str]) -> str:
     for destination in destinations:
         workflow_id = delivery_id(job_id, destination)
         # Its later turns, too: one that waits is due now, and the id of one that ended must be free again.

@@ -92,6 +92,22 @@ class Ledger(Rows):
             left = sa.select(d.destination).where(d.job_id == job_id, d.state.not_in(ARRIVED)).distinct()
             return sorted(connection.execute(left).scalars())
 
+    def send_again(self, job_id: str, destination: str | None = None) -> list[str]:
+        """All that is not on the wire just now -> waiting; the destinations that have something to get."""
+        d, now = schema.delivery.c, self._now()
+        mine = (
+            (d.job_id == job_id) if destination is None else sa.and_(d.job_id == job_id, d.destination == destination)
+        )
+        fresh = {"created_at": now, "attempts": 0, "commit_rounds": 0, "commit_due_at": None}
+        with self._begin() as connection:
+            connection.execute(
+                sa.update(schema.delivery)
+                .where(mine, d.state != "sending")
+                .values(state="waiting", changed_at=now, **fresh)
+            )
+            waiting = sa.select(d.destination).where(mine, d.state == "waiting").distinct()
+            return sorted(connection.execute(waiting).scalars())
+
     def cancel_deliveries(self, job_id: str) -> int:
         """waiting, unknown or parked -> cancelled. What is on the wire just now is not touched."""
         d = schema.delivery.c

@@ -1,4 +1,4 @@
-"""What a role tells the service manager: ready, stopping, reloading, alive (sd_notify(3)); nothing where none listens."""
+"""What a role tells the service manager: ready, alive, reloading, stopping (sd_notify(3)); else nothing."""
 
 from __future__ import annotations
 

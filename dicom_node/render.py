@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pydicom
 from pydicom.dataset import Dataset
 from pydicom.uid import SegmentationStorage
 
 from dicom_node.config import GateConfig
 from dicom_node.db import Database
-from dicom_node.domain import RESEARCH_USE
+from dicom_node.domain import RESEARCH_USE, CTSeries, Volume
 from dicom_node.errors import ConfigError, SeriesRejected, StorageError
 from dicom_node.infer import dicom_files
 from dicom_node.quicklook.page import write_page
@@ -86,6 +87,21 @@ def render(paths: Sequence[Path], out_dir: Path, series_uid: str | None = None) 
         "files": [_write(out_dir, PAGE, page), *written],
         "notice": RESEARCH_USE,
     }
+
+
+def outlined(paths: Sequence[Path]) -> tuple[CTSeries, Scene]:
+    """What `render` would show, with no pixel decoded: the Volume holds zeros, and no memory.
+
+    Raises ConfigError as `render` does, and SeriesRejected where the images form no volume.
+    """
+    found = _sorted_out(read_headers(paths))
+    report, uid = _choose(found, None)
+    sr = None if report is None else pydicom.dcmread(report.path)
+    series = check_series(found.images[uid], _ANY_VOLUME)
+    nothing = np.broadcast_to(np.int16(0), (len(series.images), series.rows, series.columns))
+    return series, compose(
+        series, Volume(hu=nothing, affine=series.affine), sr, _segmentation(found, uid, sr)
+    )
 
 
 def _sorted_out(files: Sequence[InstanceFile]) -> Found:

@@ -232,3 +232,44 @@ prior_series = sa.Table(
     sa.Column("asked_at", sa.Double, nullable=False),
     sa.Column("until", sa.Double, nullable=False),
 )
+
+# A login to the web role. token_sha256: of the secret in the browser's cookie. method: password or oidc. mark: of the
+# password by which it was made; it ends when the password is another. seen_at: to the minute.
+web_session = sa.Table(
+    "web_session",
+    metadata,
+    sa.Column("token_sha256", sa.String(64), primary_key=True),
+    sa.Column("user_name", sa.String(128), nullable=False, index=True),
+    sa.Column("role", sa.String(16), nullable=False),
+    sa.Column("method", sa.String(16), nullable=False),
+    sa.Column("mark", sa.String(64), nullable=True),
+    sa.Column("created_at", sa.Double, nullable=False),
+    sa.Column("seen_at", sa.Double, nullable=False),
+)
+
+# What a program calls the JSON API with. expires_at null: never.
+api_token = sa.Table(
+    "api_token",
+    metadata,
+    sa.Column("name", sa.String(64), primary_key=True),
+    sa.Column("token_sha256", sa.String(64), nullable=False, unique=True),
+    sa.Column("role", sa.String(16), nullable=False),
+    sa.Column("created_at", sa.Double, nullable=False),
+    sa.Column("expires_at", sa.Double, nullable=True),
+    sa.Column("used_at", sa.Double, nullable=True),
+)
+
+# What the pages and the JSON API read by (web/queries.py): a page of jobs, however deep and whatever is asked for, is a
+# range of one of these.
+sa.Index("ix_job_place", job.c.created_at, job.c.job_id, job.c.study_uid, job.c.reason)
+sa.Index("ix_job_state_place", job.c.state, job.c.created_at, job.c.job_id)
+sa.Index("ix_job_peer_place", job.c.source_ae, job.c.created_at, job.c.job_id)
+sa.Index("ix_job_route_place", job.c.route, job.c.created_at, job.c.job_id)
+sa.Index("ix_job_state_finished", job.c.state, job.c.finished_at)
+sa.Index("ix_series_last_at", series.c.last_at)
+sa.Index("ix_series_source", series.c.source_ae, series.c.last_at)
+sa.Index("ix_delivery_destination", delivery.c.destination, delivery.c.state, delivery.c.changed_at)
+
+# A series that brought something since it was decided on last.
+ARRIVING = sa.or_(series.c.assembled_at.is_(None), series.c.last_at > series.c.assembled_at)
+sa.Index("ix_series_arriving", series.c.first_at, sqlite_where=ARRIVING, postgresql_where=ARRIVING)

@@ -23,9 +23,11 @@ from dicom_node.config.sections import (
     WorkConfig,
     bundle_folder,
 )
+from dicom_node.config.web import ROLES, WebConfig, WebOIDC, WebProxy, WebRole, WebTLS, is_loopback
 
 __all__ = [
     "NODE_ATTRIBUTES",
+    "ROLES",
     "AssembleConfig",
     "Condition",
     "Config",
@@ -44,8 +46,14 @@ __all__ = [
     "RouteConfig",
     "StorageClassGroup",
     "StorageConfig",
+    "WebConfig",
+    "WebOIDC",
+    "WebProxy",
+    "WebRole",
+    "WebTLS",
     "WorkConfig",
     "bundle_folder",
+    "is_loopback",
     "load_config",
     "parse_config",
 ]

@@ -25,6 +25,7 @@ from dicom_node.config.sections import (
     StorageConfig,
     WorkConfig,
 )
+from dicom_node.config.web import WebConfig
 from dicom_node.errors import ConfigError
 from dicom_node.fields import AE_TITLE_PATTERN, NAME_PATTERN, Name, Section
 from dicom_node.forms import did_you_mean, parse_form
@@ -54,6 +55,7 @@ class Config(Section):
     deliver: DeliverConfig = DeliverConfig()
     retention: RetentionConfig = RetentionConfig()
     log: LogConfig = LogConfig()
+    web: WebConfig = WebConfig()
 
     @model_validator(mode="after")
     def _names_exist(self) -> Config:
@@ -132,6 +134,9 @@ class Config(Section):
     def database_url(self) -> str:
         return self.database.url or f"sqlite:///{(self.storage.root / 'node.sqlite').absolute()}"
 
+    def web_users_file(self) -> Path:
+        return self.web.users_file or self.storage.root / "web_users.json"
+
     def quiet_time_s(self, source_ae: str) -> float:
         """The quiet time of whoever sent the series."""
         for peer in self.peers.values():
@@ -179,6 +184,7 @@ def _anchored(config: Config, folder: Path) -> Config:
     peers = {name: _anchored_files(peer, folder) for name, peer in config.peers.items()}
     receive = _anchored_files(config.receive, folder)
     update = {"storage": storage, "models": models, "database": database, "peers": peers, "receive": receive}
+    update["web"] = _anchored_files(config.web, folder)
     return config.model_copy(update=update)
 
 

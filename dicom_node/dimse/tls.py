@@ -31,13 +31,13 @@ _PEM = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", r
 _EXPLICIT_VERSION, _UTC_TIME, _GENERALIZED_TIME = 0xA0, 0x17, 0x18
 
 
-def server_context(settings: ReceiveTLS) -> ssl.SSLContext:
-    """The context of the port that speaks TLS. Raises ConfigError: which file, what is wrong with it."""
+def server_context(settings: ReceiveTLS, where: str = "receive.tls") -> ssl.SSLContext:
+    """The context of a port that speaks TLS; `where` is how errors name these settings. Raises ConfigError."""
     context = _context(ssl.PROTOCOL_TLS_SERVER, settings.min_version)
-    _load_pair(context, settings.certificate, settings.key, "receive.tls")
+    _load_pair(context, settings.certificate, settings.key, where)
     context.verify_mode = _CLIENT_CERTIFICATE[settings.client_certificate]
     if settings.ca is not None:
-        _load_ca(context, settings.ca, "receive.tls")
+        _load_ca(context, settings.ca, where)
     return context
 
 

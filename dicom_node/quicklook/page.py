@@ -38,25 +38,26 @@ _FIRST = (LONG_AXIS, SHORT_AXIS, VOLUME, MEAN, SCORE)
 
 def write_page(scene: Scene) -> str:
     """The whole document. No patient's name or identifier is in it."""
-    style, script = _part("page.css"), _part("page.js")
+    style, script = part("page.css"), part("page.js")
     marks = {
         "policy": f"default-src 'none'; img-src data:; style-src '{_hash(style)}'; script-src '{_hash(script)}'",
         "style": style,
         "notice": escape(RESEARCH_USE),
         "conclusion": escape(_conclusion(scene)),
-        "viewer": _part("viewer.html") if scene.volume is not None else "",
+        "viewer": part("viewer.html") if scene.volume is not None else "",
         "findings": _findings(scene),
         "statements": _statements(scene),
-        "scene": _json(_data(scene)),
+        "scene": as_json(scene_data(scene, [] if scene.volume is None else _pictures(scene.volume))),
         "script": script,
     }
-    page = _part("page.html")
+    page = part("page.html")
     for name, text in marks.items():
         page = page.replace(f"<!--{name}-->", text, 1) if name != "policy" else page.replace("{policy}", text, 1)
     return page
 
 
-def _part(name: str) -> str:
+def part(name: str) -> str:
+    """A file beside this module: page.css, page.html, page.js, viewer.html."""
     return resources.files("dicom_node.quicklook").joinpath(name).read_text(encoding="utf-8")
 
 
@@ -65,7 +66,7 @@ def _hash(text: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
-def _json(value: Any) -> str:
+def as_json(value: Any) -> str:
     """JSON that can stand in a script element whatever texts it holds."""
     return json.dumps(value, separators=(",", ":")).replace("<", "\\u003c")
 
@@ -80,8 +81,9 @@ def _conclusion(scene: Scene) -> str:
 # -- the stack -------------------------------------------------------------------------------------
 
 
-def _data(scene: Scene) -> dict[str, Any]:
-    """What the script works with."""
+def scene_data(scene: Scene, images: Sequence[str]) -> dict[str, Any]:
+    """What the script works with. images: a URL of each slice, feet to head; of the volume the shape and place alone
+    are read."""
     low, high = STORED_HU
     windows = [
         {"name": name, "slope": (high - low) / (top - bottom), "intercept": (low - bottom) / (top - bottom)}
@@ -99,7 +101,7 @@ def _data(scene: Scene) -> dict[str, Any]:
         "aspect": columns * column_mm / (rows * row_mm),
         "sides": ends_of(volume),
         "z_mm": [round(float(volume.to_mm((float(k), 0.0, 0.0))[2]), 1) for k in range(slices)],
-        "images": _pictures(volume),
+        "images": list(images),
     }
 
 
@@ -134,13 +136,18 @@ def _pictures(volume: Volume) -> list[str]:
 
 
 def _picture(plane: NDArray[np.int16], edge_px: int) -> str:
+    return "data:image/webp;base64," + base64.b64encode(webp(plane, edge_px)).decode()
+
+
+def webp(plane: NDArray[np.int16], edge_px: int) -> bytes:
+    """A slice in STORED_HU, no edge longer than `edge_px`."""
     low, high = STORED_HU
     grey = np.clip((plane.astype(np.float32) - low) * (255.0 / (high - low)), 0, 255).round().astype(np.uint8)
     image = Image.fromarray(grey)
     image.thumbnail((edge_px, edge_px), Image.Resampling.LANCZOS)
     file = BytesIO()
     image.save(file, format="WEBP", quality=_QUALITY, method=4)
-    return "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode()
+    return file.getvalue()
 
 
 # -- the table -------------------------------------------------------------------------------------

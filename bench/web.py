@@ -1,0 +1,87 @@
+"""Milliseconds that a page of the dashboard takes over many jobs: the list, filtered and deep, and today's counts.
+
+The rows are made by SQL alone, in a database of their own; nothing is analysed.
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+from dicom_node.db import Database
+
+PEERS, ROUTES = ("CT1", "CT2", "EMERGENCY"), ("chest-ct", "lung-screening", "follow-up")
+_DAY_S = 86400.0
+
+# Every number is a function of n, so that each run has the same rows. One in 50 jobs fails, one in 20 is rejected.
+_SEED = """
+WITH RECURSIVE
+digit(d) AS (SELECT 0 UNION ALL SELECT d + 1 FROM digit WHERE d < 9),
+number(n) AS (
+  SELECT a.d + 10 * b.d + 100 * c.d + 1000 * e.d + 10000 * f.d + 100000 * g.d
+  FROM digit a, digit b, digit c, digit e, digit f, digit g)
+"""
+_SERIES = """
+INSERT INTO series (series_uid, study_uid, source_ae, source_ip, first_at, last_at, released, assembled_at)
+{seed} SELECT '1.2.826.0.1.3680043.10.' || n, '1.2.826.0.1.3680043.9.' || (n / 2), {peer}, '127.0.0.1',
+  {start} + n * {step} - 60.0, {start} + n * {step} - 20.0, true, {start} + n * {step} FROM number WHERE n < {count}
+"""
+_JOBS = """
+INSERT INTO job (job_id, series_uid, study_uid, manifest_sha256, instance_count, source_ae, state, reason, reason_text,
+  route, priority, evidence, explanation, progress, timings_s, created_at, started_at, finished_at)
+{seed} SELECT '1.2.826.0.1.3680043.10.' || n || '-' || substr('000000' || n, -6) || 'abcdef',
+  '1.2.826.0.1.3680043.10.' || n, '1.2.826.0.1.3680043.9.' || (n / 2), 'abc', 250 + n % 150, {peer},
+  CASE WHEN n = {count} - 1 THEN 'running' WHEN n > {count} - 5 THEN 'queued' WHEN n % 50 = 7 THEN 'failed'
+    WHEN n % 20 = 3 THEN 'rejected' ELSE 'complete' END,
+  CASE WHEN n > {count} - 5 THEN NULL WHEN n % 50 = 7 THEN 'FAILED' WHEN n % 20 = 3 THEN 'SLICE_GAP' END,
+  CASE WHEN n > {count} - 5 THEN NULL WHEN n % 50 = 7 THEN 'the analysis ended with an error in network'
+    WHEN n % 20 = 3 THEN 'gap of 5.0 mm after slice 112' END,
+  {route}, 'routine', {evidence}, {explanation},
+  CASE WHEN n = {count} - 1 THEN 0.4 WHEN n > {count} - 5 THEN 0.0 ELSE 1.0 END, {timings}, {start} + n * {step},
+  CASE WHEN n > {count} - 5 AND n < {count} - 1 THEN NULL ELSE {start} + n * {step} + 5.0 END,
+  CASE WHEN n > {count} - 5 THEN NULL ELSE {start} + n * {step} + 30.0 + n % 97 END
+FROM number WHERE n < {count}
+"""
+_RESULTS = """
+INSERT INTO result (sop_instance_uid, job_id, kind, sop_class_uid, path, sha256, size_bytes)
+SELECT '2.25.' || substr(job_id, 24) || '.1', job_id, 'seg', '1.2.840.10008.5.1.4.1.1.66.4',
+  'results/' || job_id || '/seg.dcm', 'abc', 100000 FROM job WHERE state = 'complete'
+"""
+_DELIVERIES = """
+INSERT INTO delivery (sop_instance_uid, destination, job_id, state, attempts, created_at, changed_at, commit_rounds)
+SELECT sop_instance_uid, 'pacs', result.job_id, 'stored', 1, job.finished_at, job.finished_at + 2.0, 0
+FROM result JOIN job ON job.job_id = result.job_id
+"""
+_EVENTS = """
+INSERT INTO event (at, action, job_id, details) SELECT created_at, 'job queued', job_id, {empty} FROM job
+"""
+_FINDINGS = """
+INSERT INTO finding (job_id, number, "values") SELECT job_id, 1, {finding} FROM job WHERE state = 'complete'
+"""
+
+
+def seed(database: Database, count: int, now: float, *, days: float = 365.0) -> None:
+    """`count` jobs, at most a million, evenly over the last days."""
+    json = "'%s'" if database.engine.dialect.name == "sqlite" else "CAST('%s' AS json)"
+    values = {
+        "seed": _SEED,
+        "count": count,
+        "start": repr(now - days * _DAY_S),
+        "step": repr(days * _DAY_S / count),
+        "peer": _pick("n", PEERS),
+        "route": _pick("n / 3", ROUTES),
+        "evidence": json % '{"rung": "released", "partial": false, "text": "300 instances received", "instances": 300}',
+        "explanation": json % '["chest-ct: matches"]',
+        "timings": json % '{"lung": 1.5, "network": 8.25}',
+        "finding": json % '{"score": 0.91}',
+        "empty": json % "{}",
+    }
+    with database.engine.begin() as connection:
+        for statement in (_SERIES, _JOBS, _RESULTS, _DELIVERIES, _EVENTS, _FINDINGS):
+            connection.exec_driver_sql(statement.format(**values))
+    with database.engine.begin() as connection:
+        connection.execute(sa.text("ANALYZE"))
+
+
+def _pick(number: str, names: tuple[str, ...]) -> str:
+    cases = " ".join(f"WHEN {place} THEN '{name}'" for place, name in enumerate(names))
+    return f"CASE ({number}) % {len(names)} {cases} END"

@@ -1,0 +1,129 @@
+"""The node over HTTP: today, peers and their echo, models, settings, health, and who calls."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from datetime import datetime
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Path
+
+from dicom_node.config import ModelConfig
+from dicom_node.config.masked import resolved
+from dicom_node.errors import ConfigError, DeliveryError
+from dicom_node.web import health, queries
+from dicom_node.web.access.principal import Denied
+from dicom_node.web.api import forms
+from dicom_node.web.api.jobs import Operator, TheNode, Viewer
+from dicom_node.web.api.openapi import CONFLICT, NOT_FOUND
+from dicom_node.web.node import Node
+
+router = APIRouter(tags=["node"])
+
+_MOST_CARD_BYTES = 200_000
+
+
+@router.get("/session")
+def session(who: Viewer) -> forms.Session:
+    """Who calls, and with which role."""
+    return forms.Session(name=who.name, role=who.role, method=who.method, csrf_token=who.csrf)
+
+
+@router.get("/today")
+def today(_who: Viewer, node: TheNode) -> forms.Today:
+    """Series and jobs since midnight, in the node's own time zone."""
+    found = queries.today(node.database, midnight(node.now()))
+    values = asdict(found) | {
+        "since": forms.when(found.since),
+        "oldest_waiting_at": forms.when(found.oldest_waiting_at),
+    }
+    return forms.Today(**values)
+
+
+@router.get("/peers")
+def peers(_who: Viewer, node: TheNode) -> list[forms.Peer]:
+    """The peers of the settings, and what came of them and went to them."""
+    since = midnight(node.now())
+    return [_peer(node, name, since) for name in node.config.peers]
+
+
+@router.post("/peers/{name}/echo", responses={**NOT_FOUND, **CONFLICT})
+def echo(
+    who: Operator, node: TheNode, name: Annotated[str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$")]
+) -> forms.Echo:
+    """Call a peer by C-ECHO. It takes as long as the peer's timeouts allow."""
+    from dicom_node.dimse.scu import echo as run_echo
+
+    peer = node.config.peers.get(name)
+    if peer is None:
+        raise Denied(404, "There is no such peer.")
+    if peer.port is None:
+        raise Denied(409, "This peer has no port: it can't be called.")
+    node.trail.changed(who, "echo", name)
+    try:
+        run_echo(peer, node.config.receive.ae_title)
+    except DeliveryError as error:
+        return forms.Echo(peer=name, ok=False, message=str(error))
+    return forms.Echo(peer=name, ok=True, message=f"{peer.ae_title} at {peer.host}:{peer.port} answers")
+
+
+@router.get("/models")
+def models(_who: Viewer, node: TheNode) -> list[forms.Model]:
+    """The models of the settings, their cards, and which routes use them."""
+    return [_model(node, name, model) for name, model in node.config.models.items()]
+
+
+@router.get("/config")
+def config(_who: Operator, node: TheNode) -> dict[str, Any]:
+    """The settings that the node goes by, defaults included, secrets masked."""
+    return resolved(node.config)
+
+
+@router.get("/health")
+def node_health(_who: Viewer, node: TheNode) -> forms.Health:
+    """What /readyz looks at, in words."""
+    found = health.checks(node)
+    return forms.Health(
+        ready=all(check.ok for check in found), checks=[forms.Check(**asdict(check)) for check in found]
+    )
+
+
+def midnight(now: float) -> float:
+    """The last midnight of this machine's time zone, in seconds since the epoch."""
+    return datetime.fromtimestamp(now).astimezone().replace(hour=0, minute=0, second=0, microsecond=0).timestamp()
+
+
+def _peer(node: Node, name: str, since: float) -> forms.Peer:
+    peer = node.config.peers[name]
+    sent = queries.destination(node.database, name, since)
+    came = queries.sender(node.database, peer.ae_title, since)
+    return forms.Peer(
+        name=name,
+        ae_title=peer.ae_title,
+        host=peer.host,
+        port=peer.port,
+        tls=peer.tls is not None,
+        may_send=peer.may_send,
+        may_receive=peer.may_receive,
+        condition=sent.condition,
+        unsent=sent.unsent,
+        arrived_today=sent.arrived,
+        last_sent_at=forms.when(sent.arrived_at),
+        series_today=came.series,
+        last_received_at=forms.when(came.last_at),
+    )
+
+
+def _model(node: Node, name: str, model: ModelConfig) -> forms.Model:
+    routes = [route.name for route in node.config.routes if route.model == name]
+    try:
+        folder = model.folder()
+        bundle = json.loads((folder / "bundle.json").read_text())
+        with (folder / "MODEL_CARD.md").open(encoding="utf-8", errors="replace") as file:
+            card = file.read(_MOST_CARD_BYTES)
+        return forms.Model(
+            name=name, bundle_name=str(bundle["name"]), version=str(bundle["version"]), routes=routes, card=card
+        )
+    except (OSError, ValueError, KeyError, TypeError, ConfigError):
+        return forms.Model(name=name, bundle_name="cannot be read", version="", routes=routes, card="")

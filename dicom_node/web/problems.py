@@ -1,0 +1,85 @@
+"""Errors -> answers: problem details (RFC 9457), or for people a redirect to the login. They tell no internals."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import quote
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+from starlette.exceptions import HTTPException
+
+from dicom_node.errors import DicomNodeError
+from dicom_node.logs import describe
+from dicom_node.web import templating
+from dicom_node.web.access.principal import Denied
+
+log = logging.getLogger(__name__)
+
+PROBLEM = "application/problem+json"
+
+
+def problem(status: int, detail: str, headers: Mapping[str, str] | None = None, **more: Any) -> Response:
+    body = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail, **more}
+    return JSONResponse(body, status, dict(headers or {}), media_type=PROBLEM)
+
+
+def add_to(app: FastAPI) -> None:
+    for kind, answer in (
+        (Denied, _denied),
+        (HTTPException, _http),
+        (RequestValidationError, _invalid),
+        (DicomNodeError, _ours),
+    ):
+        app.add_exception_handler(kind, answer)
+
+
+def _for_people(request: Request) -> bool:
+    return not request.url.path.startswith("/api/") and "text/html" in request.headers.get("accept", "")
+
+
+async def _denied(request: Request, error: Exception) -> Response:
+    assert isinstance(error, Denied)  # noqa: S101  as it was registered
+    if error.status == HTTPStatus.UNAUTHORIZED and _for_people(request) and request.method == "GET":
+        where = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+        return RedirectResponse(f"/login?next={quote(where, safe='')}", HTTPStatus.SEE_OTHER)
+    return _told(request, error.status, error.detail, error.headers)
+
+
+def _told(request: Request, status: int, detail: str, headers: Mapping[str, str] | None = None) -> Response:
+    if not _for_people(request):
+        return problem(status, detail, headers)
+    title = HTTPStatus(status).phrase
+    html = templating.render("error.html", status=status, title=title, detail=detail)
+    return HTMLResponse(html, status, dict(headers or {}))
+
+
+async def _http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)  # noqa: S101
+    return _told(request, error.status_code, str(error.detail), error.headers)
+
+
+async def _invalid(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)  # noqa: S101
+    # Without the values: they may be what should not be told, as a search for a name.
+    errors = [{"where": [str(part) for part in one["loc"]], "what": one["msg"]} for one in error.errors()]
+    return problem(HTTPStatus.UNPROCESSABLE_ENTITY, "The request does not fit the form that this needs.", errors=errors)
+
+
+async def _ours(request: Request, error: Exception) -> Response:
+    """What we raise across our borders is written for people; what may pass by itself is the node's trouble."""
+    assert isinstance(error, DicomNodeError)  # noqa: S101
+    if error.retry_helps:
+        log.warning("request failed", extra={"action": "unavailable", "why": type(error).__name__})
+        return _told(request, HTTPStatus.SERVICE_UNAVAILABLE, "The node cannot do this now. Try again.", {"Retry-After": "5"})
+    return _told(request, HTTPStatus.CONFLICT, str(error))
+
+
+def unexpected(request: Request, error: Exception) -> Response:
+    """For what no handler knows. Without its text, which may quote a patient."""
+    log.error("request failed", extra={"action": "request failed", "error": describe(error)})
+    return _told(request, HTTPStatus.INTERNAL_SERVER_ERROR, "The node failed at this. Its log has more.")

@@ -1,0 +1,67 @@
+"""Values -> words on a page: states with their signs, times, durations, sizes."""
+
+from __future__ import annotations
+
+import math
+import time
+
+# Each state has a sign and a word; colour only repeats them.
+SIGNS = {
+    "queued": "○", "running": "◐", "complete": "✓", "rejected": "⊘", "failed": "✕", "parked": "⏸", "cancelled": "–",
+    "waiting": "○", "sending": "◐", "unknown": "?", "stored": "✓", "committed": "✓✓",
+    "up": "✓", "down": "✕", "idle": "–", "asking": "◐", "asked": "○", "answered": "✓", "refused": "✕", "lapsed": "?",
+}  # fmt: skip
+TONES = {
+    "complete": "good", "stored": "good", "committed": "good", "up": "good", "answered": "good",
+    "running": "busy", "sending": "busy", "asking": "busy",
+    "failed": "bad", "parked": "bad", "down": "bad", "refused": "bad",
+    "rejected": "warn", "unknown": "warn", "lapsed": "warn",
+}  # fmt: skip
+
+
+def sign(state: str) -> str:
+    return SIGNS.get(state, "·")
+
+
+def tone(state: str) -> str:
+    return TONES.get(state, "calm")
+
+
+def clock(at: float) -> str:
+    return time.strftime("%H:%M:%S", time.localtime(at))
+
+
+def moment(at: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))
+
+
+def iso(at: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(at))
+
+
+def duration(seconds: float) -> str:
+    """Like 0.4 s, 12 s, 3 min 5 s, 2 h 10 min, 4 d 3 h."""
+    if not math.isfinite(seconds):
+        return "?"
+    if abs(seconds) < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    for unit, size, below, part in (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1)):
+        if whole >= size:
+            rest = whole % size // part
+            return f"{whole // size} {unit}" + (f" {rest} {below}" if rest else "")
+    return f"{whole} s"
+
+
+def size(count: float) -> str:
+    """Like 820 B, 1.2 MB; powers of 1000."""
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if count < 1000 or unit == "TB":
+            return f"{count:.0f} {unit}" if unit == "B" or count >= 100 else f"{count:.1f} {unit}"
+        count /= 1000
+    raise AssertionError
+
+
+def short(job_id: str) -> str:
+    """The end of a job's id, enough to find it by."""
+    return job_id.rpartition("-")[2][:10]

@@ -1,0 +1,387 @@
+"""Who gets in, who does not, and what ends a login: the real application on real rows."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from dicom_node.config import Config, WebConfig
+from dicom_node.errors import ConfigError, DicomNodeError
+from dicom_node.web.access.limits import TRIES_OF_ADDRESS, TRIES_OF_ONE, WINDOW_S, LoginLimits
+from dicom_node.web.access.users import UsersFile
+from tests.web import PASSWORD, QUICK, Web, cookie, log_in, web_role
+
+PROXY = {"proxy": {"from": ["10.0.0.5", "10.1.0.0/16"], "user_header": "X-Remote-User",
+                   "groups_header": "X-Remote-Groups", "roles": {"pacs": "operator", "it": "admin"}}}  # fmt: skip
+
+
+@pytest.fixture
+def build(node_config: Callable[..., Config]) -> Callable[..., Config]:
+    return node_config
+
+
+@pytest.fixture
+def web(build: Callable[..., Config]) -> Iterator[Web]:
+    with web_role(build()) as made:
+        made.user("anna", "operator")
+        made.user("vera", "viewer")
+        yield made
+
+
+# -- where it listens ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "10.1.2.3", "::", "node.example"])
+def test_beyond_loopback_there_must_be_tls_or_a_proxy(host: str) -> None:
+    with pytest.raises(ValidationError, match="is reached by others: give tls"):
+        WebConfig(host=host)
+    assert WebConfig.model_validate({"host": host, **PROXY}).host == host
+    assert WebConfig().host == "127.0.0.1"
+
+
+# -- login -----------------------------------------------------------------------------------------------
+
+
+def test_only_health_and_the_login_answer_without_a_login(web: Web) -> None:
+    client = web.client()
+    app_routes = [
+        (path, method.upper())
+        for path, methods in client.get("/api/v1/openapi.json").json()["paths"].items()
+        for method in methods
+    ]
+    assert len(app_routes) > 12
+    for path, method in app_routes:
+        path = path.replace("{job_id}", f"1.2-{'0' * 16}").replace("{sop_instance_uid}", "1.2").replace("{name}", "x")
+        answer = client.request(method, path)
+        assert answer.status_code == 401, (method, path, answer.text)
+        assert answer.headers["content-type"] == "application/problem+json"
+    for path in ("/healthz", "/readyz", "/login"):
+        assert client.get(path).status_code == 200
+
+
+def test_a_login_is_a_cookie_that_scripts_and_other_sites_do_not_get(web: Web) -> None:
+    client = web.client(Origin="http://127.0.0.1:8114")
+    answer = log_in(client, "anna", to="/jobs?state=failed")
+    assert (answer.status_code, answer.headers["location"]) == (303, "/jobs?state=failed")
+    assert {"HttpOnly", "Path=/", "SameSite=lax"} <= set(cookie(answer).split("; "))
+    assert client.get("/api/v1/session").json()["name"] == "anna"
+    secret = cookie(answer).split("=", 1)[1].split(";")[0]
+    with web.node.database.engine.connect() as connection:
+        dump = str(connection.exec_driver_sql("SELECT * FROM web_session").all())
+    assert secret not in dump, "who reads the database must not be able to take over a login"
+
+
+def test_behind_tls_the_cookie_is_secure_and_bound_to_the_host(web: Web) -> None:
+    client = web.client(base_url="https://127.0.0.1:8114", Origin="https://127.0.0.1:8114")
+    answer = log_in(client, "anna")
+    assert cookie(answer).startswith("__Host-dicom_node=")
+    assert "Secure" in cookie(answer).split("; ")
+
+
+@pytest.mark.parametrize("to", ["//evil.example", "https://evil.example", "/\\evil.example", "evil", "/a\nb"])
+def test_a_login_leads_to_no_other_site(web: Web, to: str) -> None:
+    client = web.client(Origin="http://127.0.0.1:8114")
+    assert log_in(client, "anna", to=to).headers["location"] == "/"
+
+
+def test_a_wrong_password_and_an_unknown_user_are_answered_alike(web: Web) -> None:
+    client = web.client(Origin="http://127.0.0.1:8114")
+    answers = [log_in(client, "anna", "wrong"), log_in(client, "nobody", "wrong")]
+    assert {answer.status_code for answer in answers} == {401}
+    assert answers[0].text == answers[1].text
+
+
+def test_an_unknown_user_takes_as_long_as_a_wrong_password(tmp_path: Any) -> None:
+    users = UsersFile(tmp_path / "users.json")
+    users.add("anna", "viewer", PASSWORD)
+
+    def median_s(name: str) -> float:
+        taken = []
+        for _ in range(5):
+            start = time.perf_counter()
+            assert users.verify(name, "wrong") is None
+            taken.append(time.perf_counter() - start)
+        return statistics.median(taken)
+
+    assert 0.4 < median_s("nobody") / median_s("anna") < 2.5
+
+
+def test_too_many_tries_of_one_user_from_one_address_wait_and_nobody_else_does(web: Web) -> None:
+    limits = web.node.access.limits
+    for _ in range(TRIES_OF_ONE):
+        assert limits.wait_s("anna", "10.0.0.9") == 0
+        limits.failed("anna", "10.0.0.9")
+    assert limits.wait_s("anna", "10.0.0.9") == WINDOW_S
+    assert limits.wait_s("anna", "10.0.0.10") == limits.wait_s("vera", "10.0.0.9") == 0
+    web.clock += WINDOW_S
+    assert limits.wait_s("anna", "10.0.0.9") == 0
+
+
+def test_the_right_password_does_not_get_past_the_limit(web: Web) -> None:
+    client = web.client(Origin="http://127.0.0.1:8114")
+    for _ in range(TRIES_OF_ONE):
+        assert log_in(client, "anna", "wrong").status_code == 401
+    answer = log_in(client, "anna")
+    assert (answer.status_code, answer.headers["retry-after"]) == (429, "301")
+    assert log_in(client, "vera").status_code == 303
+    web.clock += WINDOW_S
+    assert log_in(client, "anna").status_code == 303
+
+
+def test_one_address_has_a_limit_over_all_users_and_a_whole_ipv6_network_counts_as_one() -> None:
+    limits = LoginLimits(lambda: 0.0)
+    for number in range(TRIES_OF_ADDRESS):
+        assert limits.wait_s("anna", "2001:db8::1") == 0
+        limits.failed(f"user{number}", f"2001:db8::{number:x}")
+    assert limits.wait_s("anna", "2001:db8::ffff") == WINDOW_S
+    assert limits.wait_s("anna", "2001:db8:0:1::1") == 0
+    limits.succeeded("user1", "2001:db8::1")
+    assert limits.wait_s("anna", "2001:db8::1") == WINDOW_S, "one known password must not buy tries at the others"
+
+
+# -- what ends a login -----------------------------------------------------------------------------------
+
+
+def test_a_login_ends_by_idling_and_by_its_age(web: Web) -> None:
+    client = web.browser("vera")
+    for _ in range(23):
+        web.clock += 29 * 60
+        assert client.get("/api/v1/session").status_code == 200
+    web.clock += 61 * 60
+    assert client.get("/api/v1/session").status_code == 401
+    client = web.browser("vera")
+    for _ in range(24):
+        web.clock += 29 * 60
+        client.get("/api/v1/session")
+    web.clock += 29 * 60
+    assert client.get("/api/v1/session").status_code == 401, "longest_login_h is 12"
+
+
+def test_a_logout_ends_the_login_also_for_who_copied_the_cookie(web: Web) -> None:
+    client = web.browser("anna")
+    copied = dict(client.cookies)
+    answer = client.post("/logout")
+    assert (answer.status_code, answer.headers["location"]) == (303, "/login")
+    thief = web.client()
+    thief.cookies.update(copied)
+    assert thief.get("/api/v1/session").status_code == 401
+
+
+@pytest.mark.parametrize("change", ["password", "removed"])
+def test_another_password_or_no_user_ends_the_logins(web: Web, change: str) -> None:
+    client, other = web.browser("anna"), web.browser("vera")
+    elsewhere = UsersFile(web.node.access.users.path, hasher=QUICK)
+    if change == "password":
+        elsewhere.change_password("anna", "another one, quite long")
+    else:
+        elsewhere.remove("anna")
+    assert client.get("/api/v1/session").status_code == 401
+    assert other.get("/api/v1/session").status_code == 200
+
+
+def test_a_planted_cookie_is_worth_nothing_after_the_login(web: Web) -> None:
+    client = web.client(Origin="http://127.0.0.1:8114")
+    client.cookies.set("dicom_node", "planted")
+    secret = cookie(log_in(client, "anna")).split("=", 1)[1].split(";")[0]
+    assert secret != "planted"
+    assert web.node.access.rows.session("planted", idle_s=1e9, longest_s=1e9) is None
+
+
+# -- CSRF ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "spoilt",
+    [
+        {"Origin": "https://evil.example"},
+        {"Origin": "null"},
+        {"Origin": "http://127.0.0.1:9999"},
+        {"X-CSRF-Token": "0" * 64},
+        {"X-CSRF-Token": "é".encode()},
+    ],
+)
+def test_a_change_from_another_site_or_without_the_token_is_refused(web: Web, spoilt: dict[str, Any]) -> None:
+    client = web.browser("anna")
+    target = f"/api/v1/jobs/1.2-{'0' * 16}/retry"
+    assert client.post(target).status_code == 404, "the check let it through, and there is no such job"
+    assert client.post(target, headers=spoilt).status_code == 403
+
+
+def test_a_change_without_origin_or_without_token_is_refused(web: Web) -> None:
+    client = web.browser("anna")
+    for missing in ("Origin", "X-CSRF-Token"):
+        kept = client.headers.pop(missing)
+        assert client.post("/logout").status_code == 403
+        client.headers[missing] = kept
+    assert client.post("/logout").status_code == 303
+
+
+def test_a_form_brings_the_token_in_a_field(web: Web) -> None:
+    client = web.browser("anna")
+    token = client.headers.pop("X-CSRF-Token")
+    assert client.post("/logout", data={"csrf_token": "0" * 64}).status_code == 403
+    assert client.post("/logout", data={"csrf_token": token}).status_code == 303
+
+
+def test_another_site_cannot_log_a_browser_in(web: Web) -> None:
+    assert log_in(web.client(Origin="https://evil.example"), "anna").status_code == 403
+    assert log_in(web.client(), "anna").status_code == 403
+
+
+# -- roles and tokens ------------------------------------------------------------------------------------
+
+
+def test_each_role_may_what_it_may(web: Web) -> None:
+    target = f"/api/v1/jobs/1.2-{'0' * 16}/cancel"
+    viewer, operator = web.token("viewer"), web.token("operator")
+    assert (viewer.get("/api/v1/jobs").status_code, viewer.post(target).status_code) == (200, 403)
+    assert viewer.get("/api/v1/config").status_code == 403
+    assert (operator.get("/api/v1/jobs").status_code, operator.post(target).status_code) == (200, 404)
+
+
+def test_a_token_counts_until_it_expires_or_is_revoked_and_only_its_hash_is_kept(web: Web) -> None:
+    rows = web.node.access.rows
+    token = rows.add_token("grafana", "viewer", web.clock + 100)
+    client = web.client(Authorization=f"Bearer {token}")
+    assert client.get("/api/v1/session").json() == {
+        "name": "token:grafana", "role": "viewer", "method": "token", "csrf_token": None,
+    }  # fmt: skip
+    with web.node.database.engine.connect() as connection:
+        assert token not in str(connection.exec_driver_sql("SELECT * FROM api_token").all())
+    web.clock += 101
+    assert client.get("/api/v1/session").status_code == 401
+    other = rows.add_token("other", "viewer", None)
+    client = web.client(Authorization=f"Bearer {other}")
+    assert client.get("/api/v1/session").status_code == 200
+    rows.revoke_token("other")
+    assert client.get("/api/v1/session").status_code == 401
+    with pytest.raises(DicomNodeError, match="a token grafana already"):
+        rows.add_token("grafana", "admin", None)
+
+
+@pytest.mark.parametrize("header", ["Bearer nope", "Bearer ", "Basic YTpi", "Bearer é", "", "Bearer a b"])
+def test_a_token_that_is_none_is_refused_even_beside_a_login(web: Web, header: str) -> None:
+    client = web.browser("anna")
+    answer = client.get("/api/v1/session", headers={"Authorization": header.encode()})
+    assert answer.status_code == 401
+
+
+# -- the proxy -------------------------------------------------------------------------------------------
+
+
+def test_only_the_proxy_can_say_who_calls_and_from_where(build: Callable[..., Config]) -> None:
+    said = {"X-Remote-User": "paula", "X-Remote-Groups": "nurses, pacs", "X-Forwarded-Proto": "https"}
+    with web_role(build(web=PROXY)) as web:
+        assert web.client("10.0.0.5", **said).get("/api/v1/session").json()["role"] == "operator"
+        assert web.client("10.1.7.7", **said).get("/api/v1/session").json()["name"] == "paula"
+        assert web.client("10.0.0.6", **said).get("/api/v1/session").status_code == 403
+        assert web.client("127.0.0.1", **said).get("/api/v1/session").status_code == 401
+        foreign = web.client("10.0.0.5", **{**said, "X-Remote-Groups": "nurses"})
+        assert foreign.get("/api/v1/session").status_code == 403
+
+
+def test_a_change_through_the_proxy_needs_its_page_too(build: Callable[..., Config]) -> None:
+    said = {"X-Remote-User": "paula", "X-Remote-Groups": "pacs", "X-Forwarded-Proto": "https"}
+    target = f"/api/v1/jobs/1.2-{'0' * 16}/retry"
+    with web_role(build(web=PROXY)) as web:
+        client = web.client("10.0.0.5", base_url="http://node.example", **said)
+        token = client.get("/api/v1/session").json()["csrf_token"]
+        assert client.post(target, headers={"X-CSRF-Token": token}).status_code == 403
+        ours = {"Origin": "https://node.example", "X-CSRF-Token": token}
+        assert client.post(target, headers=ours).status_code == 404
+
+
+def test_the_address_is_the_last_that_no_proxy_of_ours_has(build: Callable[..., Config]) -> None:
+    from dicom_node.web.access.caller import caller
+
+    config = build(web=PROXY).web
+
+    def address(peer: str, forwarded: str) -> str:
+        headers = [(b"x-forwarded-for", forwarded.encode())]
+        return caller({"client": (peer, 1), "scheme": "http", "headers": headers, "type": "http"}, config).address
+
+    assert address("10.0.0.5", "1.1.1.1, 192.0.2.7, 10.1.0.9") == "192.0.2.7"
+    assert address("10.0.0.5", "rubbish") == "10.0.0.5"
+    assert address("192.0.2.1", "192.0.2.7") == "192.0.2.1"
+
+
+# -- every answer ----------------------------------------------------------------------------------------
+
+
+def test_every_answer_carries_strict_headers(web: Web) -> None:
+    client = web.client()
+    for path in ("/login", "/healthz", "/nope", "/api/v1/jobs", "/static/login.css"):
+        headers = client.get(path).headers
+        policy = headers["content-security-policy"]
+        assert "default-src 'none'" in policy
+        assert "frame-ancestors 'none'" in policy
+        assert "unsafe" not in policy
+        assert (headers["x-content-type-options"], headers["referrer-policy"]) == ("nosniff", "same-origin")
+        assert headers["cache-control"] == "no-store"
+
+
+def test_a_body_that_is_too_large_is_refused_with_and_without_its_length(web: Web) -> None:
+    client = web.client(Origin="http://127.0.0.1:8114")
+    assert log_in(client, "anna", "x" * 70_000).status_code == 413
+    chunks = (b"user=" + b"x" * 30_000 for _ in range(4))
+    form = {"content-type": "application/x-www-form-urlencoded"}
+    assert client.post("/login", content=chunks, headers=form).status_code in (400, 413)
+
+
+def test_an_unexpected_error_tells_nothing(web: Web, monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError("Canary^Secret")
+
+    monkeypatch.setattr("dicom_node.web.queries.jobs", fail)
+    answer = web.token("viewer").get("/api/v1/jobs")
+    assert (answer.status_code, answer.headers["content-type"]) == (500, "application/problem+json")
+    assert "Canary" not in answer.text + caplog.text
+    assert answer.headers["content-security-policy"]
+    assert "RuntimeError at" in caplog.records[-1].error
+
+
+def test_ready_says_no_more_than_whether(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert web.client().get("/readyz").json() == {"ready": True}
+    monkeypatch.setattr(web.node.storage, "_min_free_bytes", 10**18)
+    answer = web.client().get("/readyz")
+    assert (answer.status_code, answer.json()) == (503, {"ready": False})
+    health = web.token("viewer").get("/api/v1/health").json()
+    assert {check["name"]: check["ok"] for check in health["checks"]} == {
+        "database": True, "storage": True, "disk": False,
+    }  # fmt: skip
+
+
+# -- the users' file -------------------------------------------------------------------------------------
+
+
+def test_the_users_file_is_for_its_owner_alone_and_holds_no_password(tmp_path: Any) -> None:
+    users = UsersFile(tmp_path / "users.json")
+    users.add("anna", "operator", PASSWORD)
+    assert users.path.stat().st_mode & 0o777 == 0o600
+    kept = json.loads(users.path.read_text())["users"]["anna"]
+    assert kept["hash"].startswith("$argon2id$")
+    assert PASSWORD not in users.path.read_text()
+    assert [path.name for path in tmp_path.iterdir()] == ["users.json"]
+
+
+def test_passwords_and_names_that_will_not_do_are_refused(tmp_path: Any) -> None:
+    users = UsersFile(tmp_path / "users.json", hasher=QUICK)
+    for name, password in (("anna", "short"), ("anna", "x" * 257), ("an na", PASSWORD), ("", PASSWORD)):
+        with pytest.raises(DicomNodeError):
+            users.add(name, "viewer", password)
+    assert users.users() == {}
+    users.add("anna", "viewer", "ﬁne password")
+    assert users.verify("anna", "fine password") is not None, "one character in two ways"
+
+
+def test_a_damaged_users_file_lets_nobody_in_and_is_named(tmp_path: Any) -> None:
+    users = UsersFile(tmp_path / "users.json", hasher=QUICK)
+    users.path.write_text('{"users": {"anna": {"role": "king", "hash": ""}}}')
+    with pytest.raises(ConfigError, match=r"users\.json is damaged"):
+        users.users()
