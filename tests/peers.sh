@@ -1,12 +1,12 @@
 #!/bin/sh
-# Install the third-party parts that tests run against: Orthanc, DCMTK, PostgreSQL, PixelMed's SR validator, and the
+# Install the third-party parts that tests run against: systemd-analyze, Orthanc, DCMTK, PostgreSQL, PixelMed's SR validator, and the
 # viewer OHIF with the nginx and the Chromium that it needs.
 # Does nothing where they are installed; needs root or sudo for what is not.
 set -eu
 
 packages="orthanc orthanc-dicomweb orthanc-gdcm dcmtk postgresql"
 packages="$packages libpixelmed-java pixelmed-apps libsaxonhe-java default-jre-headless"
-packages="$packages nginx-light chromium"
+packages="$packages nginx-light chromium systemd"
 
 ohif_version=3.13.2
 ohif_sha512="WZdxmpmG7rqFgW9ZJLcbgr3XCtLi1KDNPoMaeY5PPe6j4G4fjEjjkycZM6C6Zk2F87BKxFfpq+jd5xXZB9E8EA=="

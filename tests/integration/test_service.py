@@ -1,4 +1,4 @@
-"""Units by systemd's own judgement, a real role under a reload, a node from its backup, a database of a later version."""
+"""Units by systemd's own judgement, a role under a reload, a node from its backup, a database of a later version."""
 
 from __future__ import annotations
 
@@ -104,13 +104,13 @@ def test_a_running_receiver_takes_over_a_new_peer_and_keeps_its_settings_over_a_
         role.hears("WATCHDOG=1")
         ae, port = AE(ae_title="SCANNER"), role.settings["receive"]["port"]
         ae.add_requested_context(CTImageStorage)
-        assert ae.associate("127.0.0.1", port).is_rejected
+        assert ae.associate("127.0.0.1", port, ae_title="DICOMNODE").is_rejected
         role.write(peers={"scanner": {"ae_title": "SCANNER", "host": "127.0.0.1", "may_send": True}})
         code, [answer], _ = role.reload()
         assert (code, answer["applied"], answer["restart"]) == (0, ["peers.scanner"], [])
         role.hears("RELOADING=1")
         role.hears("READY=1")
-        held = ae.associate("127.0.0.1", port)
+        held = ae.associate("127.0.0.1", port, ae_title="DICOMNODE")
         assert held.is_established
 
         role.write(receive={**role.settings["receive"], "port": free_port(), "max_associations": 5})
@@ -128,7 +128,7 @@ def test_a_running_receiver_takes_over_a_new_peer_and_keeps_its_settings_over_a_
         assert standing.problem is not None
         assert "routs" in standing.problem
         held.release()
-        again = ae.associate("127.0.0.1", port)
+        again = ae.associate("127.0.0.1", port, ae_title="DICOMNODE")
         assert again.is_established
         again.release()
         role.process.terminate()
