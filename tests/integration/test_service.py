@@ -116,6 +116,8 @@ def test_a_running_receiver_takes_over_a_new_peer_and_keeps_its_settings_over_a_
         role.write(receive={**role.settings["receive"], "port": free_port(), "max_associations": 5})
         code, [answer], _ = role.reload()
         assert (code, answer["applied"], answer["restart"]) == (0, ["receive.max_associations"], ["receive.port"])
+        role.hears("RELOADING=1")
+        role.hears("READY=1")
         assert held.is_established, "an Association that runs is left alone"
 
         role.path.write_text(role.path.read_text() + "routs: []\n")
@@ -123,6 +125,7 @@ def test_a_running_receiver_takes_over_a_new_peer_and_keeps_its_settings_over_a_
         assert code == 2
         assert "routs: unknown key; did you mean 'routes'?" in said
         role.process.send_signal(signal.SIGHUP)  # as a service manager does, without a look at the file
+        role.hears("RELOADING=1")
         role.hears("READY=1")
         [standing] = standings(role.root)
         assert standing.problem is not None
