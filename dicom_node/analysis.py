@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,6 +22,7 @@ from dicom_node.errors import SeriesRejected
 from dicom_node.prior_reading import compared
 from dicom_node.profiles import ResultProfile
 from dicom_node.results.build import finding_rows, read, refuse
+from dicom_node.results.masks import packed
 from dicom_node.results.montage import render_finding, to_png
 from dicom_node.results.objects import Addressed, objects_for, refusals_for
 from dicom_node.results.part10 import to_bytes
@@ -71,6 +72,17 @@ class ResultFile:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SecondLook:
+    """What another model makes of the same input. findings, pictures: as in Analysis. masks: results.masks' bytes."""
+
+    findings: Sequence[dict[str, Any]]
+    pictures: Mapping[str, bytes]
+    masks: bytes
+    model: ModelIdentity
+    timings_s: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Analysis:
     """objects: in the order to send them. pictures: file name -> PNG. findings: as JSON has them."""
 
@@ -89,32 +101,18 @@ def analyse(
     origin: Origin,
     profiles: Mapping[str, ResultProfile],
     *,
+    promoted_over: str | None = None,
     prior: PriorFiles | NoPrior | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> Analysis:
     """The whole job on the files of one series. Raises SeriesRejected, UnreadableInstance, ResultError.
 
     profiles: of each destination.
+    promoted_over: the model that the settings name, where a promotion put this one in its place.
     prior: the earlier CT to compare with, or why there is none; None where nobody wants a comparison.
     """
     timings: dict[str, float] = {}
-    with _timed(timings, "read"):
-        series = read_series(paths, limits)
-    with _timed(timings, "volume"):
-        volume = to_volume(series)
-    detection = detector.detect(volume, progress=progress)
-    timings |= detection.timings_s
-    with _timed(timings, "measure"):
-        reading = read(
-            series,
-            volume,
-            detection,
-            evidence=origin.evidence,
-            manifest_sha256=origin.manifest_sha256,
-            made_at=origin.made_at,
-            complete=origin.complete,
-            predecessors=origin.predecessors,
-        )
+    reading = _read(paths, detector, limits, origin, timings, promoted_over, progress)
     if prior is not None:
         with _timed(timings, "compare"):
             reading = compared(reading, prior, limits)
@@ -125,11 +123,74 @@ def analyse(
     return Analysis(
         objects=objects,
         pictures=pictures,
-        findings=finding_rows(detection.findings, reading.measurements, [track.uid for track in reading.tracking]),
-        model=detection.model,
+        findings=_rows(reading),
+        model=reading.model,
         timings_s=timings,
         comparison=reading.comparison,
     )
+
+
+def second_look(
+    paths: Sequence[Path | str],
+    detector: Detector,
+    limits: GateConfig,
+    origin: Origin,
+    *,
+    progress: Callable[[float], None] | None = None,
+) -> SecondLook:
+    """The way of `analyse` up to the findings, and no DICOM object of them. Raises as `analyse` does."""
+    timings: dict[str, float] = {}
+    reading = _read(paths, detector, limits, origin, timings, None, progress)
+    with _timed(timings, "pictures"):
+        pictures = _pictures(reading)
+    return SecondLook(
+        findings=_rows(reading),
+        pictures=pictures,
+        masks=packed(reading.findings, reading.volume),
+        model=reading.model,
+        timings_s=timings,
+    )
+
+
+def identity_row(model: ModelIdentity) -> dict[str, str]:
+    """Which model it was, as rows keep it."""
+    return {"name": model.name, "version": model.version, "bundle_sha256": model.bundle_sha256}
+
+
+def _read(
+    paths: Sequence[Path | str],
+    detector: Detector,
+    limits: GateConfig,
+    origin: Origin,
+    timings: dict[str, float],
+    promoted_over: str | None,
+    progress: Callable[[float], None] | None,
+) -> Reading:
+    """Files -> what a model saw, measured and named. Adds each stage's seconds to `timings`."""
+    with _timed(timings, "read"):
+        series = read_series(paths, limits)
+    with _timed(timings, "volume"):
+        volume = to_volume(series)
+    detection = detector.detect(volume, progress=progress)
+    if promoted_over is not None:
+        parameters = {**detection.model.parameters, "route.promoted_over": promoted_over}
+        detection = replace(detection, model=replace(detection.model, parameters=parameters))
+    timings |= detection.timings_s
+    with _timed(timings, "measure"):
+        return read(
+            series,
+            volume,
+            detection,
+            evidence=origin.evidence,
+            manifest_sha256=origin.manifest_sha256,
+            made_at=origin.made_at,
+            complete=origin.complete,
+            predecessors=origin.predecessors,
+        )
+
+
+def _rows(reading: Reading) -> list[dict[str, Any]]:
+    return finding_rows(reading.findings, reading.measurements, [track.uid for track in reading.tracking])
 
 
 def rejection(

@@ -34,9 +34,12 @@ def ended(connection: sa.Connection, series_uids: Sequence[str], association: st
     connection.execute(sa.update(series).where(these).values(released=sa.and_(~series.c.aborted, ~still_open)))
 
 
-def lost(connection: sa.Connection) -> None:
+def lost(connection: sa.Connection) -> list[str]:
     """Whoever counted is dead: what was open counts as aborted. Where one lives on another machine after all, its
-    series waits the full quiet time."""
+    series waits the full quiet time. The series that were being brought."""
     left = sa.select(carrier.c.series_uid)
     connection.execute(sa.update(series).where(series.c.series_uid.in_(left)).values(aborted=True))
+    uids = connection.execute(sa.select(carrier.c.series_uid).distinct().order_by(carrier.c.series_uid)).scalars()
+    cut = list(uids)
     connection.execute(sa.delete(carrier))
+    return cut

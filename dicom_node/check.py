@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 
+from sqlalchemy.exc import SQLAlchemyError
+
 from dicom_node.config import Config, PullConfig, ReceiveTLS, RouteConfig
 from dicom_node.db import Database
 from dicom_node.dimse.contexts import check_preferences
@@ -47,6 +49,7 @@ def check(config: Config) -> Iterator[Item]:
     for name in config.models:
         yield _try(f"model {name}", partial(_model, config, name))
     yield _try("routes", lambda: _routes(config))
+    yield from _promotions(config)
     for name, peer in config.peers.items():
         if peer.port is not None:
             yield _try(f"peer {name}", partial(_echo, config, name))
@@ -191,6 +194,38 @@ def _routes(config: Config) -> str:
     if not any(peer.may_send for peer in config.peers.values()) and config.receive.unknown_peers == "refuse":
         raise ConfigError("no peer may send: set may_send: true for the PACS, or receive.unknown_peers: accept")
     return ", ".join(route.name for route in config.routes)
+
+
+def _promotions(config: Config) -> Iterator[Item]:
+    """What works instead of the model that a route names here."""
+    from dicom_node.promotion import promotion_lines
+
+    if config.database.url is None and not config.storage.root.exists():
+        return
+    database = Database(config.database_url())
+    try:
+        rows = database.promotions() if database.has_table("promotion") else {}
+    except (DicomNodeError, SQLAlchemyError):
+        return  # the item of the database says so
+    finally:
+        database.close()
+    for route, ok, text in promotion_lines(config, rows):
+        yield _try(f"promotion on {route}", partial(_promotion, config, rows[route], ok, text))
+
+
+def _promotion(config: Config, row: Row, ok: bool, text: str) -> str:
+    """It has an effect, and its bundle is the one that was promoted."""
+    from dicom_node.model.bundle import load_bundle
+
+    if not ok:
+        raise ConfigError(text)
+    now = load_bundle(config.models[row["model"]].folder()).sha256
+    if now != row["bundle_sha256"]:
+        raise BundleError(
+            f"{text}; but the bundle is another now (sha256 {now[:12]}, promoted was {row['bundle_sha256'][:12]}): "
+            f"roll back, and promote it when it has run in the shadow"
+        )
+    return text
 
 
 def _comparison(config: Config, route: RouteConfig) -> str:

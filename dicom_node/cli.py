@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from dicom_node import __version__, cli_access, cli_network, cli_service, logs, present
+from dicom_node import __version__, cli_access, cli_audit, cli_network, cli_service, logs, present
 from dicom_node.cli_common import DEFAULT_CONFIG, ConfigOption, JsonOption, err, out, print_json, progress_bar
+from dicom_node.cli_models import model_app
 from dicom_node.config import Config, GateConfig, load_config
 from dicom_node.domain import RESEARCH_USE
 from dicom_node.errors import ConfigError, DicomNodeError
@@ -33,9 +34,11 @@ app = typer.Typer(
 )
 jobs_app = typer.Typer(help="List, show, retry and cancel jobs.", no_args_is_help=True)
 app.add_typer(jobs_app, name="jobs")
+app.add_typer(model_app, name="model")
 cli_network.add_to(app)
 cli_service.add_to(app)
 cli_access.add_to(app)
+cli_audit.add_to(app)
 
 JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="A job's id, or a part of it that no other has.")]
 NameOption = Annotated[str | None, typer.Option("--name", help="This process's name; one living process a name.")]
@@ -129,7 +132,7 @@ def web(config: ConfigOption = DEFAULT_CONFIG) -> None:
 
 def _role(config: Path, role: str) -> Config:
     settings = load_config(config)
-    logs.configure(settings.log.level, settings.log.format, role)
+    logs.configure(settings.log.level_of(role), settings.log.format, role)
     return settings
 
 
@@ -270,7 +273,9 @@ def jobs_retry(job: JobArgument, config: ConfigOption = DEFAULT_CONFIG) -> None:
     from dicom_node.control import retry
 
     with _state(config) as (_, database, client):
-        out.print(retry(database, client, database.find_job(job)), markup=False)
+        job_id = database.find_job(job)
+        cli_audit.tell(config, "job retry", job_id)
+        out.print(retry(database, client, job_id), markup=False)
 
 
 @jobs_app.command("cancel")
@@ -282,7 +287,9 @@ def jobs_cancel(job: JobArgument, config: ConfigOption = DEFAULT_CONFIG) -> None
     from dicom_node.control import cancel
 
     with _state(config) as (_, database, client):
-        out.print(cancel(database, client, database.find_job(job)), markup=False)
+        job_id = database.find_job(job)
+        cli_audit.tell(config, "job cancel", job_id)
+        out.print(cancel(database, client, job_id), markup=False)
 
 
 @app.command()

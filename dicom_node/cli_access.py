@@ -5,9 +5,10 @@ from __future__ import annotations
 import getpass
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
@@ -42,8 +43,9 @@ def user_add(name: UserArgument, role: RoleOption = "viewer", config: ConfigOpti
 
     Example: dicom-node user add anna --role operator
     """
-    with _access(config) as access:
+    with _access(config) as (access, told):
         access.users.add(name, _role(role), _password())
+        told("user add", name)
     out.print(f"{name} may log in as {role}", markup=False, highlight=False)
 
 
@@ -53,9 +55,10 @@ def user_passwd(name: UserArgument, config: ConfigOption = DEFAULT_CONFIG) -> No
 
     Example: dicom-node user passwd anna
     """
-    with _access(config) as access:
+    with _access(config) as (access, told):
         access.users.change_password(name, _password())
         access.rows.close_sessions(name)
+        told("user passwd", name)
     out.print(f"{name} has another password", markup=False, highlight=False)
 
 
@@ -65,9 +68,10 @@ def user_remove(name: UserArgument, config: ConfigOption = DEFAULT_CONFIG) -> No
 
     Example: dicom-node user remove anna
     """
-    with _access(config) as access:
+    with _access(config) as (access, told):
         access.users.remove(name)
         access.rows.close_sessions(name)
+        told("user remove", name)
     out.print(f"{name} may not log in any more", markup=False, highlight=False)
 
 
@@ -77,7 +81,7 @@ def user_list(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False
 
     Example: dicom-node user list --json
     """
-    with _access(config) as access:
+    with _access(config) as (access, _):
         users = sorted(access.users.users().values(), key=lambda user: user.name)
     _print([{"name": user.name, "role": user.role} for user in users], as_json, "no users yet: dicom-node user add")
 
@@ -95,8 +99,9 @@ def token_add(
     Example: dicom-node token add grafana --role viewer --days 90
     """
     expires_at = None if days is None else time.time() + days * _DAY_S
-    with _access(config) as access:
+    with _access(config) as (access, told):
         token = access.rows.add_token(_token_name(name), _role(role), expires_at)
+        told("token add", name)
     if as_json:
         print_json({"name": name, "role": role, "expires_at": _when(expires_at), "token": token})
     else:
@@ -110,8 +115,9 @@ def token_revoke(name: TokenArgument, config: ConfigOption = DEFAULT_CONFIG) -> 
 
     Example: dicom-node token revoke grafana
     """
-    with _access(config) as access:
+    with _access(config) as (access, told):
         access.rows.revoke_token(name)
+        told("token revoke", name)
     out.print(f"token {name} counts no more", markup=False, highlight=False)
 
 
@@ -121,7 +127,7 @@ def token_list(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = Fals
 
     Example: dicom-node token list --json
     """
-    with _access(config) as access:
+    with _access(config) as (access, _):
         rows = access.rows.tokens()
     shown = [
         {
@@ -149,7 +155,10 @@ def _print(rows: list[dict[str, Any]], as_json: bool, none: str) -> None:
 
 
 @contextmanager
-def _access(config: Any) -> Iterator[Access]:
+def _access(config: Path) -> Iterator[tuple[Access, Callable[[str, str], None]]]:
+    """Users and tokens, and what writes a change of them into the audit trail: action and name."""
+    from dicom_node.audit import Auditor, User, user_change
+    from dicom_node.audit.events import os_user
     from dicom_node.db import Database
     from dicom_node.web.node import open_access
 
@@ -161,9 +170,13 @@ def _access(config: Any) -> Iterator[Access]:
         database.migrate()
     finally:
         database.close()
-    access = open_access(settings)
+    access, auditor, me = open_access(settings), Auditor.of(settings), User(name=os_user())
+
+    def told(action: str, name: str) -> None:
+        auditor.write(user_change(me, action, name, kind="user_security"))
+
     try:
-        yield access
+        yield access, told
     finally:
         access.rows.close()
 

@@ -15,6 +15,7 @@ import typer
 from rich.table import Column, Table
 
 from dicom_node import logs
+from dicom_node.audit import Auditor
 from dicom_node.cli_common import DEFAULT_CONFIG, ConfigOption, JsonOption, err, out, print_json, progress_bar
 from dicom_node.config import Config, load_config, parse_config
 from dicom_node.errors import ConfigError, DeliveryError
@@ -133,8 +134,9 @@ def pull(
         match={"Modality": modality} if modality else {},
     )
     logs.configure("error", "text", "pull")
+    audit = Auditor.of(settings)
     with _landing(settings) as (database, landing):
-        puller = Puller(settings, database, landing, name=name, peer=target, route=route)
+        puller = Puller(settings, database, landing, name=name, peer=target, route=route, audit=audit)
         plan = _planned(puller, wanted, name)
         if not as_json:
             _print_plan(plan, dry_run)

@@ -23,6 +23,7 @@ from dicom_node.locks import exclusive
 from dicom_node.priors import Priors
 from dicom_node.pulls import Pulls
 from dicom_node.rows import Row
+from dicom_node.shadows import Shadows
 
 __all__ = ["FINISHED", "Arrival", "Database", "ReceivedInstance", "ResultObject", "Row"]
 
@@ -45,7 +46,7 @@ class ResultObject:
     destinations: frozenset[str]
 
 
-class Database(Ledger, Commitments, Pulls, Priors):
+class Database(Ledger, Commitments, Pulls, Priors, Shadows):
     """One database, SQLite or PostgreSQL, by its SQLAlchemy URL. Safe to share between threads."""
 
     def migrate(self) -> None:
@@ -121,10 +122,10 @@ class Database(Ledger, Commitments, Pulls, Priors):
         with self._begin() as connection:
             carriers.ended(connection, series_uids, association, released=released)
 
-    def associations_lost(self) -> None:
-        """No Association lives, whatever the rows say: the receivers before us died."""
+    def associations_lost(self) -> list[str]:
+        """No Association lives, whatever the rows say: the receivers before us died. The series that were coming."""
         with self._begin() as connection:
-            carriers.lost(connection)
+            return carriers.lost(connection)
 
     def series(self, series_uid: str) -> Row | None:
         return self._one(sa.select(schema.series).where(schema.series.c.series_uid == series_uid))

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from dicom_node.audit import Audit, NoAudit, Study, begin_transferring, instances_transferred
+from dicom_node.audit.message import Instances
 from dicom_node.config import Config
 from dicom_node.db import Database, Row
 from dicom_node.engine import Json, Run
@@ -16,6 +18,7 @@ from dicom_node.errors import StaleState
 from dicom_node.logs import describe
 from dicom_node.peers import PeerConfig
 from dicom_node.storage import Storage
+from dicom_node.subjects import patient_of
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +70,7 @@ class Delivery:
     storage: Storage
     send: Sender
     now: Callable[[], float]
+    audit: Audit = field(default_factory=NoAudit)
 
     def deliver(self, run: Run, job_id: str, destination: str, turn: int = 0, again: str = "") -> None:
         """Until each object is stored, parked or cancelled. again: in the id of what is sent again for not being kept.
@@ -106,7 +110,23 @@ class Delivery:
         claimed = self._claimed(job_id, destination)
         if not claimed:
             return {"wait_s": None}
+        study = self._study(claimed)
+        calling, address = self.config.receive.ae_title, peer.host
+        self.audit.write(begin_transferring(source=calling, destination=peer.ae_title, address=address, study=study))
         outcomes = self._sent(claimed, peer)
+        stored = sum(outcome.kind == "stored" for outcome in outcomes)
+        whole = stored == len(claimed)
+        self.audit.write(
+            instances_transferred(
+                source=calling,
+                destination=peer.ae_title,
+                address=address,
+                received=False,
+                study=study,
+                outcome=0 if whole else 4,
+                text=None if whole else f"{stored} of {len(claimed)} instances stored",
+            )
+        )
         again = False
         for row, outcome in zip(claimed, outcomes, strict=True):
             again |= self._settle(row, outcome)
@@ -118,6 +138,17 @@ class Delivery:
             "answers": any(outcome.status is not None for outcome in outcomes),
             "priority": self._priority(job_id),
         }
+
+    def _study(self, due: Sequence[Row]) -> Study:
+        """What is about to be sent, for the audit trail."""
+        job = self.database.job(due[0]["job_id"])
+        classes = [row["sop_class_uid"] for row in due]
+        return Study(
+            uid="unknown" if job is None else job["study_uid"],
+            patient=patient_of(self.storage.path(due[0]["path"])),
+            instances=tuple(Instances(sop_class_uid=u, count=classes.count(u)) for u in sorted(set(classes))),
+            series_uids=() if job is None else (job["series_uid"],),
+        )
 
     def _claimed(self, job_id: str, destination: str) -> list[Row]:
         """The rows that are ours to send now. A row that an operator cancelled at this moment is not."""

@@ -39,7 +39,7 @@ Json = Any
 # Bump only after a drain: a workflow of another version is left alone by executors of this one.
 ENGINE_VERSION = "1"
 # Unset would be 0, which is the highest.
-PRIORITIES = {"stat": 1, "high": 10, "routine": 100, "low": 1000}
+PRIORITIES = {"stat": 1, "high": 10, "routine": 100, "low": 1000, "last": 10_000}
 QUEUES: Mapping[str, dict[str, Any]] = {
     "assemble": {"worker_concurrency": 2},
     # Waits for archives, mostly: a slow one must not hold up what another has.
@@ -51,7 +51,9 @@ QUEUES: Mapping[str, dict[str, Any]] = {
 }
 # A job that kills its worker three times is parked. Only the analysis runs code that can: a delivery may
 # well be handed on by many restarts of the node while its destination is down.
-MAX_CRASHES = {"assemble": 10, "priors": 3, "overdue": 10, "analyse": 3, "deliver": 10_000}
+MAX_CRASHES = {"assemble": 10, "priors": 3, "overdue": 10, "analyse": 3, "shadow": 3, "deliver": 10_000}
+# A workflow has a queue of its own name but for these: one analysis at a time, whoever wants it.
+_ELSEWHERE = {"shadow": "analyse"}
 _POLL_S = 0.4
 _LIVENESS_S = 2.0
 _LAST_WORD_S = 10.0
@@ -172,7 +174,7 @@ class _DurableRun:
 def _options(workflow: str, workflow_id: str, priority: str, partition: str | None) -> EnqueueOptions:
     options = EnqueueOptions(
         workflow_name=workflow,
-        queue_name=workflow,
+        queue_name=_queue(workflow),
         workflow_id=workflow_id,
         app_version=ENGINE_VERSION,
         priority=PRIORITIES[priority],
@@ -180,6 +182,10 @@ def _options(workflow: str, workflow_id: str, priority: str, partition: str | No
     if partition is not None:
         options["queue_partition_key"] = partition
     return options
+
+
+def _queue(workflow: str) -> str:
+    return _ELSEWHERE.get(workflow, workflow)
 
 
 def engine_url(url: str) -> str:
@@ -268,7 +274,7 @@ class EngineClient:
 
     def resume(self, state: WorkflowState) -> None:
         """Put a workflow that does not run back on its queue."""
-        self._client.resume_workflow(state.workflow_id, queue_name=state.name)
+        self._client.resume_workflow(state.workflow_id, queue_name=_queue(state.name))
 
     def forget_ended(self, before: float) -> None:
         """Delete the workflows that ended before that time."""
@@ -301,7 +307,7 @@ class EngineClient:
             workflow_id,
             start_step=start,
             application_version=ENGINE_VERSION,
-            queue_name=state.name,
+            queue_name=_queue(state.name),
             queue_partition_key=partition,
         )
 

@@ -20,7 +20,8 @@ from typing import Any, Literal, Protocol
 
 from pydicom.dataset import Dataset
 
-from dicom_node import analysis, routing
+from dicom_node import analysis, logs, routing
+from dicom_node.audit import Audit, NoAudit
 from dicom_node.completeness import ArchiveCount, Facts, Patience, Wait, as_json, is_dense, judge
 from dicom_node.config import Config, RouteConfig
 from dicom_node.db import Database, ResultObject, Row
@@ -40,8 +41,10 @@ from dicom_node.logs import describe
 from dicom_node.lookback import FindPrior, Lookback
 from dicom_node.peers import PeerConfig
 from dicom_node.profiles import REPORT_KINDS, ResultProfile
+from dicom_node.promotion import pair_of
 from dicom_node.results import Predecessor
 from dicom_node.series import InstanceFile, check_series, read_headers, readable_headers
+from dicom_node.shadow import Shadow
 from dicom_node.storage import Storage
 
 log = logging.getLogger(__name__)
@@ -97,6 +100,16 @@ class _Judged:
 _UNSEEN = _Judged(state="failed", values={})
 
 
+def _about_its_series(workflow: Workflow) -> Workflow:
+    """Each line of its log names the series; the first argument is a series' UID or a job's id."""
+
+    def run(run: Run, name: str, *args: Any) -> None:
+        with logs.about(name):
+            workflow(run, name, *args)
+
+    return run
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Flow:
     """The workflows and what they work with.
@@ -112,27 +125,51 @@ class Flow:
     send: Sender
     count: Count
     find_prior: FindPrior
+    audit: Audit = field(default_factory=NoAudit)
     now: Callable[[], float] = time.time
     pause: Callable[[float], None] = time.sleep
     stopwatch: Stopwatch = field(default_factory=lambda: Stopwatch())
 
     def workflows(self) -> Mapping[str, Workflow]:
-        return {
+        workflows: dict[str, Workflow] = {
             "assemble": self.assemble,
             "priors": self.lookback.look,
             "overdue": self.lookback.give_up,
             "analyse": self.analyse,
+            "shadow": self.shadow.look,
             "deliver": self.delivery.deliver,
         }
+        return {name: _about_its_series(workflow) for name, workflow in workflows.items()}
 
     @property
     def delivery(self) -> Delivery:
-        return Delivery(config=self.config, database=self.database, storage=self.storage, send=self.send, now=self.now)
+        return Delivery(
+            config=self.config,
+            database=self.database,
+            storage=self.storage,
+            send=self.send,
+            now=self.now,
+            audit=self.audit,
+        )
 
     @property
     def lookback(self) -> Lookback:
         return Lookback(
             config=self.config, database=self.database, storage=self.storage, find=self.find_prior, now=self.now
+        )
+
+    @property
+    def shadow(self) -> Shadow:
+        return Shadow(
+            config=self.config,
+            database=self.database,
+            storage=self.storage,
+            executor_id=self.executor_id,
+            detector=self.detector,
+            files=self._manifest_paths,
+            origin=lambda job: self._origin(job, {}),
+            watched=self.stopwatch.running,
+            now=self.now,
         )
 
     # -- assemble ----------------------------------------------------------------------------------
@@ -280,7 +317,7 @@ class Flow:
             rejected = SeriesRejected(Reason.NO_ROUTE, "no route matches: dicom-node route DIR explains")
         values: dict[str, Any] = {"explanation": choice.explain()}
         if choice.route is not None:
-            values |= {"route": choice.route.name, "priority": choice.route.priority}
+            values |= {"route": choice.route.name, "priority": choice.route.priority, **self._models(choice.route)}
         if rejected is not None:
             values |= {"reason": rejected.reason, "reason_text": rejected.text}
         return _Judged(
@@ -292,6 +329,11 @@ class Flow:
             count_from=None if choice.route is None else choice.route.count_from,
             lossy=None if series is None else series.lossy,
         )
+
+    def _models(self, route: RouteConfig) -> dict[str, str | None]:
+        """Which model works for a job that is decided now, whatever is promoted later, and which in its shadow."""
+        pair = pair_of(self.config, route, self.database.promotions())
+        return {"working_model": pair.model, "shadow_model": pair.shadow, "promoted_over": pair.promoted_over}
 
     def _choose(self, series_uid: str, facts: routing.Facts) -> routing.Choice:
         """The route that a pull named for this series, else the first that matches."""
@@ -336,6 +378,9 @@ class Flow:
         """Series -> findings -> SEG and SR on the disk -> one delivery a destination."""
         outcome = run.step("analyse", self.analyse_job, job_id)
         self._enqueue_deliveries(run, job_id, outcome)
+        # Absent in what an older version kept of its step.
+        if outcome.get("shadow") is not None:
+            self.shadow.begin(run, job_id)
 
     def analyse_job(self, job_id: str) -> Json:
         """The work itself. A rejected series ends as such, results that fail their own checks are withheld;
@@ -373,10 +418,12 @@ class Flow:
         route = self.config.route(job["route"])
         made = analysis.analyse(
             self._manifest_paths(job_id),
-            self.detector(route.model),
+            # The one that the job was decided with; one of an older version was decided by the settings alone.
+            self.detector(job["working_model"] or route.model),
             self.config.gate,
             self._origin(job, self._predecessors(job)),
             self._profiles(route),
+            promoted_over=job["promoted_over"],
             prior=self.lookback.of(job_id),
             progress=lambda part: self._progress(job_id, part),
         )
@@ -391,7 +438,7 @@ class Flow:
             objects=objects,
             findings=made.findings,
             timings_s=made.timings_s,
-            model={"name": made.model.name, "version": made.model.version, "bundle_sha256": made.model.bundle_sha256},
+            model=analysis.identity_row(made.model),
         )
 
     def _progress(self, job_id: str, part: float) -> None:
@@ -491,7 +538,13 @@ class Flow:
     def _outcome(self, job_id: str) -> Json:
         job = self._job(job_id)
         destinations = sorted({row["destination"] for row in self.database.deliveries(job_id)})
-        return {"state": job["state"], "priority": job["priority"], "destinations": destinations}
+        shadow = job["shadow_model"] if job["state"] == "complete" else None
+        return {
+            "state": job["state"],
+            "priority": job["priority"],
+            "destinations": destinations,
+            **({} if shadow is None else {"shadow": shadow}),
+        }
 
     def _enqueue_deliveries(self, run: Run, job_id: str, outcome: Json) -> None:
         for destination in outcome["destinations"]:

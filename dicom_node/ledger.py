@@ -100,6 +100,10 @@ class Ledger(Rows):
         )
         fresh = {"created_at": now, "attempts": 0, "commit_rounds": 0, "commit_due_at": None}
         with self._begin() as connection:
+            # What a destination said of an object before, that it keeps it or not, is not said of what comes now.
+            again = sa.select(d.sop_instance_uid).where(mine, d.state != "sending")
+            asked = schema.commitment_object.c.sop_instance_uid
+            connection.execute(sa.delete(schema.commitment_object).where(asked.in_(again)))
             connection.execute(
                 sa.update(schema.delivery)
                 .where(mine, d.state != "sending")

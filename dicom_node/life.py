@@ -35,7 +35,7 @@ class Life:
         notifier: Notifier | None = None,
         present: bool = True,
     ) -> None:
-        self.config = config
+        self.config, self.role = config, role
         self._source, self._notifier = source, notifier or Notifier()
         self._presence = Presence(config.storage.root, role, name) if present else None
         self._apply: Callable[[Config], None] = lambda _config: None
@@ -86,7 +86,7 @@ class Life:
         if done.applied:
             self._apply(done.config)
             self.config = done.config
-            logging.getLogger().setLevel(done.config.log.level.upper())
+            logging.getLogger().setLevel(done.config.log.level_of(self.role).upper())
         extra = {"action": "reload", "applied": ",".join(done.applied), "restart": ",".join(done.restart)}
         log.info("settings read again", extra=extra)
         return done

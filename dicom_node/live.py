@@ -35,6 +35,7 @@ LIVE = (
     "deliver",
     "retention",
     "log.level",
+    "log.levels",
 )
 
 

@@ -1,21 +1,74 @@
-"""Log lines as events: an action and its values, text or JSON, to standard error. Never a patient's data."""
+"""Log lines as events: an action and its values, text or JSON, to standard error. Never a patient's data.
+
+Each line about a series holds `series`, an id of 12 characters that every role derives from the Series Instance UID: one
+search finds what receive, work and deliver said of it.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
+import os
+import re
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName", "color_message"}
+# A Series Instance UID, alone or before the hash that makes it a job's id, and what a workflow's id has more.
+_SERIES_UID = re.compile(r"([0-9]+(?:\.[0-9]+)+)(?:$|[-:])")
+# Where a line's values name the series.
+_NAMED_BY = ("series", "job", "workflow")
+# Levels as sd-daemon(3) wants them before a line.
+_PRIORITIES = ((logging.ERROR, "<3>"), (logging.WARNING, "<4>"), (logging.INFO, "<6>"), (logging.DEBUG, "<7>"))
 _OF_HTTP = ("dicomweb_client", "requests", "urllib3")
+
+
+_about: ContextVar[str | None] = ContextVar("about", default=None)
+
+
+@contextmanager
+def about(name: str) -> Iterator[None]:
+    """Each line from within is about this series. name: its UID, or the id of one of its jobs or workflows."""
+    token = _about.set(series_id(name))
+    try:
+        yield
+    finally:
+        _about.reset(token)
+
+
+def series_id(name: str) -> str | None:
+    """The id of a series in log lines. name: as for `about`; None where it names no series."""
+    match = _SERIES_UID.match(name)
+    return None if match is None else hashlib.sha256(match[1].encode()).hexdigest()[:12]
+
+
+def _name_series(record: logging.LogRecord) -> bool:
+    """A filter that lets everything pass, with its series."""
+    values = record.__dict__
+    if values.get("series_uid") is not None:
+        return True  # by another handler's filter already
+    for name in _NAMED_BY:
+        if isinstance(values.get(name), str) and (found := series_id(values[name])) is not None:
+            if name == "series":
+                values["series_uid"] = values["series"]
+            values["series"] = found
+            return True
+    if "series" not in values and (current := _about.get()) is not None:
+        values["series"] = current
+    return True
 
 
 def configure(level: str, form: str, role: str) -> None:
     """Set up this process's logging; called once, by its entry point."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_JsonFormatter(role) if form == "json" else _TextFormatter(role))
+    formatter = _JsonFormatter(role) if form == "json" else _TextFormatter(role)
+    handler.setFormatter(_JournalFormatter(formatter) if _is_journal() else formatter)
+    handler.addFilter(_name_series)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
@@ -37,6 +90,27 @@ def quiet_pydicom() -> None:
 
 def _extras(record: logging.LogRecord) -> dict[str, Any]:
     return {key: value for key, value in record.__dict__.items() if key not in _STANDARD}
+
+
+def _is_journal() -> bool:
+    """Whether standard error goes to systemd's journal (systemd.exec(5), JOURNAL_STREAM)."""
+    try:
+        here = os.fstat(sys.stderr.fileno())
+        return os.environ.get("JOURNAL_STREAM") == f"{here.st_dev}:{here.st_ino}"
+    except (OSError, ValueError):
+        return False
+
+
+class _JournalFormatter(logging.Formatter):
+    """Another's lines, each with its priority: the journal takes it off and lets it be searched."""
+
+    def __init__(self, inner: logging.Formatter) -> None:
+        super().__init__()
+        self._inner = inner
+
+    def format(self, record: logging.LogRecord) -> str:
+        priority = next((text for level, text in _PRIORITIES if record.levelno >= level), "<7>")
+        return "\n".join(priority + line for line in self._inner.format(record).splitlines())
 
 
 class _TextFormatter(logging.Formatter):

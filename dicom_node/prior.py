@@ -17,7 +17,8 @@ from pathlib import Path, PurePosixPath
 import pydicom
 from pydicom.dataset import Dataset
 
-from dicom_node import growth
+from dicom_node import growth, subjects
+from dicom_node.audit import Audit, NoAudit, Patient, Study, instances_transferred
 from dicom_node.comparison import NoPrior
 from dicom_node.config import Config
 from dicom_node.db import Database
@@ -85,6 +86,7 @@ class PriorFinder:
     config: Config
     database: Database
     storage: Storage
+    audit: Audit = field(default_factory=NoAudit)
     now: Callable[[], float] = time.time
     sleep: Callable[[float], None] = time.sleep
 
@@ -134,7 +136,7 @@ class _Search:
         check_allowed(config, self.archive, peer)
         current = _checked_current(header)
         self.check_time()
-        with asking(self._hurried(), config.receive.ae_title) as ask:
+        with asking(self._hurried(), config.receive.ae_title, self.finder.audit) as ask:
             studies, strangers = earlier_studies(ask, current, config.priors.max_age_days)
         if strangers:
             extra = {"action": "prior", "job": self.job_id, "studies": len(strangers)}
@@ -144,7 +146,7 @@ class _Search:
         newest: EarlierStudy | None = None
         for study in studies:
             self.check_time()
-            with asking(self._hurried(), config.receive.ae_title) as ask:
+            with asking(self._hurried(), config.receive.ae_title, self.finder.audit) as ask:
                 series = series_of(ask, study)
             if not any(one.modality == "CT" for one in series):
                 continue
@@ -310,8 +312,28 @@ class _Search:
             said = retrieve.get(peer, calling_ae, series.key, classes, shelf.store)
         else:
             said = web.fetch(peer, series.key, shelf.store)
+        self._tell(series, shelf.files, said.problem)
         self._log(series, len(shelf.files), said.problem)
         return shelf.files
+
+    def _tell(self, series: EarlierSeries, files: Mapping[str, Path], problem: str) -> None:
+        """The audit trail; by C-MOVE our receiver tells it."""
+        study = Study(
+            uid=series.key.study_uid,
+            patient=subjects.patient_of(next(iter(files.values()))) if files else Patient(id=series.key.patient_id),
+            series_uids=(series.key.series_uid,),
+        )
+        self.finder.audit.write(
+            instances_transferred(
+                source=self.peer.ae_title,
+                destination=self.finder.config.receive.ae_title,
+                address=self.peer.host,
+                received=True,
+                study=study,
+                outcome=4 if problem else 0,
+                text=f"{len(files)} instances came, for a comparison",
+            )
+        )
 
     def _by_move(self, series: EarlierSeries, folder: str) -> dict[str, Path]:
         """To our receiver, which may be a process or a machine of its own; from there into the folder."""

@@ -6,6 +6,7 @@ Resumable: what is complete here is left alone, so a pull that was cut goes on w
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import re
 import time
@@ -17,6 +18,8 @@ from typing import Protocol
 
 from pydicom.dataset import Dataset
 
+from dicom_node import audit as trail
+from dicom_node.audit import Audit, NoAudit
 from dicom_node.config import Config
 from dicom_node.db import Database
 from dicom_node.dicomweb import retrieve as web
@@ -31,6 +34,7 @@ from dicom_node.errors import ConfigError, DeliveryError, InvalidUID
 from dicom_node.locks import try_lock
 from dicom_node.peers import PeerConfig
 from dicom_node.storage import Storage, checked_uid
+from dicom_node.subjects import study_of
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +57,8 @@ _STUDY_KEYS = frozenset(
 # After the last word of a C-MOVE a peer may still be sending: so long nothing new may come before we count.
 AFTERWARDS_S = 10.0
 _LOOK_S = 0.2
+# Study Root Query/Retrieve Information Model - FIND; QIDO-RS asks by the same model.
+_STUDY_ROOT_FIND = "1.2.840.10008.5.1.4.1.2.2.1"
 # A UID below pydicom's root for tests and examples: no archive has such a study.
 _NO_STUDY = "1.2.826.0.1.3680043.8.498.0"
 _UNITS = {"h": 1.0, "d": 24.0}
@@ -127,6 +133,7 @@ class Landing:
 
     def __init__(self, storage: Storage, database: Database, announcer: Announcer) -> None:
         self._intake, self._database, self._announcer = Intake(storage, database), database, announcer
+        self._storage = storage
 
     def start(self) -> None:
         self._announcer.start()
@@ -159,6 +166,11 @@ class Landing:
                 self._database.association_ended([series_uid], association, released=released)
             self._announcer.ended([series_uid], source_ae)
 
+    def study(self, series: SeriesKey) -> trail.Study:
+        """What is here of a series, for the audit trail."""
+        found = study_of(self._database, self._storage, series.series_uid)
+        return found or trail.Study(uid=series.study_uid, series_uids=(series.series_uid,))
+
     def remind(self, series_uid: str) -> None:
         """A series that is here and that no assembly has seen: whoever brought it died before it was announced."""
         seen = self._database.series(series_uid)
@@ -184,6 +196,7 @@ class Puller:
         name: str,
         peer: PeerConfig,
         route: str | None = None,
+        audit: Audit | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
@@ -192,13 +205,14 @@ class Puller:
             config.route(route)
         self._config, self._database, self._landing = config, database, landing
         self._name, self._peer, self._route = name, peer, route
+        self._audit = audit or NoAudit()
         self._clock, self._sleep = clock, sleep
 
     def plan(self, wanted: Selection) -> Plan:
         """What the peer has of it. Raises DeliveryError when it cannot be asked."""
         problems: list[str] = []
         planned: dict[str, Planned] = {}
-        with asking(self._peer, self._config.receive.ae_title) as ask:
+        with asking(self._peer, self._config.receive.ae_title, self._audit) as ask:
             for study in self._found(ask, "STUDY", study_keys(wanted), problems):
                 if not (_is_since(study, wanted.since) and _may_hold(study, wanted.match.get("Modality", ""))):
                     continue
@@ -228,6 +242,8 @@ class Puller:
             reached = not isinstance(err, CannotAssociate)
             said = Said(sent=0, failed=0, status=0, problem=str(err))
         here = self._arrived(uid, expected=min(planned.there, said.sent) if said.problem else planned.there)
+        if here > planned.here and self._peer.retrieve_by != "c_move":  # else our receiver tells it
+            self._tell(planned, here)
         problem = "" if here >= planned.there else _shortage(planned, here, said, self._name)
         extra = {"action": "pull", "peer": self._name, "series": uid, "here": here, "there": planned.there}
         if problem:
@@ -237,6 +253,19 @@ class Puller:
             self._database.pull_done(uid, here=here)
             log.info("series pulled", extra=extra)
         return Fetched(planned=planned, here=here, problem=problem, reached=reached)
+
+    def _tell(self, planned: Planned, here: int) -> None:
+        self._audit.write(
+            trail.instances_transferred(
+                source=self._peer.ae_title,
+                destination=self._config.receive.ae_title,
+                address=self._peer.host,
+                received=True,
+                study=self._landing.study(planned.key),
+                outcome=0 if here >= planned.there else 4,
+                text=None if here >= planned.there else f"{here} of {planned.there} instances came",
+            )
+        )
 
     # -- asking ------------------------------------------------------------------------------------
 
@@ -360,13 +389,31 @@ def archive_answers(config: Config, name: str, peer: PeerConfig) -> None:
 
 
 @contextlib.contextmanager
-def asking(peer: PeerConfig, calling_ae: str) -> Iterator[Ask]:
-    """C-FIND on one Association, or QIDO-RS."""
+def asking(peer: PeerConfig, calling_ae: str, audit: Audit | None = None) -> Iterator[Ask]:
+    """C-FIND on one Association, or QIDO-RS; each question is in the audit trail before it goes out."""
+
+    def told(ask: Ask) -> Ask:
+        def asked(level: Level, keys: Mapping[str, str]) -> Found:
+            if audit is not None:
+                question = json.dumps({"QueryRetrieveLevel": level, **keys}).encode()
+                audit.write(
+                    trail.query(
+                        source=calling_ae,
+                        destination=peer.ae_title,
+                        address=peer.host,
+                        sop_class_uid=_STUDY_ROOT_FIND,
+                        identifier=question,
+                    )
+                )
+            return ask(level, keys)
+
+        return asked
+
     if peer.retrieve_by == "wado_rs" or peer.port is None:
-        yield lambda level, keys: web.search(peer, level, keys)
+        yield told(lambda level, keys: web.search(peer, level, keys))
     else:
         with querying(peer, calling_ae) as query:
-            yield query.find
+            yield told(query.find)
 
 
 def parse_age(text: str) -> timedelta:

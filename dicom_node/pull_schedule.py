@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
+from dicom_node.audit import Audit
 from dicom_node.config import Config, PullConfig
 from dicom_node.db import Database, Row
 from dicom_node.errors import DicomNodeError
@@ -34,10 +35,12 @@ class PullSchedule:
         database: Database,
         landing: Landing,
         *,
+        audit: Audit | None = None,
         now: Callable[[], float] = time.time,
         look_s: float = _LOOK_S,
     ) -> None:
         self._config, self._database, self._landing = config, database, landing
+        self._audit = audit
         self._now, self._look_s = now, look_s
         self._stop = threading.Event()
         self._threads = [
@@ -117,7 +120,15 @@ class PullSchedule:
 
     def _puller(self, pull: PullConfig) -> Puller:
         peer = self._config.peers[pull.source]
-        return Puller(self._config, self._database, self._landing, name=pull.source, peer=peer, route=pull.route)
+        return Puller(
+            self._config,
+            self._database,
+            self._landing,
+            name=pull.source,
+            peer=peer,
+            route=pull.route,
+            audit=self._audit,
+        )
 
     def _selection(self, pull: PullConfig) -> Selection:
         since = datetime.fromtimestamp(self._now()).astimezone() - timedelta(hours=pull.since_h)

@@ -20,6 +20,7 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
 from dicom_node import logs
+from dicom_node.audit import Auditor, application_started, application_stopped
 from dicom_node.config import Config
 from dicom_node.db import Database
 from dicom_node.dimse.intake import Intake
@@ -42,13 +43,24 @@ _END_S = 15.0
 
 def receive(config: Config, stop: Stop, *, source: Path | None = None) -> None:
     """The Storage SCP. Imports neither torch nor pixel decoders. source: the settings' file, read again on SIGHUP."""
+    audit = Auditor.of(config)
+    audit.write(application_started("receive", ae_title=config.receive.ae_title))
+    audit.start()
+    try:
+        _receive(config, stop, source)
+    finally:
+        audit.write(application_stopped("receive", ae_title=config.receive.ae_title))
+        audit.stop()
+
+
+def _receive(config: Config, stop: Stop, source: Path | None) -> None:
     if config.receive.processes == 1:
         expiry = ExpiryWatch(certificate_files(config))
         life = Life(config, "receive", source)
         _serve(life, stop, lambda port: log.info("receiving", extra=_ready(config, port)), expiry.look)
         return
     storage, database = open_state(config)
-    with contextlib.closing(database), _mended(storage, database), _reserved(config) as shared:
+    with contextlib.closing(database), _mended(config, storage, database), _reserved(config) as shared:
         crew, expiry = Crew(shared, source), ExpiryWatch(certificate_files(config))
         life = Life(config, "receive", source)
 
@@ -83,7 +95,8 @@ def _serve(
     config = part(life.config)
     storage, database = open_state(config)
     client = EngineClient(config.database_url())
-    receiver = Receiver(config, storage, database, make_announcer(config, client, lambda: life.config))
+    announcer = make_announcer(config, client, lambda: life.config)
+    receiver = Receiver(config, storage, database, announcer, Auditor.of(config))
     port = receiver.start()
     life.ready(
         f"receives on port {port}", healthy=receiver.healthy, apply=lambda latest: receiver.take_over(part(latest))
@@ -109,10 +122,11 @@ def _serve(
 
 
 @contextlib.contextmanager
-def _mended(storage: Storage, database: Database) -> Iterator[None]:
+def _mended(config: Config, storage: Storage, database: Database) -> Iterator[None]:
     """What a crash left is mended, and no other receiver sweeps meanwhile."""
     intake = Intake(storage, database)
-    housekeeper = mend(storage, database, intake)
+    ae_title, audit = config.receive.ae_title, Auditor.of(config)
+    housekeeper = mend(storage, database, intake, ae_title=ae_title, audit=audit)
     try:
         yield
     finally:
@@ -255,7 +269,7 @@ def _member(config: Config, source: Path | None, parent_pid: int, line: Connecti
     """Runs in a process of its own, and ends when the one that started it is gone."""
     os.environ[SUPERVISED] = str(parent_pid)
     stop = Stop().on_signals()
-    logs.configure(config.log.level, config.log.format, "receive")
+    logs.configure(config.log.level_of("receive"), config.log.format, "receive")
 
     def ready(port: int) -> None:
         log.info("listening beside others", extra={"action": "joined", "port": port})
@@ -264,5 +278,5 @@ def _member(config: Config, source: Path | None, parent_pid: int, line: Connecti
         line.close()
 
     # The service manager and whoever asks for a reload speak to the process that started this one.
-    life = Life(config, "receiving process", source, str(os.getpid()), notifier=Notifier({}), present=False)
+    life = Life(config, "receive", source, str(os.getpid()), notifier=Notifier({}), present=False)
     _serve(life, stop, ready, part=_share)

@@ -99,9 +99,7 @@ def outlined(paths: Sequence[Path]) -> tuple[CTSeries, Scene]:
     sr = None if report is None else pydicom.dcmread(report.path)
     series = check_series(found.images[uid], _ANY_VOLUME)
     nothing = np.broadcast_to(np.int16(0), (len(series.images), series.rows, series.columns))
-    return series, compose(
-        series, Volume(hu=nothing, affine=series.affine), sr, _segmentation(found, uid, sr)
-    )
+    return series, compose(series, Volume(hu=nothing, affine=series.affine), sr, _segmentation(found, uid, sr))
 
 
 def _sorted_out(files: Sequence[InstanceFile]) -> Found:

@@ -5,6 +5,7 @@ Start in order, wait for a signal, drain, stop in order. Nothing but the databas
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -18,10 +19,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from dicom_node import engine as job_engine
+from dicom_node.audit import Audit, Auditor, application_started, application_stopped
 from dicom_node.config import Config
 from dicom_node.db import Database
 from dicom_node.engine import Engine, EngineClient, Workflow
-from dicom_node.errors import DicomNodeError
+from dicom_node.errors import BundleError, ConfigError, DicomNodeError, StaleState
 from dicom_node.life import Life
 from dicom_node.peers import PeerConfig
 from dicom_node.storage import Storage
@@ -123,10 +125,11 @@ def work(
     given, in the place of work.device."""
     storage, database = open_state(config)
     me = executor_id("work", name)
-    detectors = _load_detectors(config, device or config.work.device)
+    audit = Auditor.of(config)
+    detector = _detectors(config, database, device or config.work.device)
 
     def flow(settings: Config) -> Flow:
-        return _flow(settings, database, storage, me, lambda model: detectors[model], _no_archive)
+        return _flow(settings, database, storage, me, audit, detector, _no_archive)
 
     life = Life(config, "work", source, name)
     _run_engine(life, flow, database, storage, stop, queues=("assemble", "overdue", "analyse"))
@@ -141,14 +144,15 @@ def deliver(config: Config, stop: Stop, name: str | None = None, *, source: Path
 
     storage, database = open_state(config)
     me = executor_id("deliver", name)
+    audit = Auditor.of(config)
 
     def flow(settings: Config) -> Flow:
-        find_prior = PriorFinder(config=settings, database=database, storage=storage)
-        return _flow(settings, database, storage, me, _no_detector, find_prior)
+        find_prior = PriorFinder(config=settings, database=database, storage=storage, audit=audit)
+        return _flow(settings, database, storage, me, audit, _no_detector, find_prior)
 
     def beside(settings: Config) -> list[Beside]:
         also: list[Beside] = [_keeper(settings, database, storage)]
-        return [*also, _pulls(settings, database, storage)] if settings.pulls else also
+        return [*also, _pulls(settings, database, storage, audit)] if settings.pulls else also
 
     life = Life(config, "deliver", source, name)
     _run_engine(life, flow, database, storage, stop, queues=("deliver", "priors"), beside=beside)
@@ -161,22 +165,40 @@ def _keeper(config: Config, database: Database, storage: Storage) -> Keeper:
     return Keeper(Commitments(config=config, database=database, storage=storage, engine=client, now=time.time))
 
 
-def _pulls(config: Config, database: Database, storage: Storage) -> Beside:
+def _pulls(config: Config, database: Database, storage: Storage, audit: Audit) -> Beside:
     from dicom_node.pull import Landing
     from dicom_node.pull_schedule import PullSchedule
 
     announcer = make_announcer(config, EngineClient(config.database_url()))
-    return PullSchedule(config, database, Landing(storage, database, announcer))
+    return PullSchedule(config, database, Landing(storage, database, announcer), audit=audit)
 
 
-def _load_detectors(config: Config, device: str) -> dict[str, Detector]:
+def _detectors(config: Config, database: Database, device: str) -> Callable[[str], Detector]:
     from dicom_node.model.detector import Detector as MaskRCNNDetector
+    from dicom_node.promotion import pair_of
 
+    pairs = [pair_of(config, route, database.promotions()) for route in config.routes]
+    shadows = {pair.shadow for pair in pairs} - {pair.model for pair in pairs}
     loaded: dict[str, Detector] = {}
+    problems: dict[str, str] = {}
     for name, model in config.models.items():
-        loaded[name] = MaskRCNNDetector.load(model.folder(), device)
-        log.info("model loaded", extra={"action": "model", "model": name, "device": device})
-    return loaded
+        try:
+            loaded[name] = MaskRCNNDetector.load(model.folder(), device)
+        except BundleError as err:
+            if name not in shadows:
+                raise
+            problems[name] = str(err)
+            log.error("model not loaded", extra={"action": "model", "model": name, "problem": str(err)})
+        else:
+            log.info("model loaded", extra={"action": "model", "model": name, "device": device})
+
+    def detector(name: str) -> Detector:
+        if name not in loaded:
+            text = problems.get(name, "bring it back in models: and start the work role again, then retry")
+            raise ConfigError(f"model {name} is not loaded: {text}")
+        return loaded[name]
+
+    return detector
 
 
 def _no_detector(model: str) -> Detector:
@@ -206,6 +228,7 @@ def _flow(
     database: Database,
     storage: Storage,
     me: str,
+    audit: Audit,
     detector: Callable[[str], Detector],
     find_prior: FindPrior,
 ) -> Flow:
@@ -216,6 +239,7 @@ def _flow(
         database=database,
         storage=storage,
         executor_id=me,
+        audit=audit,
         detector=detector,
         send=_send,
         count=_count,
@@ -277,6 +301,9 @@ def _run_engine(
         storage.keep_free(config.storage.min_free_gb)
         latest.take_over(config)
 
+    audit = latest.flow.audit
+    audit.write(application_started(life.role))
+    audit.start()
     life.ready(f"works off {', '.join(queues)}", healthy=engine.healthy, apply=take_over)
     log.info("working", extra={"action": "ready", "executor": me, "queues": ",".join(queues)})
 
@@ -298,6 +325,8 @@ def _run_engine(
         life.stopping()
         latest.stop(life.config.work.drain_s)
         drained = engine.stop(life.config.work.drain_s)
+        audit.write(application_stopped(life.role))
+        audit.stop()
         log.info("stopped", extra={"action": "stopped", "drained": drained})
         code = 0
     except Exception:
@@ -311,3 +340,8 @@ def _park(database: Database, workflow_id: str, name: str) -> None:
     log.error("workflow parked: its workers died", extra={"action": "parked", "workflow": workflow_id, "kind": name})
     if name == "analyse":
         database.park_job(workflow_id, "its workers died while they ran it; jobs retry tries again")
+    elif name == "shadow":
+        from dicom_node.shadow import shadowed_job
+
+        with contextlib.suppress(StaleState):
+            database.fail_shadow(shadowed_job(workflow_id), "its workers died while they ran it", given_up=True)

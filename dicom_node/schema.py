@@ -13,6 +13,8 @@ JOB_STATES = ("queued", "running", "complete", "rejected", "failed", "parked", "
 DELIVERY_STATES = ("waiting", "sending", "unknown", "stored", "committed", "parked", "cancelled")
 COMMITMENT_STATES = ("asking", "asked", "answered", "refused", "lapsed")
 COMMIT_REQUEST_STATES = ("due", "reported", "given up")
+# given up: its workers died while they ran it, as often as they may.
+SHADOW_STATES = ("queued", "running", "complete", "failed", "given up")
 # found: its files are there; it becomes compared or not_registered. Else why nothing is compared.
 PRIOR_OUTCOMES = ("found", "compared", "not_registered", "no_prior", "no_prior_result", "not_available")
 
@@ -62,6 +64,8 @@ carrier = sa.Table(
     sa.Column("association", sa.String(32), primary_key=True),
 )
 
+# working_model, shadow_model: names in models:, as they stood when the job was decided; null in jobs of before, and
+# where nothing runs in the shadow. promoted_over: the model that the settings name, where a promotion named another.
 job = sa.Table(
     "job",
     metadata,
@@ -76,6 +80,9 @@ job = sa.Table(
     sa.Column("reason_text", sa.Text, nullable=True),
     sa.Column("route", sa.String(64), nullable=True),
     sa.Column("priority", sa.String(16), nullable=False),
+    sa.Column("working_model", sa.String(64), nullable=True),
+    sa.Column("shadow_model", sa.String(64), nullable=True),
+    sa.Column("promoted_over", sa.String(64), nullable=True),
     sa.Column("evidence", sa.JSON, nullable=False),
     sa.Column("explanation", sa.JSON, nullable=False),
     sa.Column("progress", sa.Double, nullable=False),
@@ -231,6 +238,55 @@ prior_series = sa.Table(
     sa.Column("archive", sa.String(64), nullable=False),
     sa.Column("asked_at", sa.Double, nullable=False),
     sa.Column("until", sa.Double, nullable=False),
+)
+
+# What a second model made of a job's input, for comparison alone. No foreign key, and the first one's findings are kept
+# here, too: the numbers outlive the job. model, first: identities as in job.model, once complete. job_created_at: which
+# job of that id, where it was purged and came again.
+shadow = sa.Table(
+    "shadow",
+    metadata,
+    sa.Column("job_id", sa.String(96), primary_key=True),
+    sa.Column("job_created_at", sa.Double, nullable=False),
+    sa.Column("route", sa.String(64), nullable=False),
+    sa.Column("model_name", sa.String(64), nullable=False, index=True),
+    sa.Column("first_name", sa.String(64), nullable=False),
+    sa.Column("state", sa.String(16), nullable=False, index=True),
+    sa.Column("executor", sa.String(128), nullable=True),
+    sa.Column("problem", sa.Text, nullable=True),
+    sa.Column("model", sa.JSON, nullable=True),
+    sa.Column("first", sa.JSON, nullable=True),
+    sa.Column("timings_s", sa.JSON, nullable=False),
+    sa.Column("created_at", sa.Double, nullable=False),
+    sa.Column("finished_at", sa.Double, nullable=True, index=True),
+    _one_of("state", SHADOW_STATES),
+)
+
+# of_shadow: found by the second model; else by the first. values: as in finding.
+shadow_finding = sa.Table(
+    "shadow_finding",
+    metadata,
+    sa.Column("job_id", sa.ForeignKey("shadow.job_id"), primary_key=True),
+    sa.Column("of_shadow", sa.Boolean, primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("values", sa.JSON, nullable=False),
+)
+
+# Where the settings say `in_file` for this route, `model` works. The latest one of a route that was not rolled back
+# counts.
+promotion = sa.Table(
+    "promotion",
+    metadata,
+    sa.Column("promotion_id", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True, autoincrement=True),
+    sa.Column("route", sa.String(64), nullable=False, index=True),
+    sa.Column("in_file", sa.String(64), nullable=False),
+    sa.Column("model", sa.String(64), nullable=False),
+    sa.Column("bundle_sha256", sa.String(64), nullable=False),
+    sa.Column("forced", sa.Boolean, nullable=False),
+    sa.Column("promoted_at", sa.Double, nullable=False),
+    sa.Column("promoted_by", sa.String(128), nullable=False),
+    sa.Column("rolled_back_at", sa.Double, nullable=True),
+    sa.Column("rolled_back_by", sa.String(128), nullable=True),
 )
 
 # A login to the web role. token_sha256: of the secret in the browser's cookie. method: password or oidc. mark: of the

@@ -129,6 +129,13 @@ class Storage:
             raise ValueError("not a job id or a result's name")
         return self._write(f"results/{job_id}/{name}", data)
 
+    def write_shadow(self, job_id: str, name: str, data: bytes) -> StoredFile:
+        """A file of what a second model made of a job's input; beside the results and never among them."""
+        checked_uid(job_id.partition("-")[0], "job id")
+        if not job_id.partition("-")[2].isalnum() or not re.fullmatch(r"[a-z0-9_]+\.(png|npz)", name):
+            raise ValueError("not a job id or a name of a picture or of masks")
+        return self._write(f"results/{job_id}/shadow/{name}", data, keep_free=True)
+
     def write_prior(self, folder: str, name: str, *parts: bytes) -> StoredFile:
         """A file of an earlier CT, durable on return, in a folder of `prior_folder`."""
         return self._write(f"{folder}/{name}", *parts, keep_free=True)

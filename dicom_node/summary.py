@@ -60,6 +60,8 @@ def job_summary(database: Database, storage: Storage, job_id: str) -> Summary:
         evidence=job["evidence"],
         explanation=job["explanation"],
         model=job["model"],
+        promoted_over=job["promoted_over"],
+        shadow=_shadow(database, storage, job_id),
         comparison=_prior(database.prior(job_id)),
         deliveries=[_delivery(row) for row in database.deliveries(job_id)],
         commitments=[_commitment(row) for row in database.commitments(job_id)],
@@ -73,6 +75,22 @@ def _series(job: Row) -> dict[str, Any]:
         "series_instance_uid": job["series_uid"],
         "instances": job["instance_count"],
         "source_ae": job["source_ae"],
+    }
+
+
+def _shadow(database: Database, storage: Storage, job_id: str) -> dict[str, Any] | None:
+    """None where no second model looks. Its files are pictures and masks, and lie apart from the results."""
+    row = database.shadow(job_id)
+    if row is None:
+        return None
+    folder = storage.path(f"results/{job_id}/shadow")
+    return {
+        "model_name": row["model_name"],
+        "state": row["state"],
+        "problem": row["problem"],
+        "model": row["model"],
+        "findings": database.shadow_findings(job_id),
+        "files": sorted(str(path) for path in folder.glob("*") if path.suffix in (".png", ".npz")),
     }
 
 

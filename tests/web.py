@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import socket
 import threading
@@ -14,6 +15,7 @@ import argon2
 from starlette.testclient import TestClient
 
 from dicom_node import engine
+from dicom_node.audit import Auditor
 from dicom_node.config import Config, WebRole
 from dicom_node.db import Database
 from dicom_node.engine import EngineClient
@@ -24,6 +26,7 @@ from dicom_node.web.access.users import UsersFile
 from dicom_node.web.app import create_app
 from dicom_node.web.node import Access, Node
 from dicom_node.web.server import _server
+from dicom_node.web.trail import Trail
 
 PASSWORD = "correct horse battery"
 HOST = "http://127.0.0.1:8114"
@@ -84,12 +87,15 @@ def web_role(config: Config, database: Database | None = None) -> Iterator[Web]:
     def now() -> float:
         return made[0].clock
 
+    trail = Trail(audit=Auditor.of(config), database=own, storage=storage)
     access = Access(
         users=UsersFile(config.web_users_file(), hasher=QUICK),
         rows=AccessRows(config.database_url(), now=now),
         limits=LoginLimits(now),
     )
-    made.append(Web(node=Node(config=config, database=own, storage=storage, engine=client, access=access, now=now)))
+    made.append(
+        Web(node=Node(config=config, database=own, storage=storage, engine=client, access=access, trail=trail, now=now))
+    )
     try:
         yield made[0]
     finally:
@@ -112,6 +118,12 @@ def serving(web: Web) -> Iterator[str]:
     finally:
         server.should_exit = True
         thread.join()
+
+
+def audit_trail(web: Web) -> list[str]:
+    """The messages of the node's audit trail."""
+    lines = [line for file in (web.node.storage.root / "audit").iterdir() for line in file.read_text().splitlines()]
+    return [json.loads(line)["message"] for line in lines if "AuditMessage" in line]
 
 
 def cookie(answer: Any) -> str:

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from pydantic import Field, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from dicom_node.config.audit import AuditConfig
 from dicom_node.config.sections import (
     DEVICE_PATTERN,
     AssembleConfig,
@@ -54,6 +55,7 @@ class Config(Section):
     work: WorkConfig = WorkConfig()
     deliver: DeliverConfig = DeliverConfig()
     retention: RetentionConfig = RetentionConfig()
+    audit: AuditConfig = AuditConfig()
     log: LogConfig = LogConfig()
     web: WebConfig = WebConfig()
 
@@ -79,9 +81,12 @@ class Config(Section):
             if route.name in seen:
                 yield (*here, "name"), f"two routes are named {route.name!r}"
             seen.add(route.name)
-            if route.model not in self.models:
-                text = f"route {route.name!r} names model {route.model!r}, which models: does not define"
-                yield (*here, "model"), text + did_you_mean(route.model, self.models)
+            for key, model in (("model", route.model), ("shadow", route.shadow)):
+                if model is not None and model not in self.models:
+                    text = f"route {route.name!r} names model {model!r}, which models: does not define"
+                    yield (*here, key), text + did_you_mean(model, self.models)
+            if route.shadow == route.model:
+                yield (*here, "shadow"), f"route {route.name!r} names one model twice: the second must be another"
             for index, destination in enumerate(route.destinations):
                 at = (*here, "destinations", index)
                 if destination not in self.peers:
@@ -182,9 +187,9 @@ def _anchored(config: Config, folder: Path) -> Config:
         url = f"sqlite:///{folder / url.removeprefix('sqlite:///')}"
     database = DatabaseConfig(url=url)
     peers = {name: _anchored_files(peer, folder) for name, peer in config.peers.items()}
-    receive = _anchored_files(config.receive, folder)
+    receive, audit = _anchored_files(config.receive, folder), _anchored_files(config.audit, folder)
     update = {"storage": storage, "models": models, "database": database, "peers": peers, "receive": receive}
-    update["web"] = _anchored_files(config.web, folder)
+    update |= {"audit": audit, "web": _anchored_files(config.web, folder)}
     return config.model_copy(update=update)
 
 

@@ -186,6 +186,7 @@ Keyword = Annotated[str, AfterValidator(_keyword)]
 class RouteConfig(Section):
     """One rule. The first rule whose conditions all hold decides; `when` empty matches every series.
 
+    shadow: the model that looks at the same input after the first one's result is stored, and whose findings stay here.
     count_from: the peer that is asked how many instances the series has.
     compare_with: the peer whose archive is looked in for earlier CTs of the patient and for our results on them.
     """
@@ -193,6 +194,7 @@ class RouteConfig(Section):
     name: Name
     when: dict[Keyword, Condition] = Field(default_factory=dict)
     model: Name
+    shadow: Name | None = None
     count_from: Name | None = None
     compare_with: Name | None = None
     destinations: tuple[Name, ...] = ()
@@ -254,9 +256,18 @@ class RetentionConfig(Section):
     uncommitted_after_days: float = Field(default=30.0, ge=0)
 
 
+LogLevel = Literal["debug", "info", "warning", "error"]
+
+
 class LogConfig(Section):
-    level: Literal["debug", "info", "warning", "error"] = "info"
+    """Log lines. levels: of single roles, where they differ from `level`."""
+
+    level: LogLevel = "info"
+    levels: dict[Literal["serve", "receive", "work", "deliver", "web"], LogLevel] = Field(default_factory=dict)
     format: Literal["text", "json"] = "text"
+
+    def level_of(self, role: str) -> LogLevel:
+        return {str(name): level for name, level in self.levels.items()}.get(role, self.level)
 
 
 def bundle_folder(bundle: str) -> Path:

@@ -14,6 +14,7 @@ import ssl
 import threading
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -67,6 +68,7 @@ class Caller:
     """The peer of one Association, the series that it brought so far, and those of them that grew by it.
 
     association: its name among all Associations. begun_uids: the series that count it as one that brings them.
+    brought: series -> SOP Class -> how many Instances were answered Success. refused: how many were not.
     """
 
     ae_title: str
@@ -76,6 +78,8 @@ class Caller:
     series_uids: set[str] = field(default_factory=set)
     grown_uids: set[str] = field(default_factory=set)
     begun_uids: set[str] = field(default_factory=set)
+    brought: dict[str, Counter[str]] = field(default_factory=dict)
+    refused: int = 0
     association: str = field(default_factory=lambda: uuid.uuid4().hex)
 
 
@@ -104,7 +108,7 @@ class Acceptor:
 
     max_associations_per_peer: of one peer of the settings, or of one address (None: no such limit).
     associate_timeout_s: from the connection to the whole of the A-ASSOCIATE-RQ.
-    reuse_port: other processes listen there too.
+    reuse_port: other processes listen there too. turned_away(caller, why): a peer was refused, or did not shake hands.
     """
 
     def __init__(
@@ -124,9 +128,10 @@ class Acceptor:
         max_instance_bytes: int = MAX_DATA_SET_BYTES,
         associate_timeout_s: float = 10.0,
         reuse_port: bool = False,
+        turned_away: Callable[[Caller, str], None] = lambda caller, why: None,
     ) -> None:
         self.service, self.contexts, self.commitment = service, contexts, commitment
-        self.reuse_port = reuse_port
+        self.reuse_port, self.turned_away = reuse_port, turned_away
         self.idle_timeout_s = idle_timeout_s or None
         self.associate_timeout_s = associate_timeout_s or None
         self.max_instance_bytes = max_instance_bytes
@@ -388,6 +393,8 @@ class _Inbound(Association):
             log.log(
                 level, "no association", extra={"action": "reject", "address": self.caller.address, "why": str(err)}
             )
+            if not err.harmless:
+                self._acceptor.turned_away(self.caller, str(err))
             return False
         self.caller.certificate_names = opened.certificate_names
         self._inbound.unread(opened.request)
@@ -415,6 +422,8 @@ class _Inbound(Association):
             log.warning(rejection.text, extra={**extra, "address": self.caller.address})
             self.acse.send_reject(rejection.result, rejection.source, rejection.diagnostic)
             self.kill()
+            if rejection is welcome:
+                self._acceptor.turned_away(self.caller, rejection.text)
         elif isinstance(welcome, Welcome):
             known = self._acceptor.contexts
             offered = preferring(with_results(known) if welcome.sends_results else known, welcome.accept_first)
@@ -458,8 +467,11 @@ class _Inbound(Association):
                     source_ip=self.caller.address,
                 )
             )
-        if answer.series_uid is not None:
+        if answer.series_uid is None:
+            self.caller.refused += 1
+        else:
             self.caller.series_uids.add(answer.series_uid)
+            self.caller.brought.setdefault(answer.series_uid, Counter())[str(context.abstract_syntax)] += 1
             if answer.arrival != "same":
                 self.caller.grown_uids.add(answer.series_uid)
                 if answer.series_uid not in self.caller.begun_uids:

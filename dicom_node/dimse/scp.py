@@ -7,6 +7,7 @@ import time
 
 import sqlalchemy as sa
 
+from dicom_node.audit import Audit, NoAudit, Study, instances_transferred
 from dicom_node.config import Config
 from dicom_node.db import Database
 from dicom_node.dimse.acceptor import Acceptor, Caller, SecurePort
@@ -20,14 +21,19 @@ from dicom_node.errors import DicomNodeError
 from dicom_node.locks import Lock, try_lock
 from dicom_node.logs import describe
 from dicom_node.storage import Storage
+from dicom_node.subjects import study_of
 
 log = logging.getLogger(__name__)
 
 _COUNT_AGAIN_S = 10.0
 
 
-def mend(storage: Storage, database: Database, intake: Intake) -> Lock | None:
+def mend(
+    storage: Storage, database: Database, intake: Intake, *, ae_title: str = "", audit: Audit | None = None
+) -> Lock | None:
     """Start `intake` and mend what a crash left behind; the lock that keeps others from doing so meanwhile.
+
+    `audit` is told of the series that were coming when the receivers before us died: they could not tell it.
 
     None where another receiver holds it: the temporary files of a living one, here or on another machine that
     receives into the same storage root, are alive.
@@ -37,20 +43,41 @@ def mend(storage: Storage, database: Database, intake: Intake) -> Lock | None:
         log.info("another receiver runs: no sweep", extra={"action": "sweep"})
         intake.start()
         return None
-    database.associations_lost()
+    cut = database.associations_lost()
     removed = storage.sweep()
     if removed:
         log.info("half-written files removed", extra={"action": "sweep", "files": removed})
     # Records say who sent an Instance, a file without a row does not.
     intake.start()
     intake.adopt()
+    for series_uid in cut:
+        _tell_cut(storage, database, series_uid, ae_title, audit or NoAudit())
     return housekeeper
+
+
+def _tell_cut(storage: Storage, database: Database, series_uid: str, ae_title: str, audit: Audit) -> None:
+    study, row = study_of(database, storage, series_uid), database.series(series_uid)
+    if study is not None and row is not None:
+        audit.write(
+            instances_transferred(
+                source=row["source_ae"],
+                destination=ae_title,
+                address=row["source_ip"] or None,
+                received=True,
+                study=study,
+                outcome=8,
+                text="the receiver died while they came; counted are all of the series that are here",
+            )
+        )
 
 
 class Receiver:
     """The receiving role of a node: `start`, then Associations are served until `stop`."""
 
-    def __init__(self, config: Config, storage: Storage, database: Database, announcer: Announcer) -> None:
+    def __init__(
+        self, config: Config, storage: Storage, database: Database, announcer: Announcer, audit: Audit | None = None
+    ) -> None:
+        self._audit = audit or NoAudit()
         self._config, self._storage, self._database, self._announcer = config, storage, database, announcer
         self._intake = Intake(storage, database, announcer.grew, journal_mb=config.receive.journal_mb)
         self._housekeeper: Lock | None = None
@@ -73,11 +100,13 @@ class Receiver:
             associate_timeout_s=receive.associate_timeout_s,
             idle_timeout_s=receive.idle_timeout_s,
             reuse_port=receive.processes > 1,
+            turned_away=self._turned_away,
         )
 
     def start(self) -> int:
         """Mend what a crash left behind, announce it, then listen; the port, the TLS one where no other is open."""
-        self._housekeeper = mend(self._storage, self._database, self._intake)
+        ae_title = self._config.receive.ae_title
+        self._housekeeper = mend(self._storage, self._database, self._intake, ae_title=ae_title, audit=self._audit)
         self._announcer.start()
         for series in self._database.series_to_assemble():
             self._announcer.ended([series["series_uid"]], series["source_ae"])
@@ -162,7 +191,11 @@ class Receiver:
         series = sorted(caller.series_uids)
         if not series:
             return
-        extra = {"action": "release" if released else "abort", "calling_ae": caller.ae_title, "series": len(series)}
+        extra = {
+            "action": "release" if released else "abort",
+            "calling_ae": caller.ae_title,
+            "series_count": len(series),
+        }
         log.info("association ended", extra=extra)
         settled = self._intake.settle_series(series)
         try:
@@ -175,5 +208,31 @@ class Receiver:
         if not settled:
             # Without their rows nothing may be decided on these series; they are announced when the rows are there.
             log.error("rows are late", extra={"action": "release", "calling_ae": caller.ae_title})
-            return
-        self._announcer.ended(sorted(caller.grown_uids), caller.ae_title)
+        else:
+            self._announcer.ended(sorted(caller.grown_uids), caller.ae_title)
+        self._tell(caller, released=released)
+
+    def _tell(self, caller: Caller, *, released: bool) -> None:
+        """The audit trail, once a series; after all that others wait for."""
+        why = [] if released else ["the Association broke off"]
+        why += [f"{caller.refused} instances of the Association were refused"] if caller.refused else []
+        for series_uid, classes in sorted(caller.brought.items()):
+            extra = {"action": "received", "series": series_uid, "instances": classes.total()}
+            log.info("series received", extra={**extra, "calling_ae": caller.ae_title})
+            study = study_of(self._database, self._storage, series_uid, classes)
+            if study is None:
+                study = Study(uid="unknown", series_uids=(series_uid,))
+            self._audit.write(
+                instances_transferred(
+                    source=caller.ae_title,
+                    destination=caller.called,
+                    address=caller.address,
+                    received=True,
+                    study=study,
+                    outcome=4 if why else 0,
+                    text="; ".join(why) or None,
+                )
+            )
+
+    def _turned_away(self, caller: Caller, why: str) -> None:
+        self._audit.alert(address=caller.address, peer=caller.ae_title, why=why)

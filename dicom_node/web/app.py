@@ -28,11 +28,11 @@ def create_app(node: Node) -> FastAPI:
         openapi_url="/api/v1/openapi.json",
     )
     app.state.node = node
-    app.openapi = document(app)  # type: ignore[method-assign]  # FastAPI's own way to extend the document
     app.state.events = Events(lambda: queries.version(node.database))
     app.state.slices = Slices(node.database, node.storage)
-    for router in (health.router, login.router, api.router, pages.router):
-        app.include_router(router)
+    app.openapi = document(app)  # type: ignore[method-assign]  # FastAPI's own way to extend the document
+    for part in (health, login, pages, api):
+        app.include_router(part.router)
     app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"), name="static")
     problems.add_to(app)
     app.add_middleware(Guard, web=node.config.web)

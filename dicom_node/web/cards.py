@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,41 +13,53 @@ from markupsafe import Markup
 
 from dicom_node.config import Config
 from dicom_node.errors import ConfigError
+from dicom_node.promotion import Pair, pair_of
+from dicom_node.rows import Row
 
 _MOST_BYTES = 1_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Card:
-    """One model of the settings. facts: name and value of what its bundle.json says. problem: why it cannot be read."""
+    """One model of the settings. routes: where it works, promotions considered; promoted: of those, where the settings
+    name another; shadows: where it looks at the same input and nothing of it is delivered.
+    facts: name and value of what its bundle.json says. problem: why it cannot be read."""
 
     name: str
     bundle: str
     routes: tuple[str, ...]
+    promoted: tuple[str, ...] = ()
+    shadows: tuple[str, ...] = ()
     title: str = ""
     facts: tuple[tuple[str, str], ...] = ()
     html: Markup = Markup()
     problem: str | None = None
 
 
-def cards(config: Config) -> list[Card]:
-    return [_card(config, name) for name in config.models]
+def cards(config: Config, promotions: Mapping[str, Row]) -> list[Card]:
+    pairs = {route.name: pair_of(config, route, promotions) for route in config.routes}
+    return [_card(config, name, pairs) for name in config.models]
 
 
-def _card(config: Config, name: str) -> Card:
+def _card(config: Config, name: str, pairs: Mapping[str, Pair]) -> Card:
     model = config.models[name]
-    routes = tuple(route.name for route in config.routes if route.model == name)
-    card = Card(name=name, bundle=model.bundle, routes=routes)
+    card = Card(
+        name=name,
+        bundle=model.bundle,
+        routes=tuple(route for route, pair in pairs.items() if pair.model == name),
+        promoted=tuple(route for route, pair in pairs.items() if pair.model == name and pair.promoted_over),
+        shadows=tuple(route for route, pair in pairs.items() if pair.shadow == name),
+    )
     try:
         folder = model.folder()
         form = json.loads(_text(folder / "bundle.json"))
         html = markdown(_text(folder / "MODEL_CARD.md"))
         title, facts = f"{form['name']} {form['version']}", tuple(_facts(form))
     except ConfigError as err:
-        return Card(name=name, bundle=model.bundle, routes=routes, problem=str(err))
+        return replace(card, problem=str(err))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return Card(name=name, bundle=model.bundle, routes=routes, problem="The bundle cannot be read.")
-    return Card(name=card.name, bundle=card.bundle, routes=routes, title=title, facts=facts, html=html)
+        return replace(card, problem="The bundle cannot be read.")
+    return replace(card, title=title, facts=facts, html=html)
 
 
 def _text(path: Path) -> str:

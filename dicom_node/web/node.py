@@ -36,7 +36,7 @@ class Node:
     storage: Storage
     engine: EngineClient
     access: Access
-    trail: Trail = field(default_factory=Trail)
+    trail: Trail
     now: Callable[[], float] = time.time
 
 

@@ -16,10 +16,13 @@ from markupsafe import Markup
 from starlette.exceptions import HTTPException
 
 from dicom_node import control
+from dicom_node.agreement_plot import bland_altman_svg
+from dicom_node.agreements import agreement_of
 from dicom_node.db import FINISHED
 from dicom_node.dimse.scu import echo
 from dicom_node.errors import ConfigError, DicomNodeError, FileGone, SeriesRejected
 from dicom_node.patients import patient_of
+from dicom_node.promotion import promotion_lines
 from dicom_node.quicklook.page import as_json, part
 from dicom_node.schema import JOB_STATES
 from dicom_node.storage import checked_uid
@@ -33,6 +36,8 @@ router = APIRouter(include_in_schema=False)
 Viewer = Annotated[Principal, Depends(require("viewer"))]
 Operator = Annotated[Principal, Depends(require("operator"))]
 DAY_S = 86400.0
+# What the models page tells of agreement; the command and the API tell of all.
+AGREEMENT_DAYS, AGREEMENT_SERIES = 90, 1000
 _DONE = {"retry": "The job is taken up again.", "cancel": "Cancelled.", "send": "All objects are sent again."}
 
 
@@ -158,6 +163,8 @@ def _job(
         409 if refused else 200,
         known=known,
         job=job,
+        shadow=node.database.shadow(job_id),
+        shadow_findings=len(node.database.shadow_findings(job_id)),
         steps=timeline.steps(known),
         stages=[(name, float(seconds)) for name, seconds in dict(job["timings_s"] or {}).items()],
         arrived=bool(known.deliveries) and all(row["state"] in ("stored", "committed") for row in known.deliveries),
@@ -194,13 +201,13 @@ def _known(request: Request, job_id: str) -> queries.OneJob:
 def _act(request: Request, principal: Principal, job_id: str, verb: str, act: Callable[..., str]) -> Response:
     node = the_node(request)
     _known(request, job_id)
-    node.database.add_event(f"{verb} asked", job_id=job_id, by=principal.name)
     try:
         act(node.database, node.engine, job_id)
     except DicomNodeError as err:
         if err.retry_helps:
             raise
         return _job(request, principal, job_id, refused=str(err))
+    node.trail.changed(principal, f"job {verb}", job_id)
     gone = node.database.job(job_id) is None
     return RedirectResponse("/jobs" if gone else f"/jobs/{job_id}?done={verb}", 303)
 
@@ -230,6 +237,7 @@ def job_pictures(request: Request, principal: Viewer, job_id: str) -> Response:
     except (ConfigError, SeriesRejected, FileGone) as err:
         text = str(err) if isinstance(err, SeriesRejected) else "The images of this job are not here."
         return page("pictures.html", request, principal, problem=text)
+    node.trail.viewed(principal, stack.series.series_uid)
     patient = patient_of(stack.series.header) if node.config.web.patient_names == "show" else None
     scene = as_json(stack.data)
     return page(
@@ -255,13 +263,14 @@ def job_slice(request: Request, principal: Viewer, job_id: str, number: int) -> 
 
 
 @router.get("/jobs/{job_id}/objects/{sop_instance_uid}")
-def job_object(request: Request, principal: Viewer, job_id: str, sop_instance_uid: str) -> Response:
+def job_object(request: Request, principal: Operator, job_id: str, sop_instance_uid: str) -> Response:
     node, known = the_node(request), _known(request, job_id)
     for made in known.results:
         if made["sop_instance_uid"] == sop_instance_uid:
             path = node.storage.path(made["path"])
             if not path.is_file():
                 break
+            node.trail.downloaded(principal, known.job["series_uid"], [made["sop_class_uid"]])
             name = f"{made['kind']}-{checked_uid(sop_instance_uid, 'SOPInstanceUID')[-12:]}.dcm"
             return FileResponse(path, media_type="application/dicom", filename=name)
     raise HTTPException(404, "This object is not here any more.")
@@ -281,6 +290,7 @@ def echo_peer(request: Request, principal: Operator, name: str) -> Response:
     peer = node.config.peers.get(name)
     if peer is None or peer.port is None:
         raise HTTPException(404, "There is no such peer, or it has no port.")
+    node.trail.changed(principal, "peer echo", name)
     start = time.monotonic()
     try:
         echo(peer, node.config.receive.ae_title)
@@ -312,18 +322,28 @@ def models_page(request: Request, principal: Viewer) -> Response:
     node = the_node(request)
     since = node.now() - 7 * DAY_S
     counts = {route.name: queries.route_counts(node.database, route.name, since).jobs for route in node.config.routes}
-    return page("models.html", request, principal, cards=cards.cards(node.config), counts=counts)
+    return page(
+        "models.html",
+        request,
+        principal,
+        cards=cards.cards(node.config, node.database.promotions()),
+        counts=counts,
+        agreement=agreement_of(node.database, since=node.now() - AGREEMENT_DAYS * DAY_S, most=AGREEMENT_SERIES),
+        agreement_over=f"the last {AGREEMENT_DAYS} days, at most {AGREEMENT_SERIES} series",
+        plot=bland_altman_svg,
+    )
 
 
 @router.get("/configuration")
 def configuration_page(request: Request, principal: Viewer) -> Response:
-    config = the_node(request).config
+    node = the_node(request)
+    config, promotions = node.config, promotion_lines(node.config, node.database.promotions())
     return page(
         "configuration.html",
         request,
         principal,
         sections=settings.sections(config),
-        warnings=settings.warnings(config, the_node(request).now()),
+        warnings=[*(f"{route}: {said}" for route, _, said in promotions), *settings.warnings(config, node.now())],
     )
 
 

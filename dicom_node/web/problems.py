@@ -75,7 +75,9 @@ async def _ours(request: Request, error: Exception) -> Response:
     assert isinstance(error, DicomNodeError)  # noqa: S101
     if error.retry_helps:
         log.warning("request failed", extra={"action": "unavailable", "why": type(error).__name__})
-        return _told(request, HTTPStatus.SERVICE_UNAVAILABLE, "The node cannot do this now. Try again.", {"Retry-After": "5"})
+        return _told(
+            request, HTTPStatus.SERVICE_UNAVAILABLE, "The node cannot do this now. Try again.", {"Retry-After": "5"}
+        )
     return _told(request, HTTPStatus.CONFLICT, str(error))
 
 

@@ -12,6 +12,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from dicom_node import roles
+from dicom_node.audit import Auditor, application_started, application_stopped
 from dicom_node.config import Config, ReceiveTLS, WebConfig, is_loopback
 from dicom_node.dimse.tls import server_context
 from dicom_node.engine import EngineClient
@@ -19,6 +20,7 @@ from dicom_node.errors import ConfigError, DicomNodeError
 from dicom_node.life import Life
 from dicom_node.web.app import create_app
 from dicom_node.web.node import Node, open_access
+from dicom_node.web.trail import Trail
 
 log = logging.getLogger(__name__)
 
@@ -33,12 +35,14 @@ def web(config: Config, stop: roles.Stop, *, source: Path | None = None) -> None
     file, read again on SIGHUP."""
     life = Life(config, "web", source)
     storage, database = roles.open_state(config)
+    auditor = Auditor.of(config)
     node = Node(
         config=config,
         database=database,
         storage=storage,
         engine=EngineClient(config.database_url()),
         access=open_access(config),
+        trail=Trail(audit=auditor, database=database, storage=storage),
     )
     _someone_may_log_in(node)
     app = create_app(node)
@@ -53,6 +57,7 @@ def web(config: Config, stop: roles.Stop, *, source: Path | None = None) -> None
     thread.start()
     address = f"{config.web.host}:{listening.getsockname()[1]}"
     try:
+        auditor.write(application_started("web"))
         log.info("serving", extra={"action": "ready", "address": address, "tls": config.web.tls is not None})
         life.ready(f"serves {address}", healthy=thread.is_alive, apply=take_over)
 
@@ -66,6 +71,7 @@ def web(config: Config, stop: roles.Stop, *, source: Path | None = None) -> None
             raise DicomNodeError("the web server ended by itself")
         log.info("stopping", extra={"action": "stopping"})
         life.stopping()
+        auditor.write(application_stopped("web"))
     finally:
         server.should_exit = True
         thread.join(_LAST_WORD_S + 5)

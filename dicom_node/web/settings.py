@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import sqlalchemy as sa
-
 from dicom_node.config import Config
+from dicom_node.config.masked import resolved
 from dicom_node.dimse.tls import CertificateFile, certificate_files, days_left
 from dicom_node.errors import ConfigError, DicomNodeError
 
@@ -16,11 +15,7 @@ _SOON_DAYS = 30
 
 def sections(config: Config) -> dict[str, list[tuple[str, str]]]:
     """Section -> its keys with values as text. Files that hold secrets are named, never read."""
-    found: dict[str, list[tuple[str, str]]] = {}
-    for name, value in config.model_dump(mode="json", by_alias=True).items():
-        found[name] = list(_flat(value, ""))
-    found["database"] = [("url", sa.make_url(config.database_url()).render_as_string(hide_password=True))]
-    return found
+    return {name: list(_flat(value, "")) for name, value in resolved(config).items()}
 
 
 def _flat(value: Any, at: str) -> Iterator[tuple[str, str]]:
@@ -36,17 +31,7 @@ def _flat(value: Any, at: str) -> Iterator[tuple[str, str]]:
     elif isinstance(value, dict) or value is None:
         yield at, "not set"
     else:
-        yield at, {True: "yes", False: "no"}.get(value, str(value)) if isinstance(value, bool) else _masked(at, value)
-
-
-def _masked(at: str, value: Any) -> str:
-    """Secrets have files of their own; what a URL holds in front of its host is masked all the same."""
-    text = str(value)
-    if "://" in text and "@" in text:
-        scheme, _, rest = text.partition("://")
-        return f"{scheme}://***@{rest.rpartition('@')[2]}"
-    last = at.rpartition(".")[2]
-    return "***" if last in ("password", "secret", "token") else text
+        yield at, ("yes" if value else "no") if isinstance(value, bool) else str(value)
 
 
 def warnings(config: Config, now: float) -> list[str]:

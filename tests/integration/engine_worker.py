@@ -49,6 +49,9 @@ def main() -> None:
         run.step("second", second, job)
         run.enqueue("deliver", f"deliver-{job}", job, "pacs", priority="routine", partition="pacs")
 
+    def shadow(run: Run, job: str) -> None:
+        run.step("second", second, job)
+
     def deliver(run: Run, job: str, destination: str) -> None:
         run.step("send", lambda: note("deliver", job))
         while Path(journal).with_name(f"down-{destination}").exists():
@@ -75,7 +78,7 @@ def main() -> None:
     worker = Engine(
         url,
         executor,
-        {"analyse": analyse, "deliver": deliver, "assemble": assemble},
+        {"analyse": analyse, "shadow": shadow, "deliver": deliver, "assemble": assemble},
         ["analyse", "deliver", "assemble"],
         name_wait_s=float(os.environ.get("NAME_WAIT_S", "30")),
     )

@@ -308,6 +308,25 @@ def test_a_job_that_kills_its_workers_is_parked_and_the_queue_moves_on(workers: 
     assert engine.MAX_CRASHES["analyse"] <= crashes <= engine.MAX_CRASHES["analyse"] + 1
 
 
+@pytest.mark.slow
+def test_a_second_look_waits_behind_all_jobs_and_one_that_kills_its_workers_is_given_up(
+    workers: Workers, client: EngineClient
+) -> None:
+    client.enqueue("shadow", "job/shadow", "poison", priority="last")
+    enqueue(client, "good", "low")
+    ended = lambda: workers.count(None, "poison", "job/shadow")  # noqa: E731
+    deadline = time.monotonic() + 120
+    while not ended():
+        assert time.monotonic() < deadline, workers.lines()
+        worker = workers.ready("w1")
+        workers.wait(lambda worker=worker: worker.poll() is not None or ended())
+    looked = [argument for _, event, argument in workers.lines() if event == "second"]
+    assert looked[0] == "good", "it came later, and went first"
+    assert engine.MAX_CRASHES["shadow"] <= looked.count("poison") <= engine.MAX_CRASHES["shadow"] + 1
+    enqueue(client, "later", "low")
+    workers.wait_for("deliver", "later")
+
+
 def test_a_second_worker_of_the_same_name_refuses_to_start(workers: Workers, client: EngineClient) -> None:
     workers.ready("w1")
     second = workers.start("w1", NAME_WAIT_S="0.5")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -22,7 +23,7 @@ from dicom_node.config.masked import MASK, resolved
 from dicom_node.delivery import delivery_id
 from tests.peers import free_port
 from tests.unit.test_flow import CANARY, SERIES, SETTINGS, Node
-from tests.web import Web, serving, web_role
+from tests.web import Web, audit_trail, serving, web_role
 
 
 @pytest.fixture
@@ -77,20 +78,21 @@ def test_pages_lead_through_all_jobs_and_back(node: Node, web: Web) -> None:
     assert [one["job_id"] for one in back["jobs"]] == seen[4:6]
 
 
-def test_an_object_is_downloaded_as_it_was_made_and_only_by_operators(
+def test_an_object_is_downloaded_as_it_was_made_and_the_audit_trail_says_by_whom(
     node: Node, web: Web, caplog: pytest.LogCaptureFixture
 ) -> None:
     job_id = node.complete()
-    viewer, operator = web.token("viewer"), web.token("operator")
+    viewer = web.token("viewer")
     for made in viewer.get(f"/api/v1/jobs/{job_id}/objects").json():
-        assert viewer.get(made["url"]).status_code == 403
-        answer = operator.get(made["url"])
+        answer = viewer.get(made["url"])
         assert answer.headers["content-type"] == "application/dicom"
         [row] = [r for r in node.database.results(job_id) if r["sop_instance_uid"] == made["sop_instance_uid"]]
         assert answer.content == node.storage.path(row["path"]).read_bytes()
         node.storage.path(row["path"]).unlink()
-        assert operator.get(made["url"]).status_code == 410
+        assert viewer.get(made["url"]).status_code == 410
     assert CANARY not in caplog.text
+    told = audit_trail(web)
+    assert ['csd-code="110106"' in message and CANARY in message for message in told] == [True, True]
 
 
 def test_what_an_operator_does_is_done_and_told_with_who(node: Node, web: Web) -> None:
@@ -101,8 +103,18 @@ def test_what_an_operator_does_is_done_and_told_with_who(node: Node, web: Web) -
     again = client.post(f"/api/v1/jobs/{job_id}/cancel")
     assert (again.status_code, again.headers["content-type"]) == (409, "application/problem+json")
     assert client.post(f"/api/v1/jobs/{job_id}/retry").json()["done"] == "queued for delivery to archive, pacs"
-    who = [e["details"] for e in client.get(f"/api/v1/jobs/{job_id}/events").json() if e["action"] == "by password"]
-    assert who == [{"user": "anna", "done": "cancel"}, {"user": "anna", "done": "retry"}]
+    who = [
+        (e["action"], e["details"]["by"])
+        for e in client.get(f"/api/v1/jobs/{job_id}/events").json()
+        if "asked" in e["action"]
+    ]
+    assert who == [("cancel asked", "anna"), ("cancel asked", "anna"), ("retry asked", "anna")]
+    trail = audit_trail(web)
+    # PS3.15 A.5.2: the value of a detail is base64.
+    done = [base64.b64encode(what).decode() for what in (b"job cancel", b"job retry")]
+    assert sum(done[0] in message for message in trail) == 1, "the second one changed nothing"
+    assert 'UserID="anna"' in trail[-1]
+    assert done[1] in trail[-1]
 
 
 def test_send_again_sends_what_is_stored_already_and_only_where_it_is_wanted(node: Node, web: Web) -> None:

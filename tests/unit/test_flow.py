@@ -1220,7 +1220,7 @@ def test_what_was_cancelled_is_not_sent(node: Node) -> None:
 def test_a_job_that_is_not_there_is_an_error(node: Node) -> None:
     with pytest.raises(DicomNodeError, match="is not in the database"):
         node.flow.report_rejected("1.2.3-abc")
-    assert set(node.flow.workflows()) == {"assemble", "priors", "overdue", "analyse", "deliver"}
+    assert set(node.flow.workflows()) == {"assemble", "priors", "overdue", "analyse", "shadow", "deliver"}
 
 
 # -- profiles ------------------------------------------------------------------------------------------

@@ -51,7 +51,8 @@ def log_in(
     known = node.access.users.verify(user, password)
     if known is None:
         node.access.limits.failed(user, who.address)
-        node.trail.login(user, ok=False, method="password", address=who.address)
+        # A name that nobody has may be a password that went into the wrong field.
+        node.trail.login(user if user in node.access.users.users() else "unknown", ok=False, address=who.address)
         return _page(request, inside(next), _WRONG, 401)
     node.access.limits.succeeded(user, who.address)
     return logged_in(request, known.name, known.role, "password", known.mark, inside(next))
@@ -74,7 +75,7 @@ def logged_in(request: Request, user: str, role: WebRole, method: str, mark: str
     """Always a new secret, so that one that was planted before the login is worth nothing after it."""
     node, secure = the_node(request), the_caller(request).secure
     longest_s = 3600 * node.config.web.longest_login_h
-    node.trail.login(user, ok=True, method=method, address=the_caller(request).address)
+    node.trail.login(user, ok=True, address=the_caller(request).address)
     secret = node.access.rows.open_session(user, role, method, mark, longest_s=longest_s)
     answer = RedirectResponse(to, 303)
     # Lax, not Strict: with that, who comes by a link in a mail would stand before the login though logged in.

@@ -162,12 +162,15 @@ class Echo(Form):
 
 
 class Model(Form):
-    """routes: those that use it. card: MODEL_CARD.md."""
+    """routes: where it works. promoted_routes: of those, where the settings name another. shadow_routes: where it looks
+    at the same input, and nothing of it is delivered. card: MODEL_CARD.md."""
 
     name: str
     bundle_name: str
     version: str
     routes: list[str]
+    promoted_routes: list[str]
+    shadow_routes: list[str]
     card: str
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Path, Query, Request
+from fastapi import APIRouter, Depends, Path, Query
 from fastapi.responses import FileResponse, Response
 
 from dicom_node import control
@@ -115,9 +115,7 @@ def job_objects(_who: Viewer, node: TheNode, job_id: JobId) -> list[forms.Object
     response_class=Response,
     responses={**NOT_FOUND, **GONE, 200: {"description": "The file (PS3.10).", "content": {"application/dicom": {}}}},
 )
-def download_object(
-    request: Request, who: Operator, node: TheNode, job_id: JobId, sop_instance_uid: UID
-) -> FileResponse:
+def download_object(who: Viewer, node: TheNode, job_id: JobId, sop_instance_uid: UID) -> FileResponse:
     """A result object as a DICOM file. It names the patient, so this is in the audit trail."""
     job = _known(node, job_id).job
     for row in node.database.results(job_id):
@@ -125,7 +123,7 @@ def download_object(
             path = node.storage.path(row["path"])
             if not path.is_file():
                 raise Denied(410, "The file is gone: a purge took it.")
-            node.trail.accessed(who, job["study_uid"], [row["sop_class_uid"]])
+            node.trail.downloaded(who, job["series_uid"], [row["sop_class_uid"]])
             return FileResponse(path, media_type="application/dicom", filename=f"{row['kind']}-{sop_instance_uid}.dcm")
     raise Denied(404, "This job has no such object.")
 
@@ -160,8 +158,8 @@ def send_job_again(
 def _changed(node: Node, who: Principal, action: str, job_id: str, change: Callable[[], str]) -> forms.Done:
     if node.database.job(job_id) is None:
         raise Denied(404, "There is no such job.")
+    node.database.add_event(f"{action} asked", job_id=job_id, by=who.name)
     done = change()
-    node.database.add_event(f"by {who.method}", job_id=job_id, user=who.name, done=action)
     node.trail.changed(who, f"job {action}", job_id)
     return forms.Done(job_id=job_id, done=done)
 

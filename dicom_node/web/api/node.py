@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import datetime
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Path
+from fastapi import APIRouter, Path, Query
 
+from dicom_node.agreements import agreement_of
 from dicom_node.config import ModelConfig
 from dicom_node.config.masked import resolved
 from dicom_node.errors import ConfigError, DeliveryError
+from dicom_node.promotion import Pair, pair_of, promotion_lines
 from dicom_node.web import health, queries
 from dicom_node.web.access.principal import Denied
 from dicom_node.web.api import forms
@@ -21,6 +24,7 @@ from dicom_node.web.node import Node
 
 router = APIRouter(tags=["node"])
 
+_NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$"
 _MOST_CARD_BYTES = 200_000
 
 
@@ -49,9 +53,7 @@ def peers(_who: Viewer, node: TheNode) -> list[forms.Peer]:
 
 
 @router.post("/peers/{name}/echo", responses={**NOT_FOUND, **CONFLICT})
-def echo(
-    who: Operator, node: TheNode, name: Annotated[str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$")]
-) -> forms.Echo:
+def echo(who: Operator, node: TheNode, name: Annotated[str, Path(pattern=_NAME)]) -> forms.Echo:
     """Call a peer by C-ECHO. It takes as long as the peer's timeouts allow."""
     from dicom_node.dimse.scu import echo as run_echo
 
@@ -60,7 +62,7 @@ def echo(
         raise Denied(404, "There is no such peer.")
     if peer.port is None:
         raise Denied(409, "This peer has no port: it can't be called.")
-    node.trail.changed(who, "echo", name)
+    node.trail.changed(who, "peer echo", name)
     try:
         run_echo(peer, node.config.receive.ae_title)
     except DeliveryError as error:
@@ -70,14 +72,30 @@ def echo(
 
 @router.get("/models")
 def models(_who: Viewer, node: TheNode) -> list[forms.Model]:
-    """The models of the settings, their cards, and which routes use them."""
-    return [_model(node, name, model) for name, model in node.config.models.items()]
+    """The models of the settings, their cards, and which routes use them, promotions considered."""
+    promotions = node.database.promotions()
+    pairs = {route.name: pair_of(node.config, route, promotions) for route in node.config.routes}
+    return [_model(pairs, name, model) for name, model in node.config.models.items()]
+
+
+@router.get("/models/agreement")
+def agreement(
+    _who: Viewer,
+    node: TheNode,
+    route: Annotated[str | None, Query(pattern=_NAME)] = None,
+    days: Annotated[float | None, Query(ge=0, le=36500, description="Only series of so many last days.")] = None,
+) -> dict[str, Any]:
+    """How far the second model of a route agrees with the first, on series that both have seen; per pair of bundles."""
+    since = 0.0 if days is None else node.now() - days * 86400
+    return agreement_of(node.database, route=route, since=since)
 
 
 @router.get("/config")
 def config(_who: Operator, node: TheNode) -> dict[str, Any]:
-    """The settings that the node goes by, defaults included, secrets masked."""
-    return resolved(node.config)
+    """The settings that the node goes by, defaults included, secrets masked; `promotions` stand over them."""
+    lines = promotion_lines(node.config, node.database.promotions())
+    promotions = [{"route": route, "in_force": in_force, "text": text} for route, in_force, text in lines]
+    return {**resolved(node.config), "promotions": promotions}
 
 
 @router.get("/health")
@@ -115,15 +133,19 @@ def _peer(node: Node, name: str, since: float) -> forms.Peer:
     )
 
 
-def _model(node: Node, name: str, model: ModelConfig) -> forms.Model:
-    routes = [route.name for route in node.config.routes if route.model == name]
+def _model(pairs: Mapping[str, Pair], name: str, model: ModelConfig) -> forms.Model:
+    where = {
+        "routes": [route for route, pair in pairs.items() if pair.model == name],
+        "promoted_routes": [route for route, pair in pairs.items() if pair.model == name and pair.promoted_over],
+        "shadow_routes": [route for route, pair in pairs.items() if pair.shadow == name],
+    }
     try:
         folder = model.folder()
         bundle = json.loads((folder / "bundle.json").read_text())
         with (folder / "MODEL_CARD.md").open(encoding="utf-8", errors="replace") as file:
             card = file.read(_MOST_CARD_BYTES)
         return forms.Model(
-            name=name, bundle_name=str(bundle["name"]), version=str(bundle["version"]), routes=routes, card=card
+            name=name, bundle_name=str(bundle["name"]), version=str(bundle["version"]), card=card, **where
         )
     except (OSError, ValueError, KeyError, TypeError, ConfigError):
-        return forms.Model(name=name, bundle_name="cannot be read", version="", routes=routes, card="")
+        return forms.Model(name=name, bundle_name="cannot be read", version="", card="", **where)

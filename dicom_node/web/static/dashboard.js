@@ -24,6 +24,12 @@
     source.addEventListener("open", () => { state.hidden = true; });
     source.addEventListener("error", () => { state.hidden = false; });
   };
+  // What a job made is drawn once: when it ends while its page is open, the whole page is loaded anew.
+  const drawn = document.getElementById("live")?.dataset.state;
+  document.body.addEventListener("htmx:afterSettle", () => {
+    const now = document.getElementById("live")?.dataset.state;
+    if (now !== drawn && (now === "complete" || drawn === "complete")) location.reload();
+  });
   const close = () => { if (source) source.close(); source = null; };
   document.addEventListener("visibilitychange", () => {
     if (document.hidden) close(); else if (!source) { open(); changed(); }

@@ -1,0 +1,51 @@
+"""Who did what to whose data -> DICOM audit messages (PS3.15 A.5) -> a file that shows changes, and a syslog server.
+
+`events` has a function a kind of event, pure; `Auditor.write` makes it last. The trail is the one place outside DICOM
+files where a patient's identity may stand.
+"""
+
+from dicom_node.audit.auditor import Audit, Auditor, NoAudit
+from dicom_node.audit.events import (
+    Outcome,
+    Patient,
+    Study,
+    User,
+    application_started,
+    application_stopped,
+    audit_log_used,
+    begin_transferring,
+    exported,
+    instances_accessed,
+    instances_transferred,
+    login,
+    logout,
+    query,
+    security_alert,
+    studies_deleted,
+    user_change,
+)
+from dicom_node.audit.message import Event
+
+__all__ = [
+    "Audit",
+    "Auditor",
+    "Event",
+    "NoAudit",
+    "Outcome",
+    "Patient",
+    "Study",
+    "User",
+    "application_started",
+    "application_stopped",
+    "audit_log_used",
+    "begin_transferring",
+    "exported",
+    "instances_accessed",
+    "instances_transferred",
+    "login",
+    "logout",
+    "query",
+    "security_alert",
+    "studies_deleted",
+    "user_change",
+]

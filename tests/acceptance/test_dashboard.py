@@ -1,0 +1,291 @@
+"""The dashboard in a real Chromium: every page driven, live, in both schemes and on a phone; axe-core judges each.
+
+Its pictures in docs/ are what these tests saw:
+`DICOM_NODE_SCREENSHOTS=docs/images make test PYTEST_ARGS="-k test_dashboard"`.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from tests.dashboard import AXE, HOSTILE, PASSWORD, Dashboard, job, run_dashboard
+
+playwright = pytest.importorskip("playwright.sync_api", reason="no playwright here: tests/peers.sh installs it")
+expect = playwright.expect
+CHROMIUM = Path("/usr/bin/chromium")
+pytestmark = [
+    pytest.mark.peers,
+    pytest.mark.skipif(not (CHROMIUM.exists() and AXE.exists()), reason="no Chromium or axe-core: tests/peers.sh"),
+]
+WIDE, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
+Open = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with playwright.sync_playwright() as started:
+        running = started.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
+        yield running
+        running.close()
+
+
+@pytest.fixture(scope="module")
+def dashboard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dashboard]:
+    with run_dashboard(tmp_path_factory.mktemp("dashboard")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def logins(browser: Any, dashboard: Dashboard) -> dict[str, Any]:
+    """Who -> the cookies of their login, made by the form."""
+    states = {}
+    for who in ("viewer", "operator"):
+        context = browser.new_context()
+        page = context.new_page()
+        page.goto(dashboard.url + "/")
+        page.fill("#user", who)
+        page.fill("#password", PASSWORD)
+        page.get_by_role("button", name="Log in").click()
+        expect(page.get_by_role("heading", level=1)).to_have_text("Today")
+        states[who] = context.storage_state()
+        context.close()
+    return states
+
+
+@pytest.fixture
+def open_page(browser: Any, dashboard: Dashboard, logins: dict[str, Any]) -> Iterator[Open]:
+    """`open_page("/jobs")`: the page, as the operator sees it. Nothing may go wrong in its scripts, or leave the node."""
+    problems: list[str] = []
+    contexts = []
+
+    def open_it(
+        path: str, *, who: str = "operator", size: Any = WIDE, scheme: str = "light", quiet: bool = True
+    ) -> Any:
+        context = browser.new_context(viewport=size, color_scheme=scheme, storage_state=logins[who])
+        contexts.append(context)
+        page = context.new_page()
+        if quiet:
+            page.on("pageerror", lambda error: problems.append(str(error)))
+            page.on("console", lambda said: problems.append(said.text) if said.type in ("error", "warning") else None)
+        page.on("dialog", lambda dialog: (problems.append(f"a dialog: {dialog.message}"), dialog.dismiss()))
+        page.on("request", lambda r: problems.append(r.url) if not r.url.startswith((dashboard.url, "data:")) else None)
+        page.goto(dashboard.url + path)
+        return page
+
+    yield open_it
+    for context in contexts:
+        context.close()
+    assert problems == []
+
+
+def _paths(dashboard: Dashboard) -> dict[str, str]:
+    return {
+        "today": "/",
+        "jobs": "/jobs",
+        "job": f"/jobs/{dashboard.complete}",
+        "failed": f"/jobs/{dashboard.failed}",
+        "peers": "/peers",
+        "models": "/models",
+        "configuration": "/configuration",
+        "nothing": "/jobs?text=nothing",
+        "gone": "/jobs/1.2.3-gone",
+    }
+
+
+# What docs/web.md shows.
+_KEPT = (
+    "today-wide-light",
+    "jobs-wide-light",
+    "job-wide-light",
+    "peers-wide-light",
+    "today-phone-dark",
+    "job-phone-dark",
+)
+
+
+def _keep(page: Any, name: str) -> None:
+    folder = os.environ.get("DICOM_NODE_SCREENSHOTS")
+    if folder and name in _KEPT:
+        picture = Image.open(io.BytesIO(page.screenshot(full_page=True)))
+        picture.crop((0, 0, picture.width, min(picture.height, 1600))).save(
+            Path(folder) / f"dashboard-{name}.webp", quality=70, method=6
+        )
+
+
+@pytest.mark.parametrize(("size", "scheme"), [(WIDE, "light"), (PHONE, "dark")], ids=["wide-light", "phone-dark"])
+def test_every_page_fits_the_screen_and_has_no_serious_fault_of_accessibility(
+    open_page: Open, dashboard: Dashboard, size: Any, scheme: str
+) -> None:
+    for name, path in _paths(dashboard).items():
+        page = open_page(path, size=size, scheme=scheme, quiet=name != "gone")
+        if name == "job":
+            expect(page.locator("#place")).to_have_text("21 / 44")
+            page.wait_for_function("document.querySelector('#slice').naturalWidth > 0")
+        if name == "models":
+            page.get_by_text("Model card").first.click()
+        assert page.evaluate("document.documentElement.scrollWidth") <= size["width"], name
+        _keep(page, f"{name}-{'phone' if size is PHONE else 'wide'}-{scheme}")
+        # By the debugger, as no script of a page may be written into it.
+        page.evaluate(AXE.read_text())
+        found = page.evaluate("axe.run({resultTypes: ['violations']})")
+        faults = [
+            (each["id"], [node["html"][:120] for node in each["nodes"]][:3])
+            for each in found["violations"]
+            if each["impact"] in ("serious", "critical")
+        ]
+        assert faults == [], name
+        page.close()
+
+
+def test_without_a_login_nothing_is_shown(browser: Any, dashboard: Dashboard) -> None:
+    page = browser.new_page()
+    for path in _paths(dashboard).values():
+        page.goto(dashboard.url + path)
+        assert page.url.startswith(dashboard.url + "/login"), path
+    for path in (f"/jobs/{dashboard.complete}/slices/1.webp", "/events", f"/jobs/{dashboard.complete}/pictures"):
+        assert page.request.get(dashboard.url + path, headers={"accept": "*/*"}).status == 401, path
+    page.close()
+
+
+def test_filters_narrow_the_list_and_pages_lead_through_it_and_back(open_page: Open) -> None:
+    page = open_page("/jobs")
+    rows = page.locator("table.jobs tbody tr")
+    expect(rows).to_have_count(50)
+    first = rows.first.inner_text()
+    page.get_by_role("link", name="Older").click()
+    expect(rows).to_have_count(15)
+    expect(page.get_by_role("link", name="Older")).to_have_count(0)
+    page.get_by_role("link", name="Newer").click()
+    expect(rows).to_have_count(50)
+    assert rows.first.inner_text() == first
+    page.get_by_label("State").select_option("parked")
+    page.get_by_role("button", name="Show").click()
+    expect(rows).to_have_count(9)
+    assert all("parked" in text for text in rows.all_inner_texts())
+    page.get_by_role("searchbox").fill("gap")
+    page.keyboard.press("Enter")
+    expect(page.get_by_text("No job matches.")).to_be_visible()
+    page.get_by_role("link", name="Clear").click()
+    page.get_by_role("searchbox").fill("slice_gap")
+    page.keyboard.press("Enter")
+    expect(rows).to_have_count(9)
+
+
+def test_a_changed_row_appears_without_a_reload_and_the_focus_stays(open_page: Open, dashboard: Dashboard) -> None:
+    page = open_page("/jobs?state=queued")
+    page.evaluate("window.same = true")
+    rows = page.locator("table.jobs tbody tr")
+    before = rows.count()
+    page.wait_for_function("!document.getElementById('live-state').offsetParent")
+    with page.expect_response(lambda answer: "/jobs?state=queued" in answer.url, timeout=15_000):
+        page.wait_for_timeout(1500)  # the first look at the database is what changes are told from
+        job(dashboard.node.database, "1.2.7.1-11ee0001", "1.2.7.1")
+    expect(rows).to_have_count(before + 1)
+    assert page.evaluate("window.same"), "the page was not loaded again"
+
+
+def test_the_buttons_act_and_say_so(open_page: Open, dashboard: Dashboard) -> None:
+    database = dashboard.node.database
+    page = open_page(f"/jobs/{dashboard.complete}")
+    page.get_by_role("button", name="Send again").click()
+    expect(page.get_by_role("status").first).to_have_text("All objects are sent again.")
+    assert {row["state"] for row in database.deliveries(dashboard.complete)} == {"waiting"}
+    page.get_by_role("button", name="Cancel").click()
+    expect(page.get_by_text("Cancelled.")).to_be_visible()
+    assert {row["state"] for row in database.deliveries(dashboard.complete)} == {"cancelled"}
+    page.get_by_role("button", name="Retry delivery").click()
+    expect(page.get_by_text("The job is taken up again.")).to_be_visible()
+    assert {row["state"] for row in database.deliveries(dashboard.complete)} == {"waiting"}
+    expect(page.locator(".timeline")).to_contain_text("user operator, done send")
+    with page.expect_download() as loading:
+        page.get_by_role("link", name="Download seg").first.click()
+    assert Path(loading.value.path()).read_bytes()[128:132] == b"DICM"
+
+
+def test_an_echo_says_who_answers_and_who_does_not(open_page: Open) -> None:
+    page = open_page("/peers")
+    page.get_by_role("button", name="Echo archive").click()
+    expect(page.locator("#echo-2")).to_contain_text("down")
+
+
+def test_a_viewer_gets_no_buttons_and_a_change_without_our_token_is_refused(
+    open_page: Open, dashboard: Dashboard
+) -> None:
+    page = open_page(f"/jobs/{dashboard.failed}", who="viewer")
+    assert page.locator("main button:not([data-finding])").count() == 0
+    for who in ("viewer", "operator"):
+        page = open_page("/", who=who)
+        answer = page.request.post(f"{dashboard.url}/jobs/{dashboard.failed}/retry", headers={"accept": "text/html"})
+        assert answer.status == 403
+        assert "<h1>Forbidden</h1>" in answer.text()
+
+
+def test_hostile_values_are_text(open_page: Open, dashboard: Dashboard) -> None:
+    page = open_page(f"/jobs/{dashboard.failed}")
+    expect(page.locator(".reason")).to_contain_text(HOSTILE)
+    expect(page.get_by_text("from <b>CT</b>")).to_be_visible()
+    assert page.locator("main img, main b:not(.reason b)").count() == 0
+    page.goto(
+        f"{dashboard.url}/jobs?peer=%3Cscript%3Ealert(1)%3C/script%3E&text=%22%3E%3Cscript%3Ealert(1)%3C/script%3E"
+    )
+    assert page.locator("main script").count() == 0
+    expect(page.get_by_text("No job matches.")).to_be_visible()
+
+
+def test_the_stack_is_scrolled_by_keys_and_the_outlines_go(open_page: Open, dashboard: Dashboard) -> None:
+    page = open_page(f"/jobs/{dashboard.complete}")
+    place, stage = page.locator("#place"), page.locator("#stage")
+    expect(place).to_have_text("21 / 44")
+    stage.focus()
+    for key, there in (("ArrowUp", 22), ("Home", 1), ("n", 31)):
+        page.keyboard.press(key)
+        expect(place).to_have_text(f"{there} / 44")
+    page.wait_for_function("document.querySelector('#slice').naturalWidth === 64")
+    page.keyboard.press("o")
+    assert not page.locator("#marks").is_visible()
+    page.get_by_role("button", name="Show finding 1").click()
+    expect(place).to_have_text("21 / 44")
+
+
+def test_the_keyboard_alone_leads_to_a_job(open_page: Open) -> None:
+    page = open_page("/jobs")
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("link", name="Skip to content")).to_be_focused()
+    page.keyboard.press("Enter")
+    for _ in range(9):
+        page.keyboard.press("Tab")
+    for _ in range(20):
+        if page.evaluate("document.activeElement.matches('table.jobs a')"):
+            break
+        page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", level=1)).to_contain_text("Job")
+
+
+def test_the_switch_of_the_scheme_is_kept(open_page: Open) -> None:
+    page = open_page("/", scheme="light")
+    light = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    page.get_by_role("button", name="Theme: auto").click()
+    dark = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert light != dark
+    page.reload()
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == dark
+    expect(page.get_by_role("button", name="Theme: dark")).to_be_visible()
+
+
+def test_an_empty_node_says_what_to_do(browser: Any, tmp_path: Path) -> None:
+    with run_dashboard(tmp_path, rows=False) as empty:
+        page = browser.new_page()
+        page.goto(empty.url + "/jobs")
+        page.fill("#user", "viewer")
+        page.fill("#password", PASSWORD)
+        page.keyboard.press("Enter")
+        expect(page.get_by_text("No series has come yet.")).to_be_visible()
+        page.close()

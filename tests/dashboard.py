@@ -1,0 +1,223 @@
+"""A web role with rows and files to show, served by a real uvicorn on loopback; hostile values among them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import sqlalchemy as sa
+import uvicorn
+
+from dicom_node import engine as job_engine
+from dicom_node import schema
+from dicom_node.config import Config
+from dicom_node.db import Database, ReceivedInstance, ResultObject
+from dicom_node.engine import EngineClient
+from dicom_node.profiles import BUILT_IN_PROFILES
+from dicom_node.results import to_bytes
+from dicom_node.results import finding_rows
+from dicom_node.storage import Storage
+from dicom_node.web.app import create_app
+from dicom_node.web.node import Node, open_access
+from tests.golden import made_of
+from tests.golden.cases import cases
+from tests.peers import free_port
+
+PASSWORD = "correct horse battery"
+HOSTILE = "<img src=x onerror=alert(1)>&\"'"
+AXE = Path(__file__).resolve().parent.parent / "cache" / "axe-core-4.10.3" / "axe.min.js"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dashboard:
+    """complete: a job with files, two findings and their pictures. failed: one with hostile texts."""
+
+    url: str
+    node: Node
+    complete: str
+    failed: str
+
+
+def settings(folder: Path) -> Config:
+    return Config.model_validate(
+        {
+            "storage": {"root": str(folder / "node"), "min_free_gb": 0},
+            "peers": {
+                "pacs": {"ae_title": "ORTHANC", "host": "127.0.0.1", "port": free_port(), "may_send": True},
+                "archive": {"ae_title": "ARCHIVE", "host": "127.0.0.1", "port": free_port()},
+            },
+            "models": {"lung_nodule": {"bundle": "builtin:lung_nodule_small"}},
+            "routes": [{"name": "chest-ct", "model": "lung_nodule", "destinations": ["pacs", "archive"]}],
+        }
+    )
+
+
+@contextlib.contextmanager
+def run_dashboard(folder: Path, *, rows: bool = True) -> Iterator[Dashboard]:
+    config = settings(folder)
+    storage, database = Storage(config.storage.root), Database(config.database_url())
+    database.migrate()
+    job_engine.migrate(config.database_url())
+    engine = EngineClient(config.database_url())
+    access = open_access(config)
+    for role in ("viewer", "operator"):
+        access.users.add(role, role, PASSWORD)
+    node = Node(config=config, database=database, storage=storage, engine=engine, access=access)
+    complete, failed = _fill(node, folder) if rows else ("", "")
+    port = free_port()
+    server = uvicorn.Server(
+        uvicorn.Config(
+            create_app(node), host="127.0.0.1", port=port, log_config=None, lifespan="off", timeout_graceful_shutdown=1
+        )
+    )
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive()
+        time.sleep(0.02)
+    try:
+        yield Dashboard(url=f"http://127.0.0.1:{port}", node=node, complete=complete, failed=failed)
+    finally:
+        server.should_exit = True
+        thread.join(10)
+        access.rows.close()
+        engine.close()
+        database.close()
+
+
+def _fill(node: Node, folder: Path) -> tuple[str, str]:
+    """Jobs of every state, the first of them with all its files."""
+    database = node.database
+    complete = _analysed(node, folder)
+    for number, state in enumerate(schema.JOB_STATES * 9):
+        series = f"1.2.3.{number}"
+        made = "failed" if state == "failed" else ("rejected" if state == "rejected" else "queued")
+        reason = {"failed": "FAILED", "rejected": "SLICE_GAP"}.get(made)
+        job_id = f"{series}-{number:08x}"
+        job(
+            database,
+            job_id,
+            series,
+            state=made,
+            reason=reason,
+            text="gap of 5.0 mm after slice 112" if reason else None,
+        )
+        if state in ("running", "parked"):
+            database.start_job(job_id, "work")
+        if state == "running":
+            database.job_progress(job_id, "work", 0.4)
+        if state == "parked":
+            database.park_job(job_id, "its workers died while they ran it; jobs retry tries again")
+        if state == "cancelled":
+            database.cancel_job(job_id)
+        if state == "complete":
+            database.start_job(job_id, "work")
+            database.finish_job(job_id, state="complete", objects=[])
+    failed = "1.2.9.1-00000bad"
+    job(database, failed, "1.2.9.1", state="failed", reason="FAILED", text=f"slice {HOSTILE}", explanation=[HOSTILE])
+    with database.engine.begin() as connection:
+        connection.execute(sa.update(schema.job).where(schema.job.c.job_id == failed).values(source_ae="<b>CT</b>"))
+    return complete, failed
+
+
+def job(
+    database: Database,
+    job_id: str,
+    series: str,
+    *,
+    state: str = "queued",
+    reason: str | None = None,
+    text: str | None = None,
+    explanation: list[str] | None = None,
+    images: int = 300,
+    study: str = "1.2.3.4",
+) -> None:
+    made = database.create_job(
+        job_id,
+        state=state,  # type: ignore[arg-type]
+        series_uid=series,
+        study_uid=study,
+        manifest_sha256="ab" * 32,
+        instance_count=images,
+        source_ae="ORTHANC",
+        reason=reason,
+        reason_text=text,
+        route="chest-ct",
+        priority="routine",
+        evidence={
+            "rung": "released",
+            "partial": False,
+            "text": f"{images} instances received, {images} axial slices contiguous, Association released",
+        },
+        explanation=["chest-ct: matches"] if explanation is None else explanation,
+    )
+    assert made
+
+
+def _analysed(node: Node, folder: Path) -> str:
+    [case] = [case for case in cases(folder / "ct") if case.name == "findings"]
+    assert case.reading is not None
+    series, job_id = case.reading.series, f"{case.reading.series.series_uid}-0a1b2c3d4e5f"
+    manifest = {}
+    for image in series.images:
+        stored = node.storage.write_instance(
+            series.study_uid, series.series_uid, image.sop_instance_uid, Path(image.path).read_bytes()
+        )
+        manifest[image.sop_instance_uid] = stored.path
+        node.database.record_instance(
+            ReceivedInstance(
+                sop_instance_uid=image.sop_instance_uid,
+                sop_class_uid=image.sop_class_uid,
+                transfer_syntax_uid="1.2.840.10008.1.2.1",
+                study_uid=series.study_uid,
+                series_uid=series.series_uid,
+                path=stored.path,
+                sha256=stored.sha256,
+                size_bytes=stored.size_bytes,
+            ),
+            source_ae="ORTHANC",
+            source_ip="127.0.0.1",
+        )
+    job(node.database, job_id, series.series_uid, images=len(manifest), study=series.study_uid)
+    node.storage.write_result(job_id, "manifest.json", json.dumps(manifest).encode())
+    objects = []
+    for each in made_of(case, BUILT_IN_PROFILES["ohif"]):
+        file = node.storage.write_result(job_id, f"{each.made.name}.dcm", to_bytes(each.made.ds))
+        objects.append(
+            ResultObject(
+                sop_instance_uid=str(each.made.ds.SOPInstanceUID),
+                sop_class_uid=str(each.made.ds.SOPClassUID),
+                kind=each.made.kind,
+                path=file.path,
+                sha256=file.sha256,
+                size_bytes=file.size_bytes,
+                destinations=frozenset({"pacs", "archive"}),
+            )
+        )
+    node.database.start_job(job_id, "work")
+    node.database.finish_job(
+        job_id,
+        state="complete",
+        objects=objects,
+        findings=finding_rows(
+            case.reading.detection.findings,
+            case.reading.measurements,
+            [tracking.uid for tracking in case.reading.tracking],
+        ),
+        timings_s={"lung": 1.4, "resample": 0.8, "network": 22.6, "link": 0.3},
+        model={"name": "lung_nodule_small", "version": "0.2.0"},
+    )
+    for made in objects:
+        node.database.move_delivery(made.sop_instance_uid, "pacs", ("waiting",), "sending", attempt=True)
+        node.database.move_delivery(made.sop_instance_uid, "pacs", ("sending",), "stored", status=0)
+        node.database.add_event("delivery stored", job_id=job_id, destination="pacs", kind=made.kind)
+        node.database.move_delivery(made.sop_instance_uid, "archive", ("waiting",), "sending", attempt=True)
+        node.database.move_delivery(
+            made.sop_instance_uid, "archive", ("sending",), "waiting", message="no Association: connection refused"
+        )
+    return job_id
