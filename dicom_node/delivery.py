@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from dicom_node import metrics, tracing
 from dicom_node.config import Config
 from dicom_node.db import Database, Row
 from dicom_node.engine import Json, Run
@@ -106,7 +107,9 @@ class Delivery:
         claimed = self._claimed(job_id, destination)
         if not claimed:
             return {"wait_s": None}
+        begun_at = self.now()
         outcomes = self._sent(claimed, peer)
+        self._trace(job_id, destination, begun_at, [outcome.kind for outcome in outcomes])
         again = False
         for row, outcome in zip(claimed, outcomes, strict=True):
             again |= self._settle(row, outcome)
@@ -160,6 +163,8 @@ class Delivery:
         except StaleState:
             # Another machine sent it at the same time and was quicker: the row, and what follows, is its own.
             return False
+        took_s = self.now() - row["created_at"] if state == "stored" else None
+        metrics.delivery_settled(row["destination"], state, took_s=took_s)
         log.log(
             logging.INFO if state == "stored" else logging.WARNING,
             "object %s",
@@ -177,6 +182,12 @@ class Delivery:
             f"delivery {state}", job_id=row["job_id"], destination=row["destination"], kind=row["kind"]
         )
         return state in ("waiting", "unknown")
+
+    def _trace(self, job_id: str, destination: str, begun_at: float, kinds: Sequence[str]) -> None:
+        """One span an attempt."""
+        series_uid = job_id.rpartition("-")[0]
+        about = {"destination": destination, **{kind: kinds.count(kind) for kind in sorted(set(kinds))}}
+        tracing.spent("deliver", series_uid, job_id=job_id, begun_at=begun_at, ended_at=self.now(), about=about)
 
     def _park_all(self, job_id: str, destination: str, message: str) -> None:
         for row in self.database.deliveries(job_id, destination):

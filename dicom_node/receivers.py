@@ -25,7 +25,7 @@ from dicom_node.dimse.scp import Receiver, mend
 from dicom_node.dimse.tls import ExpiryWatch, certificate_files
 from dicom_node.engine import EngineClient
 from dicom_node.errors import DicomNodeError
-from dicom_node.roles import SUPERVISED, Stop, make_announcer, open_state
+from dicom_node.roles import SUPERVISED, Stop, make_announcer, observe, open_state, unobserve
 from dicom_node.storage import Storage
 
 log = logging.getLogger(__name__)
@@ -66,8 +66,11 @@ def _ready(config: Config, port: int) -> dict[str, object]:
 def _serve(config: Config, stop: Stop, ready: Callable[[int], None], watch: Callable[[], None] = lambda: None) -> None:
     storage, database = open_state(config)
     client = EngineClient(config.database_url())
+    beside = observe(config, "receive", database)
     receiver = Receiver(config, storage, database, make_announcer(config, client))
     ready(receiver.start())
+    for other in beside:
+        other.start()
 
     def look() -> None:
         receiver.tend()
@@ -78,6 +81,9 @@ def _serve(config: Config, stop: Stop, ready: Callable[[int], None], watch: Call
     finally:
         log.info("stopping", extra={"action": "stopping"})
         receiver.stop(drain_s=config.work.drain_s)
+        for other in beside:
+            other.stop(_END_S)
+        unobserve()
         client.close()
         database.close()
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from dicom_node import engine as job_engine
+from dicom_node import metrics, tracing
 from dicom_node.config import Config
 from dicom_node.db import Database
 from dicom_node.engine import Engine, EngineClient
@@ -80,6 +81,26 @@ def open_state(config: Config) -> tuple[Storage, Database]:
     return storage, database
 
 
+def observe(config: Config, role: str, database: Database) -> list[Beside]:
+    """This process counts and traces from now on. What shows the counts, where the settings want a port for it."""
+    from dicom_node.metrics.exposition import Exposition
+    from dicom_node.metrics.port import MetricsPort
+
+    allowed = {"scanners": config.metrics.scanners, "kernels": config.metrics.kernels}
+    metrics.start(config.metrics_folder(), role, **allowed)
+    if config.traces is not None:
+        tracing.start(config.traces.endpoint, role)
+    if config.metrics.port is None:
+        return []
+    return [MetricsPort(config.metrics.host, config.metrics.port, Exposition(config, database))]
+
+
+def unobserve() -> None:
+    """The last words of a process that ends in order."""
+    tracing.stop()
+    metrics.stop()
+
+
 def executor_id(role: str, name: str | None) -> str:
     """Stable over restarts, so that a process finds its own unfinished work again; one living process a name."""
     return f"{socket.gethostname()}/{name or role}"
@@ -103,9 +124,14 @@ def work(config: Config, stop: Stop, name: str | None = None) -> None:
     """One process a GPU: assembles and analyses."""
     storage, database = open_state(config)
     me = executor_id("work", name)
+    beside = observe(config, "work", database)
     detectors = _load_detectors(config)
+    if config.work.device.startswith("cuda"):
+        from dicom_node.metrics.gpu import GpuWatch
+
+        beside.append(GpuWatch(config.work.device))
     flow = _flow(config, database, storage, me, lambda model: detectors[model], _no_archive)
-    _run_engine(config, flow, database, stop, queues=("assemble", "overdue", "analyse"))
+    _run_engine(config, flow, database, stop, queues=("assemble", "overdue", "analyse"), beside=beside)
 
 
 def deliver(config: Config, stop: Stop, name: str | None = None) -> None:
@@ -115,7 +141,7 @@ def deliver(config: Config, stop: Stop, name: str | None = None) -> None:
     storage, database = open_state(config)
     find_prior = PriorFinder(config=config, database=database, storage=storage)
     flow = _flow(config, database, storage, executor_id("deliver", name), _no_detector, find_prior)
-    beside: list[Beside] = [_keeper(config, database, storage)]
+    beside: list[Beside] = [*observe(config, "deliver", database), _keeper(config, database, storage)]
     if config.pulls:
         beside.append(_pulls(config, database, storage))
     _run_engine(config, flow, database, stop, queues=("deliver", "priors"), beside=beside)
@@ -229,11 +255,13 @@ def _run_engine(
     except Exception:
         log.exception("process failed", extra={"action": "failed"})
     finally:
+        unobserve()
         logging.shutdown()
         os._exit(code)
 
 
 def _park(database: Database, workflow_id: str, name: str) -> None:
     log.error("workflow parked: its workers died", extra={"action": "parked", "workflow": workflow_id, "kind": name})
-    if name == "analyse":
-        database.park_job(workflow_id, "its workers died while they ran it; jobs retry tries again")
+    text = "its workers died while they ran it; jobs retry tries again"
+    if name == "analyse" and database.park_job(workflow_id, text):
+        metrics.series_ended("parked", "PARKED")

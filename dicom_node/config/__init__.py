@@ -1,5 +1,6 @@
 """The settings: sections.py has their parts, node.py the whole of them and how it is read."""
 
+from dicom_node.config.metrics import MetricsConfig, TracesConfig
 from dicom_node.config.node import Config, load_config, parse_config
 from dicom_node.config.sections import (
     NODE_ATTRIBUTES,
@@ -34,6 +35,7 @@ __all__ = [
     "GateConfig",
     "Keyword",
     "LogConfig",
+    "MetricsConfig",
     "ModelConfig",
     "Priority",
     "PriorsConfig",
@@ -44,6 +46,7 @@ __all__ = [
     "RouteConfig",
     "StorageClassGroup",
     "StorageConfig",
+    "TracesConfig",
     "WorkConfig",
     "bundle_folder",
     "load_config",

@@ -25,6 +25,7 @@ from pynetdicom.association import Association
 from pynetdicom.presentation import PresentationContext
 from pynetdicom.transport import AddressInformation, AssociationServer, RequestHandler
 
+from dicom_node import metrics
 from dicom_node.dimse.admission import Rejection, Welcome, over_limit
 from dicom_node.dimse.commit_link import CommitmentLink, CommitmentService
 from dicom_node.dimse.contexts import preferring, with_results, without_storage
@@ -65,6 +66,7 @@ class Caller:
     """The peer of one Association, the series that it brought so far, and those of them that grew by it.
 
     association: its name among all Associations. begun_uids: the series that count it as one that brings them.
+    peer: its name in the settings, where it has one. since: when it came, seconds since the epoch.
     """
 
     ae_title: str
@@ -75,6 +77,8 @@ class Caller:
     grown_uids: set[str] = field(default_factory=set)
     begun_uids: set[str] = field(default_factory=set)
     association: str = field(default_factory=lambda: uuid.uuid4().hex)
+    peer: str | None = None
+    since: float = field(default_factory=time.time)
 
 
 class Service(Protocol):
@@ -338,6 +342,7 @@ class _Inbound(Association):
                 if self._commitments is not None:
                     self._commitments.ended()
                 if self.admitted:
+                    metrics.association_ended(self.caller.peer, released=self.is_released)
                     self._acceptor.service.ended(self.caller, released=self.is_released)
             finally:
                 self._acceptor.ended(self)
@@ -355,6 +360,8 @@ class _Inbound(Association):
             log.log(
                 level, "no association", extra={"action": "reject", "address": self.caller.address, "why": str(err)}
             )
+            if not err.harmless:
+                metrics.association_rejected(0, 0, 0)
             return False
         self.caller.certificate_names = opened.certificate_names
         self._inbound.unread(opened.request)
@@ -380,9 +387,12 @@ class _Inbound(Association):
         if rejection is not None:
             extra = {"action": "reject", "calling_ae": self.caller.ae_title, "called_ae": self.caller.called}
             log.warning(rejection.text, extra={**extra, "address": self.caller.address})
+            metrics.association_rejected(rejection.result, rejection.source, rejection.diagnostic)
             self.acse.send_reject(rejection.result, rejection.source, rejection.diagnostic)
             self.kill()
         elif isinstance(welcome, Welcome):
+            self.caller.peer = welcome.peer
+            metrics.association_accepted(welcome.peer)
             known = self._acceptor.contexts
             offered = preferring(with_results(known) if welcome.sends_results else known, welcome.accept_first)
             self.acceptor.supported_contexts = offered if welcome.may_store else without_storage(offered)
@@ -425,6 +435,7 @@ class _Inbound(Association):
                     source_ip=self.caller.address,
                 )
             )
+        metrics.instance_received(self.caller.peer, answer.status, len(request.data_set or b""))
         if answer.series_uid is not None:
             self.caller.series_uids.add(answer.series_uid)
             if answer.arrival != "same":

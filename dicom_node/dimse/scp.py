@@ -7,6 +7,7 @@ import time
 
 import sqlalchemy as sa
 
+from dicom_node import tracing
 from dicom_node.config import Config
 from dicom_node.db import Database
 from dicom_node.dimse.acceptor import Acceptor, Caller, SecurePort
@@ -143,6 +144,9 @@ class Receiver:
             return
         extra = {"action": "release" if released else "abort", "calling_ae": caller.ae_title, "series": len(series)}
         log.info("association ended", extra=extra)
+        for series_uid in series:
+            about = {"peer": caller.peer or "unknown", "outcome": "released" if released else "aborted"}
+            tracing.spent("receive", series_uid, begun_at=caller.since, ended_at=time.time(), about=about)
         settled = self._intake.settle_series(series)
         try:
             if caller.begun_uids:
