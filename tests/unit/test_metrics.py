@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -115,7 +115,15 @@ def test_label_values_without_end_do_not_grow_the_files(folder: Path) -> None:
     assert "dicom_node_instances_received_total peer=peer-0 status=0x0000" in shown(folder)
 
 
-@pytest.mark.parametrize("garbage", [b"\xff" * 4096, b"\x00\x10\x00\x00" + b"\x7f" * 4092, os.urandom(64)])
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"\xff" * 4096,
+        b"\x00\x10\x00\x00" + b"\x7f" * 4092,
+        b"\x40\x00\x00\x00\x00\x00\x00\x00" + b"\x10\0\0\0{no key}" * 5,
+    ],
+    ids=["negative length", "key beyond the end", "no JSON"],
+)
 def test_a_damaged_file_is_not_shown_and_is_made_anew(folder: Path, garbage: bytes) -> None:
     end(receiver(folder))
     (folder / "counter_receive-0.db").write_bytes(garbage)
@@ -292,8 +300,6 @@ def test_the_port_shows_the_counts_of_all_roles_and_another_takes_over(
 
 
 def until_it_answers(url: str) -> str:
-    import time
-
     for _ in range(500):
         try:
             with urllib.request.urlopen(url, timeout=10) as answer:

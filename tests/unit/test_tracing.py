@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import queue
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
-from typing import Any
 
 import pytest
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from dicom_node import tracing
 from dicom_node.config import parse_config
 from dicom_node.errors import ConfigError
+from tests.fakes.collector import collector
 
 SERIES, JOB = "1.2.826.0.1.77", "1.2.826.0.1.77-0123456789abcdef"
 
@@ -77,31 +73,11 @@ def test_without_the_setting_nothing_is_traced_nor_imported() -> None:
 
 
 def test_spans_reach_a_collector_by_otlp() -> None:
-    came: queue.Queue[bytes] = queue.Queue()
-
-    class Collector(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            import gzip
-
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            came.put(gzip.decompress(body) if self.headers.get("Content-Encoding") == "gzip" else body)
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, format: str, *args: Any) -> None:
-            pass
-
-    with HTTPServer(("127.0.0.1", 0), Collector) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        tracing.start(f"http://127.0.0.1:{server.server_port}/v1/traces", "deliver")
+    with collector() as collected:
+        tracing.start(collected.endpoint, "deliver")
         whole_series()
-        tracing.stop()
-        request = ExportTraceServiceRequest.FromString(came.get(timeout=10))
-        server.shutdown()
-        thread.join()
-    [resource] = request.resource_spans
-    spans = resource.scope_spans[0].spans
+        tracing.stop()  # sends what waits
+        spans = collected.spans()
     assert len(spans) == 6
     assert {span.trace_id for span in spans} == {tracing.trace_id(SERIES).to_bytes(16, "big")}
 
