@@ -30,7 +30,7 @@ from dicom_node.engine import EngineClient
 from dicom_node.errors import DicomNodeError
 from dicom_node.life import Life
 from dicom_node.notify import Notifier
-from dicom_node.roles import SUPERVISED, Stop, make_announcer, open_state
+from dicom_node.roles import SUPERVISED, Stop, make_announcer, observe, open_state, unobserve
 from dicom_node.storage import Storage
 
 log = logging.getLogger(__name__)
@@ -95,6 +95,7 @@ def _serve(
     config = part(life.config)
     storage, database = open_state(config)
     client = EngineClient(config.database_url())
+    beside = observe(life, database)
     announcer = make_announcer(config, client, lambda: life.config)
     receiver = Receiver(config, storage, database, announcer, Auditor.of(config))
     port = receiver.start()
@@ -102,6 +103,8 @@ def _serve(
         f"receives on port {port}", healthy=receiver.healthy, apply=lambda latest: receiver.take_over(part(latest))
     )
     ready(port)
+    for other in beside:
+        other.start()
 
     def look() -> None:
         receiver.tend()
@@ -114,6 +117,9 @@ def _serve(
         log.info("stopping", extra={"action": "stopping"})
         life.stopping()
         receiver.stop(drain_s=life.config.work.drain_s)
+        for other in beside:
+            other.stop(_END_S)
+        unobserve()
         client.close()
         database.close()
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from dicom_node import engine as job_engine
+from dicom_node import metrics, tracing
 from dicom_node.audit import Audit, Auditor, application_started, application_stopped
 from dicom_node.config import Config
 from dicom_node.db import Database
@@ -92,6 +93,28 @@ def open_state(config: Config) -> tuple[Storage, Database]:
     return storage, database
 
 
+def observe(life: Life, database: Database) -> list[Beside]:
+    """This process counts and traces from now on. What shows the counts, where the settings want a port for it."""
+    from dicom_node.metrics.exposition import Exposition
+    from dicom_node.metrics.port import MetricsPort
+
+    config = life.config
+    allowed = {"scanners": config.metrics.scanners, "kernels": config.metrics.kernels}
+    metrics.start(config.metrics_folder(), life.role, **allowed)
+    if config.traces is not None:
+        tracing.start(config.traces.endpoint, life.role)
+    if config.metrics.port is None:
+        return []
+    exposition = Exposition(config, database, latest=lambda: life.config)
+    return [MetricsPort(config.metrics.host, config.metrics.port, exposition)]
+
+
+def unobserve() -> None:
+    """The last words of a process that ends in order."""
+    tracing.stop()
+    metrics.stop()
+
+
 def executor_id(role: str, name: str | None) -> str:
     """Stable over restarts, so that a process finds its own unfinished work again; one living process a name."""
     return f"{socket.gethostname()}/{name or role}"
@@ -126,13 +149,20 @@ def work(
     storage, database = open_state(config)
     me = executor_id("work", name)
     audit = Auditor.of(config)
-    detector = _detectors(config, database, device or config.work.device)
+    chosen = device or config.work.device
+    detector = _detectors(config, database, chosen)
 
     def flow(settings: Config) -> Flow:
         return _flow(settings, database, storage, me, audit, detector, _no_archive)
 
     life = Life(config, "work", source, name)
-    _run_engine(life, flow, database, storage, stop, queues=("assemble", "overdue", "analyse"))
+    observers = observe(life, database)
+    if chosen.startswith("cuda"):
+        from dicom_node.metrics.gpu import GpuWatch
+
+        observers.append(GpuWatch(chosen))
+    queues = ("assemble", "overdue", "analyse")
+    _run_engine(life, flow, database, storage, stop, queues=queues, observers=observers)
 
 
 def deliver(config: Config, stop: Stop, name: str | None = None, *, source: Path | None = None) -> None:
@@ -155,7 +185,8 @@ def deliver(config: Config, stop: Stop, name: str | None = None, *, source: Path
         return [*also, _pulls(settings, database, storage, audit)] if settings.pulls else also
 
     life = Life(config, "deliver", source, name)
-    _run_engine(life, flow, database, storage, stop, queues=("deliver", "priors"), beside=beside)
+    queues, observers = ("deliver", "priors"), observe(life, database)
+    _run_engine(life, flow, database, storage, stop, queues=queues, beside=beside, observers=observers)
 
 
 def _keeper(config: Config, database: Database, storage: Storage) -> Keeper:
@@ -174,6 +205,7 @@ def _pulls(config: Config, database: Database, storage: Storage, audit: Audit) -
 
 
 def _detectors(config: Config, database: Database, device: str) -> Callable[[str], Detector]:
+    """All bundles of models:, loaded. One that only ever runs in the shadow keeps no node from working."""
     from dicom_node.model.detector import Detector as MaskRCNNDetector
     from dicom_node.promotion import pair_of
 
@@ -288,14 +320,20 @@ def _run_engine(
     *,
     queues: Sequence[str],
     beside: Callable[[Config], list[Beside]] = lambda _config: [],
+    observers: Sequence[Beside] = (),
 ) -> None:
-    """Does not return: threads of handed-back workflows must not write another word, and would keep us alive."""
+    """Does not return: threads of handed-back workflows must not write another word, and would keep us alive.
+
+    beside: begun anew with new settings. observers: go on through them.
+    """
     latest = _Latest(build, beside, life.config)
     me = latest.flow.executor_id
     engine = Engine(life.config.database_url(), me, latest.workflows(), queues)
     engine.on_poison(lambda workflow_id, name: _park(database, workflow_id, name))
     engine.start()
     latest.start(life.config)
+    for observer in observers:
+        observer.start()
 
     def take_over(config: Config) -> None:
         storage.keep_free(config.storage.min_free_gb)
@@ -324,6 +362,8 @@ def _run_engine(
         log.info("stopping", extra={"action": "stopping"})
         life.stopping()
         latest.stop(life.config.work.drain_s)
+        for observer in observers:
+            observer.stop(life.config.work.drain_s)
         drained = engine.stop(life.config.work.drain_s)
         audit.write(application_stopped(life.role))
         audit.stop()
@@ -332,14 +372,16 @@ def _run_engine(
     except Exception:
         log.exception("process failed", extra={"action": "failed"})
     finally:
+        unobserve()
         logging.shutdown()
         os._exit(code)
 
 
 def _park(database: Database, workflow_id: str, name: str) -> None:
     log.error("workflow parked: its workers died", extra={"action": "parked", "workflow": workflow_id, "kind": name})
-    if name == "analyse":
-        database.park_job(workflow_id, "its workers died while they ran it; jobs retry tries again")
+    text = "its workers died while they ran it; jobs retry tries again"
+    if name == "analyse" and database.park_job(workflow_id, text):
+        metrics.series_ended("parked", "PARKED")
     elif name == "shadow":
         from dicom_node.shadow import shadowed_job
 

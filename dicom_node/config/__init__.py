@@ -1,5 +1,6 @@
 """The settings: sections.py has their parts, node.py the whole of them and how it is read."""
 
+from dicom_node.config.metrics import MetricsConfig, TracesConfig
 from dicom_node.config.node import Config, load_config, parse_config
 from dicom_node.config.sections import (
     NODE_ATTRIBUTES,
@@ -36,6 +37,7 @@ __all__ = [
     "GateConfig",
     "Keyword",
     "LogConfig",
+    "MetricsConfig",
     "ModelConfig",
     "Priority",
     "PriorsConfig",
@@ -46,6 +48,7 @@ __all__ = [
     "RouteConfig",
     "StorageClassGroup",
     "StorageConfig",
+    "TracesConfig",
     "WebConfig",
     "WebOIDC",
     "WebProxy",

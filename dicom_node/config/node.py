@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -10,6 +11,7 @@ from pydantic import Field, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from dicom_node.config.audit import AuditConfig
+from dicom_node.config.metrics import ENDPOINT_PATTERN, MetricsConfig, TracesConfig
 from dicom_node.config.sections import (
     DEVICE_PATTERN,
     AssembleConfig,
@@ -58,6 +60,8 @@ class Config(Section):
     audit: AuditConfig = AuditConfig()
     log: LogConfig = LogConfig()
     web: WebConfig = WebConfig()
+    metrics: MetricsConfig = MetricsConfig()
+    traces: TracesConfig | None = None
 
     @model_validator(mode="after")
     def _names_exist(self) -> Config:
@@ -142,6 +146,10 @@ class Config(Section):
     def web_users_file(self) -> Path:
         return self.web.users_file or self.storage.root / "web_users.json"
 
+    def metrics_folder(self) -> Path:
+        """Where the processes of this machine count. Several machines may share a storage root: each has its own."""
+        return self.metrics.folder or self.storage.root / "metrics" / socket.gethostname()
+
     def quiet_time_s(self, source_ae: str) -> float:
         """The quiet time of whoever sent the series."""
         for peer in self.peers.values():
@@ -190,6 +198,7 @@ def _anchored(config: Config, folder: Path) -> Config:
     receive, audit = _anchored_files(config.receive, folder), _anchored_files(config.audit, folder)
     update = {"storage": storage, "models": models, "database": database, "peers": peers, "receive": receive}
     update |= {"audit": audit, "web": _anchored_files(config.web, folder)}
+    update["metrics"] = _anchored_files(config.metrics, folder)
     return config.model_copy(update=update)
 
 
@@ -215,5 +224,6 @@ _PATTERNS = {
     NAME_PATTERN: "must be a name of letters, digits, - and _, at most 63",
     URL_PATTERN: "must be a URL like https://pacs.example/dicom-web, without ? and #",
     TRANSFER_SYNTAX_PATTERN: "must be a Transfer Syntax UID, like 1.2.840.10008.1.2.1",
+    ENDPOINT_PATTERN: "must be a URL like http://127.0.0.1:4318/v1/traces",
     DEVICE_PATTERN: "must be cpu or cuda:N, like cuda:0",
 }

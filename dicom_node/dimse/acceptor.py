@@ -26,6 +26,7 @@ from pynetdicom.association import Association
 from pynetdicom.presentation import PresentationContext
 from pynetdicom.transport import AddressInformation, AssociationServer, RequestHandler
 
+from dicom_node import metrics
 from dicom_node.dimse.admission import Rejection, Welcome, over_limit
 from dicom_node.dimse.commit_link import CommitmentLink, CommitmentService
 from dicom_node.dimse.contexts import preferring, with_results, without_storage
@@ -69,6 +70,7 @@ class Caller:
 
     association: its name among all Associations. begun_uids: the series that count it as one that brings them.
     brought: series -> SOP Class -> how many Instances were answered Success. refused: how many were not.
+    peer: its name in the settings, where it has one. since: when it came, seconds since the epoch.
     """
 
     ae_title: str
@@ -81,6 +83,8 @@ class Caller:
     brought: dict[str, Counter[str]] = field(default_factory=dict)
     refused: int = 0
     association: str = field(default_factory=lambda: uuid.uuid4().hex)
+    peer: str | None = None
+    since: float = field(default_factory=time.time)
 
 
 class Service(Protocol):
@@ -376,6 +380,7 @@ class _Inbound(Association):
                 if self._commitments is not None:
                     self._commitments.ended()
                 if self.admitted:
+                    metrics.association_ended(self.caller.peer, released=self.is_released)
                     self._acceptor.service.ended(self.caller, released=self.is_released)
             finally:
                 self._acceptor.ended(self)
@@ -394,6 +399,7 @@ class _Inbound(Association):
                 level, "no association", extra={"action": "reject", "address": self.caller.address, "why": str(err)}
             )
             if not err.harmless:
+                metrics.association_rejected(0, 0, 0)
                 self._acceptor.turned_away(self.caller, str(err))
             return False
         self.caller.certificate_names = opened.certificate_names
@@ -420,11 +426,14 @@ class _Inbound(Association):
         if rejection is not None:
             extra = {"action": "reject", "calling_ae": self.caller.ae_title, "called_ae": self.caller.called}
             log.warning(rejection.text, extra={**extra, "address": self.caller.address})
+            metrics.association_rejected(rejection.result, rejection.source, rejection.diagnostic)
             self.acse.send_reject(rejection.result, rejection.source, rejection.diagnostic)
             self.kill()
             if rejection is welcome:
                 self._acceptor.turned_away(self.caller, rejection.text)
         elif isinstance(welcome, Welcome):
+            self.caller.peer = welcome.peer
+            metrics.association_accepted(welcome.peer)
             known = self._acceptor.contexts
             offered = preferring(with_results(known) if welcome.sends_results else known, welcome.accept_first)
             self.acceptor.supported_contexts = offered if welcome.may_store else without_storage(offered)
@@ -467,6 +476,7 @@ class _Inbound(Association):
                     source_ip=self.caller.address,
                 )
             )
+        metrics.instance_received(self.caller.peer, answer.status, len(request.data_set or b""))
         if answer.series_uid is None:
             self.caller.refused += 1
         else:

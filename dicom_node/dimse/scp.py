@@ -7,6 +7,7 @@ import time
 
 import sqlalchemy as sa
 
+from dicom_node import tracing
 from dicom_node.audit import Audit, NoAudit, Study, instances_transferred
 from dicom_node.config import Config
 from dicom_node.db import Database
@@ -197,6 +198,9 @@ class Receiver:
             "series_count": len(series),
         }
         log.info("association ended", extra=extra)
+        for series_uid in series:
+            about = {"peer": caller.peer or "unknown", "outcome": "released" if released else "aborted"}
+            tracing.spent("receive", series_uid, begun_at=caller.since, ended_at=time.time(), about=about)
         settled = self._intake.settle_series(series)
         try:
             if caller.begun_uids:

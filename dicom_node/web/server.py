@@ -45,6 +45,7 @@ def web(config: Config, stop: roles.Stop, *, source: Path | None = None) -> None
         trail=Trail(audit=auditor, database=database, storage=storage),
     )
     _someone_may_log_in(node)
+    observers = roles.observe(life, database)
     app = create_app(node)
     server, listening = _server(node, app), _listen(config.web)
 
@@ -55,6 +56,8 @@ def web(config: Config, stop: roles.Stop, *, source: Path | None = None) -> None
     # In a thread: uvicorn's signal handlers are for the main one, and the process has its own.
     thread = threading.Thread(target=server.run, args=([listening],), name="web", daemon=True)
     thread.start()
+    for observer in observers:
+        observer.start()
     address = f"{config.web.host}:{listening.getsockname()[1]}"
     try:
         auditor.write(application_started("web"))
@@ -75,6 +78,9 @@ def web(config: Config, stop: roles.Stop, *, source: Path | None = None) -> None
     finally:
         server.should_exit = True
         thread.join(_LAST_WORD_S + 5)
+        for observer in observers:
+            observer.stop(_LAST_WORD_S)
+        roles.unobserve()
         node.access.rows.close()
         node.engine.close()
         database.close()

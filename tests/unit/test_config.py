@@ -67,8 +67,8 @@ def test_storage_alone_is_enough() -> None:
         ),
         pytest.param(
             "zzz: 1",
-            "f.yaml:2: zzz: unknown key; known: assemble, database, deliver, gate, log, models, "
-            "peers, priors, profiles, pulls, receive, retention, routes, storage, work",
+            "f.yaml:2: zzz: unknown key; known: assemble, database, deliver, gate, log, metrics, models, "
+            "peers, priors, profiles, pulls, receive, retention, routes, storage, traces, work",
             id="nothing like it",
         ),
     ],
