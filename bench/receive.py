@@ -33,7 +33,7 @@ import numpy as np
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
-from dicom_node import logs
+from dicom_node import logs, metrics
 from dicom_node.config import Config
 from dicom_node.db import Database
 from dicom_node.dimse.announce import Announcer
@@ -153,12 +153,14 @@ def _serve(folder: Path, channel: Connection) -> None:
     )
     database = Database(config.database_url())
     database.migrate()
+    metrics.start(config.metrics_folder(), "receive")
     announcer = Announcer(lambda series_uid, quiet_time_s: None, config.quiet_time_s)
     receiver = Receiver(config, Storage(folder), database, announcer)
     channel.send(receiver.start())
     while channel.recv() == "settle":
         channel.send(receiver.settle())
     receiver.stop(10.0)
+    metrics.stop()
     database.close()
 
 

@@ -19,6 +19,7 @@ from dicom_node.comparison import Comparison, NoPrior, PriorFiles
 from dicom_node.config import GateConfig
 from dicom_node.domain import Detection, ModelIdentity, Volume
 from dicom_node.errors import SeriesRejected
+from dicom_node.metrics.vocabulary import Acquisition
 from dicom_node.prior_reading import compared
 from dicom_node.profiles import ResultProfile
 from dicom_node.results.build import finding_rows, read, refuse
@@ -84,13 +85,14 @@ class SecondLook:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Analysis:
-    """objects: in the order to send them. pictures: file name -> PNG. findings: as JSON has them."""
+    """objects: in the order to send them. pictures: file name -> PNG. findings: as JSON has them. made_on: the CT."""
 
     objects: Sequence[ResultFile]
     pictures: Mapping[str, bytes]
     findings: Sequence[dict[str, Any]]
     model: ModelIdentity
     timings_s: Mapping[str, float]
+    made_on: Acquisition
     comparison: Comparison | None = None
 
 
@@ -126,6 +128,7 @@ def analyse(
         findings=_rows(reading),
         model=reading.model,
         timings_s=timings,
+        made_on=_made_on(reading.series.images[0].header),
         comparison=reading.comparison,
     )
 
@@ -224,6 +227,19 @@ def _file(each: Addressed) -> ResultFile:
 def _pictures(reading: Reading) -> dict[str, bytes]:
     shown = enumerate(zip(reading.findings, reading.measurements, strict=True), start=1)
     return {f"finding_{n}.png": to_png(render_finding(reading.volume, f, m, n)) for n, (f, m) in shown}
+
+
+def _made_on(header: Dataset) -> Acquisition:
+    manufacturer, model, kernel = (
+        _text(header.get(name)) for name in ("Manufacturer", "ManufacturerModelName", "ConvolutionKernel")
+    )
+    return Acquisition(manufacturer=manufacturer, model=model, kernel=kernel)
+
+
+def _text(value: object) -> str:
+    """A kernel may have several values: `I70f` and its strength `3` are one name."""
+    values = [value] if isinstance(value, str) or not isinstance(value, Sequence) else list(value)
+    return "\\".join(str(each) for each in values if each is not None)
 
 
 @contextmanager

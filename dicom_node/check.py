@@ -43,6 +43,8 @@ def check(config: Config) -> Iterator[Item]:
         yield _try("tls port", lambda: _tls_port(config))
     if any(peer.accept_first for peer in config.peers.values()):
         yield _try("transfer syntaxes", lambda: _preferences(config))
+    if config.traces is not None:
+        yield _try("traces", lambda: _traces(config))
     for file in certificate_files(config):
         yield _try(file.setting, partial(_certificate, file))
     yield _try("device", lambda: _device(config))
@@ -130,6 +132,14 @@ def _port(host: str, port: int, setting: str, ours: Callable[[], bool]) -> str:
 def _preferences(config: Config) -> str:
     check_preferences(config)
     return "each peer's accept_first can be received"
+
+
+def _traces(config: Config) -> str:
+    from dicom_node import tracing
+
+    tracing.check()
+    assert config.traces is not None  # noqa: S101  the caller looked
+    return f"each series' trace goes to {config.traces.endpoint}"
 
 
 def _certificate(file: CertificateFile) -> str:

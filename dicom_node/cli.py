@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from dicom_node import __version__, cli_access, cli_audit, cli_corrections, cli_network, logs, present
+from dicom_node import __version__, cli_access, cli_audit, cli_corrections, cli_network, cli_service, logs, present
 from dicom_node.cli_alerts import alert_app
 from dicom_node.cli_common import DEFAULT_CONFIG, ConfigOption, JsonOption, err, out, print_json, progress_bar
 from dicom_node.cli_models import model_app
@@ -38,6 +38,7 @@ app.add_typer(jobs_app, name="jobs")
 app.add_typer(model_app, name="model")
 app.add_typer(alert_app, name="alert")
 cli_network.add_to(app)
+cli_service.add_to(app)
 cli_access.add_to(app)
 cli_corrections.add_to(app)
 cli_audit.add_to(app)
@@ -89,18 +90,24 @@ def receive(config: ConfigOption = DEFAULT_CONFIG) -> None:
     """
     from dicom_node import receivers, roles
 
-    receivers.receive(_role(config, "receive"), roles.Stop().on_signals())
+    receivers.receive(_role(config, "receive"), roles.Stop().on_signals(), source=config)
 
 
 @app.command()
-def work(config: ConfigOption = DEFAULT_CONFIG, name: NameOption = None) -> None:
+def work(
+    config: ConfigOption = DEFAULT_CONFIG,
+    name: NameOption = None,
+    device: Annotated[str | None, typer.Option(help="cpu, or a GPU: its number or cuda:N; else work.device.")] = None,
+) -> None:
     """Run one analysing process alone.
 
     Example: dicom-node work --config config.yaml --name gpu0
     """
     from dicom_node import roles
+    from dicom_node.service_units import device_of
 
-    roles.work(_role(config, "work"), roles.Stop().on_signals(), name)
+    chosen = None if device is None else device_of(device)
+    roles.work(_role(config, "work"), roles.Stop().on_signals(), name, source=config, device=chosen)
 
 
 @app.command()
@@ -111,7 +118,7 @@ def deliver(config: ConfigOption = DEFAULT_CONFIG, name: NameOption = None) -> N
     """
     from dicom_node import roles
 
-    roles.deliver(_role(config, "deliver"), roles.Stop().on_signals(), name)
+    roles.deliver(_role(config, "deliver"), roles.Stop().on_signals(), name, source=config)
 
 
 @app.command()
@@ -123,7 +130,7 @@ def web(config: ConfigOption = DEFAULT_CONFIG) -> None:
     from dicom_node import roles
     from dicom_node.web.server import web as run_web
 
-    run_web(_role(config, "web"), roles.Stop().on_signals())
+    run_web(_role(config, "web"), roles.Stop().on_signals(), source=config)
 
 
 def _role(config: Path, role: str) -> Config:

@@ -59,6 +59,7 @@ class Database(Ledger, Purges, Commitments, Pulls, Priors, Shadows, CorrectionRo
         """
         from alembic import command
         from alembic.config import Config as AlembicConfig
+        from alembic.util import CommandError
 
         settings = AlembicConfig()
         settings.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
@@ -68,6 +69,12 @@ class Database(Ledger, Purges, Commitments, Pulls, Priors, Shadows, CorrectionRo
                 command.upgrade(settings, "head")
         except sa.exc.OperationalError as err:
             raise DicomNodeError(no_answer(err)) from err
+        except CommandError as err:
+            # It has no step for the revision that it finds.
+            raise ConfigError(
+                "the database's schema is newer than this version of dicom-node: install the newer version again, "
+                "or restore the backup that was made before the upgrade"
+            ) from err
 
     def check(self) -> str:
         """What answers: dialect and schema version. Raises ConfigError with what to do."""

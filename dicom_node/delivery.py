@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from dicom_node import metrics, tracing
 from dicom_node.audit import Audit, NoAudit, Study, begin_transferring, instances_transferred
 from dicom_node.audit.message import Instances
 from dicom_node.config import Config
@@ -113,7 +114,9 @@ class Delivery:
         study = self._study(claimed)
         calling, address = self.config.receive.ae_title, peer.host
         self.audit.write(begin_transferring(source=calling, destination=peer.ae_title, address=address, study=study))
+        begun_at = self.now()
         outcomes = self._sent(claimed, peer)
+        self._trace(job_id, destination, begun_at, [outcome.kind for outcome in outcomes])
         stored = sum(outcome.kind == "stored" for outcome in outcomes)
         whole = stored == len(claimed)
         self.audit.write(
@@ -191,6 +194,8 @@ class Delivery:
         except StaleState:
             # Another machine sent it at the same time and was quicker: the row, and what follows, is its own.
             return False
+        took_s = self.now() - row["created_at"] if state == "stored" else None
+        metrics.delivery_settled(row["destination"], state, took_s=took_s)
         log.log(
             logging.INFO if state == "stored" else logging.WARNING,
             "object %s",
@@ -208,6 +213,12 @@ class Delivery:
             f"delivery {state}", job_id=row["job_id"], destination=row["destination"], kind=row["kind"]
         )
         return state in ("waiting", "unknown")
+
+    def _trace(self, job_id: str, destination: str, begun_at: float, kinds: Sequence[str]) -> None:
+        """One span an attempt."""
+        series_uid = job_id.rpartition("-")[0]
+        about: dict[str, str | int] = {"destination": destination, **{kind: kinds.count(kind) for kind in kinds}}
+        tracing.spent("deliver", series_uid, job_id=job_id, begun_at=begun_at, ended_at=self.now(), about=about)
 
     def _park_all(self, job_id: str, destination: str, message: str) -> None:
         for row in self.database.deliveries(job_id, destination):

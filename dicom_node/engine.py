@@ -57,6 +57,8 @@ _ELSEWHERE = {"shadow": "analyse"}
 _POLL_S = 0.4
 _LIVENESS_S = 2.0
 _LAST_WORD_S = 10.0
+# Longer than a look takes whose database does not answer.
+_HUNG_S = 180.0
 
 
 class Run(Protocol):
@@ -345,6 +347,7 @@ class Engine:
         self._steps = _Steps()
         self._stop = threading.Event()
         self._liveness: threading.Thread | None = None
+        self._looked_at = 0.0
         self.lost = threading.Event()
         self._on_poison: Callable[[str, str], None] = lambda _workflow_id, _name: None
 
@@ -380,8 +383,14 @@ class Engine:
         DBOS.launch()
         for name in self._queues:
             DBOS.register_queue(name, polling_interval_sec=_POLL_S, on_conflict="always_update", **QUEUES[name])
+        self._looked_at = time.monotonic()
         self._liveness = threading.Thread(target=self._watch, name="liveness", daemon=True)
         self._liveness.start()
+
+    def healthy(self) -> bool:
+        """False once its threads are dead or hang: nothing would be taken up any more."""
+        alive = self._liveness is not None and self._liveness.is_alive()
+        return alive and time.monotonic() - self._looked_at < _HUNG_S
 
     def stop(self, drain_s: float) -> bool:
         """Begin nothing new and give running steps `drain_s` to end; hand back what did not end or still waits.
@@ -422,6 +431,7 @@ class Engine:
         told: set[str] = set()
         try:
             while not self._stop.wait(_LIVENESS_S):
+                self._looked_at = time.monotonic()
                 try:
                     self._look(client, told)
                 except (sa.exc.SQLAlchemyError, DicomNodeError, OSError) as err:

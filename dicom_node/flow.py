@@ -20,7 +20,7 @@ from typing import Any, Literal, Protocol
 
 from pydicom.dataset import Dataset
 
-from dicom_node import analysis, logs, routing
+from dicom_node import analysis, logs, metrics, routing, tracing
 from dicom_node.audit import Audit, NoAudit
 from dicom_node.completeness import ArchiveCount, Facts, Patience, Wait, as_json, is_dense, judge
 from dicom_node.config import Config, RouteConfig
@@ -228,8 +228,16 @@ class Flow:
                     **judged.values,
                 },
             )
+            self._decided(job_id, seen, judged)
         self.database.series_assembled(series_uid, manifest, seen["last_at"])
         return self._verdict(job_id)
+
+    def _decided(self, job_id: str, seen: Row, judged: _Judged) -> None:
+        if judged.state != "queued":
+            metrics.series_ended(judged.state, str(judged.values.get("reason", "")))
+        if tracing.is_on() and len(self.database.jobs(series_uid=seen["series_uid"])) == 1:
+            times = {"begun_at": seen["first_at"], "ended_at": self.now()}
+            tracing.series_decided(seen["series_uid"], job_id, **times, state=judged.state)
 
     def _look(self, seen: Row, rows: Sequence[Row]) -> _Judged | Wait:
         """What to do with the series and, in its values, why it counts as complete; or that it does not yet."""
@@ -409,11 +417,13 @@ class Flow:
             raise  # no database, no space: the engine tries again
         except ResultError as err:
             self._withhold(job_id, str(err))
+            metrics.series_ended("parked", "WITHHELD")
         except Exception as err:
             text = str(err) if isinstance(err, DicomNodeError) else describe(err)
             log.exception("job failed", extra={"action": "failed", "job": job_id})
             with contextlib.suppress(StaleState):  # it ended otherwise: cancelled
                 self.database.fail_job(job_id, text)
+                metrics.series_ended("failed", "FAILED")
             raise DicomNodeError(text) from None
         return self._outcome(job_id)
 
@@ -428,14 +438,18 @@ class Flow:
         except SeriesRejected as err:
             log.info("series rejected", extra={"action": "rejected", "job": job_id, "reason": str(err.reason)})
             self._end_rejected(self._job(job_id), err)
+            metrics.series_ended("rejected", str(err.reason))
 
     def _analyse(self, job_id: str) -> None:
         job = self._job(job_id)
         route = self.config.route(job["route"])
+        # The one that the job was decided with; one of an older version was decided by the settings alone.
+        model = job["working_model"] or route.model
+        begun_at = self.now()
+        metrics.stage_took("wait", begun_at - job["created_at"])
         made = analysis.analyse(
             self._manifest_paths(job_id),
-            # The one that the job was decided with; one of an older version was decided by the settings alone.
-            self.detector(job["working_model"] or route.model),
+            self.detector(model),
             self.config.gate,
             self._origin(job, self._predecessors(job)),
             self._profiles(route),
@@ -455,6 +469,17 @@ class Flow:
             findings=made.findings,
             timings_s=made.timings_s,
             model=analysis.identity_row(made.model),
+        )
+        metrics.series_ended("complete")
+        metrics.result_made(made.made_on, made.findings, made.timings_s)
+        tracing.spent(
+            "analyse",
+            job["series_uid"],
+            job_id=job_id,
+            begun_at=begun_at,
+            ended_at=self.now(),
+            parts_s=made.timings_s,
+            about={"route": route.name, "model": model, "findings": len(made.findings)},
         )
 
     def _progress(self, job_id: str, part: float) -> None:

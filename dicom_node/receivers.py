@@ -10,12 +10,14 @@ import contextlib
 import logging
 import multiprocessing
 import os
+import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
+from pathlib import Path
 
 from dicom_node import logs
 from dicom_node.audit import Auditor, application_started, application_stopped
@@ -26,7 +28,9 @@ from dicom_node.dimse.scp import Receiver, mend
 from dicom_node.dimse.tls import ExpiryWatch, certificate_files
 from dicom_node.engine import EngineClient
 from dicom_node.errors import DicomNodeError
-from dicom_node.roles import SUPERVISED, Stop, make_announcer, open_state
+from dicom_node.life import Life
+from dicom_node.notify import Notifier
+from dicom_node.roles import SUPERVISED, Stop, make_announcer, observe, open_state, unobserve
 from dicom_node.storage import Storage
 
 log = logging.getLogger(__name__)
@@ -37,37 +41,42 @@ _FIRST_PAUSE_S, _LONGEST_PAUSE_S, _HEALTHY_AFTER_S = 0.5, 30.0, 60.0
 _END_S = 15.0
 
 
-def receive(config: Config, stop: Stop) -> None:
-    """The Storage SCP. Imports neither torch nor pixel decoders."""
+def receive(config: Config, stop: Stop, *, source: Path | None = None) -> None:
+    """The Storage SCP. Imports neither torch nor pixel decoders. source: the settings' file, read again on SIGHUP."""
     audit = Auditor.of(config)
     audit.write(application_started("receive", ae_title=config.receive.ae_title))
     audit.start()
     try:
-        _receive(config, stop)
+        _receive(config, stop, source)
     finally:
         audit.write(application_stopped("receive", ae_title=config.receive.ae_title))
         audit.stop()
 
 
-def _receive(config: Config, stop: Stop) -> None:
+def _receive(config: Config, stop: Stop, source: Path | None) -> None:
     if config.receive.processes == 1:
         expiry = ExpiryWatch(certificate_files(config))
-        _serve(config, stop, lambda port: log.info("receiving", extra=_ready(config, port)), expiry.look)
+        life = Life(config, "receive", source)
+        _serve(life, stop, lambda port: log.info("receiving", extra=_ready(config, port)), expiry.look)
         return
     storage, database = open_state(config)
     with contextlib.closing(database), _mended(config, storage, database), _reserved(config) as shared:
-        crew, expiry = Crew(_share(shared)), ExpiryWatch(certificate_files(config))
+        crew, expiry = Crew(shared, source), ExpiryWatch(certificate_files(config))
+        life = Life(config, "receive", source)
 
         def watch() -> None:
             crew.tend()
             expiry.look()
+            life.beat(stop.reload_asked)
 
         try:
             port = crew.start()
+            life.ready(f"receives on port {port}", healthy=crew.healthy, apply=crew.take_over)
             log.info("receiving", extra={**_ready(config, port), "processes": config.receive.processes})
             stop.wait(watch, every_s=_LOOK_S)
         finally:
             log.info("stopping", extra={"action": "stopping"})
+            life.stopping()
             crew.end()
 
 
@@ -75,21 +84,42 @@ def _ready(config: Config, port: int) -> dict[str, object]:
     return {"action": "ready", "port": port, "ae_title": config.receive.ae_title}
 
 
-def _serve(config: Config, stop: Stop, ready: Callable[[int], None], watch: Callable[[], None] = lambda: None) -> None:
+def _serve(
+    life: Life,
+    stop: Stop,
+    ready: Callable[[int], None],
+    watch: Callable[[], None] = lambda: None,
+    part: Callable[[Config], Config] = lambda config: config,
+) -> None:
+    """part: what this process takes of the node's limits."""
+    config = part(life.config)
     storage, database = open_state(config)
     client = EngineClient(config.database_url())
-    receiver = Receiver(config, storage, database, make_announcer(config, client), Auditor.of(config))
-    ready(receiver.start())
+    beside = observe(life, database)
+    announcer = make_announcer(config, client, lambda: life.config)
+    receiver = Receiver(config, storage, database, announcer, Auditor.of(config))
+    port = receiver.start()
+    life.ready(
+        f"receives on port {port}", healthy=receiver.healthy, apply=lambda latest: receiver.take_over(part(latest))
+    )
+    ready(port)
+    for other in beside:
+        other.start()
 
     def look() -> None:
         receiver.tend()
         watch()
+        life.beat(stop.reload_asked)
 
     try:
         stop.wait(look)
     finally:
         log.info("stopping", extra={"action": "stopping"})
-        receiver.stop(drain_s=config.work.drain_s)
+        life.stopping()
+        receiver.stop(drain_s=life.config.work.drain_s)
+        for other in beside:
+            other.stop(_END_S)
+        unobserve()
         client.close()
         database.close()
 
@@ -173,8 +203,8 @@ class _Member:
 class Crew:
     """The processes that share one port; what dies is started again, with growing pauses."""
 
-    def __init__(self, config: Config) -> None:
-        self._config = config
+    def __init__(self, config: Config, source: Path | None = None) -> None:
+        self._config, self._source = config, source
         self._members = [_Member() for _ in range(config.receive.processes)]
 
     def start(self) -> int:
@@ -185,6 +215,19 @@ class Crew:
         except EOFError as err:
             raise DicomNodeError("a receiving process ended at its start; its log says why") from err
         return ports[0]
+
+    def healthy(self) -> bool:
+        """True while any process receives: one that died alone is started again by `tend`."""
+        return any(member.process is not None and member.process.is_alive() for member in self._members)
+
+    def take_over(self, config: Config) -> None:
+        """Other settings for what is started from now on; those that run read the file again themselves."""
+        receive = self._config.receive
+        ports = {"port": receive.port, "tls": receive.tls, "processes": receive.processes}
+        self._config = config.model_copy(update={"receive": config.receive.model_copy(update=ports)})
+        for member in self._members:
+            if member.process is not None and member.process.pid is not None and member.process.is_alive():
+                os.kill(member.process.pid, signal.SIGHUP)
 
     def tend(self) -> None:
         now = time.monotonic()
@@ -218,7 +261,9 @@ class Crew:
     def _start(self, member: _Member) -> Connection:
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe(duplex=False)
-        member.process = context.Process(target=_member, args=(self._config, os.getpid(), theirs), name="receive")
+        member.process = context.Process(
+            target=_member, args=(self._config, self._source, os.getpid(), theirs), name="receive"
+        )
         member.process.start()
         theirs.close()
         member.started_at = time.monotonic()
@@ -226,10 +271,11 @@ class Crew:
         return ours
 
 
-def _member(config: Config, parent_pid: int, line: Connection) -> None:
+def _member(config: Config, source: Path | None, parent_pid: int, line: Connection) -> None:
     """Runs in a process of its own, and ends when the one that started it is gone."""
-    logs.configure(config.log.level_of("receive"), config.log.format, "receive")
     os.environ[SUPERVISED] = str(parent_pid)
+    stop = Stop().on_signals()
+    logs.configure(config.log.level_of("receive"), config.log.format, "receive")
 
     def ready(port: int) -> None:
         log.info("listening beside others", extra={"action": "joined", "port": port})
@@ -237,4 +283,6 @@ def _member(config: Config, parent_pid: int, line: Connection) -> None:
             line.send(port)
         line.close()
 
-    _serve(config, Stop().on_signals(), ready)
+    # The service manager and whoever asks for a reload speak to the process that started this one.
+    life = Life(config, "receive", source, str(os.getpid()), notifier=Notifier({}), present=False)
+    _serve(life, stop, ready, part=_share)

@@ -14,15 +14,18 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from dicom_node import engine as job_engine
+from dicom_node import metrics, tracing
 from dicom_node.audit import Audit, Auditor, application_started, application_stopped
 from dicom_node.config import Config
 from dicom_node.db import Database
-from dicom_node.engine import Engine, EngineClient
+from dicom_node.engine import Engine, EngineClient, Workflow
 from dicom_node.errors import BundleError, ConfigError, DicomNodeError, StaleState
+from dicom_node.life import Life
 from dicom_node.peers import PeerConfig
 from dicom_node.storage import Storage
 
@@ -57,12 +60,20 @@ class Stop:
 
     def __init__(self) -> None:
         self.event = threading.Event()
+        self._reload = threading.Event()
         self._supervisor = int(os.environ.get(SUPERVISED, "0"))
 
     def on_signals(self) -> Stop:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self.event.set())
+        signal.signal(signal.SIGHUP, lambda *_: self._reload.set())
         return self
+
+    def reload_asked(self) -> bool:
+        """Whether SIGHUP came since the last time that somebody asked."""
+        asked = self._reload.is_set()
+        self._reload.clear()
+        return asked
 
     def wait(self, watch: Callable[[], None] = lambda: None, every_s: float = 1.0) -> None:
         """Until set; `watch` is called now and then."""
@@ -82,48 +93,103 @@ def open_state(config: Config) -> tuple[Storage, Database]:
     return storage, database
 
 
+def observe(life: Life, database: Database) -> list[Beside]:
+    """This process counts and traces from now on. What shows the counts, where the settings want a port for it."""
+    from dicom_node.metrics.exposition import Exposition
+    from dicom_node.metrics.port import MetricsPort
+
+    config = life.config
+    allowed = {"scanners": config.metrics.scanners, "kernels": config.metrics.kernels}
+    metrics.start(config.metrics_folder(), life.role, **allowed)
+    if config.traces is not None:
+        tracing.start(config.traces.endpoint, life.role)
+    if config.metrics.port is None:
+        return []
+    exposition = Exposition(config, database, latest=lambda: life.config)
+    return [MetricsPort(config.metrics.host, config.metrics.port, exposition)]
+
+
+def unobserve() -> None:
+    """The last words of a process that ends in order."""
+    tracing.stop()
+    metrics.stop()
+
+
 def executor_id(role: str, name: str | None) -> str:
     """Stable over restarts, so that a process finds its own unfinished work again; one living process a name."""
     return f"{socket.gethostname()}/{name or role}"
 
 
-def make_announcer(config: Config, client: EngineClient) -> Announcer:
-    """Tells the engine that a series grew. Its thread is not started yet."""
+def make_announcer(config: Config, client: EngineClient, latest: Callable[[], Config] | None = None) -> Announcer:
+    """Tells the engine that a series grew, by the latest settings. Its thread is not started yet."""
     from dicom_node.dimse.announce import Announcer
 
+    now = latest or (lambda: config)
+
     def bounce(series_uid: str, quiet_time_s: float) -> None:
-        client.bounce("assemble", series_uid, quiet_time_s, series_uid, longest_s=config.assemble.longest_wait_s)
+        client.bounce("assemble", series_uid, quiet_time_s, series_uid, longest_s=now().assemble.longest_wait_s)
 
     def look(series_uid: str) -> None:
         # Not by a bounce, which the engine takes up a second later at worst. Each look is a workflow of its own.
         client.enqueue("assemble", f"{series_uid}:look:{uuid.uuid4().hex}", series_uid, priority="stat")
 
-    return Announcer(bounce, config.quiet_time_s, look=look, proven_quiet_time_s=config.assemble.proven_quiet_time_s)
+    return Announcer(
+        bounce,
+        lambda source_ae: now().quiet_time_s(source_ae),
+        look=look,
+        proven_quiet_time_s=config.assemble.proven_quiet_time_s,
+    )
 
 
-def work(config: Config, stop: Stop, name: str | None = None) -> None:
-    """One process a GPU: assembles and analyses."""
+def work(
+    config: Config, stop: Stop, name: str | None = None, *, source: Path | None = None, device: str | None = None
+) -> None:
+    """One process a GPU: assembles and analyses. source: the settings' file, read again on SIGHUP. device: where
+    given, in the place of work.device."""
     storage, database = open_state(config)
     me = executor_id("work", name)
     audit = Auditor.of(config)
-    flow = _flow(config, database, storage, me, audit, _detectors(config, database), _no_archive)
-    _run_engine("work", config, flow, database, stop, queues=("assemble", "overdue", "analyse"))
+    chosen = device or config.work.device
+    detector = _detectors(config, database, chosen)
+
+    def flow(settings: Config) -> Flow:
+        return _flow(settings, database, storage, me, audit, detector, _no_archive)
+
+    life = Life(config, "work", source, name)
+    observers = observe(life, database)
+    if chosen.startswith("cuda"):
+        from dicom_node.metrics.gpu import GpuWatch
+
+        observers.append(GpuWatch(chosen))
+    queues = ("assemble", "overdue", "analyse")
+    _run_engine(life, flow, database, storage, stop, queues=queues, observers=observers)
 
 
-def deliver(config: Config, stop: Stop, name: str | None = None) -> None:
+def deliver(config: Config, stop: Stop, name: str | None = None, *, source: Path | None = None) -> None:
     """Sends results and has them committed, pulls on schedule, looks for earlier CTs, deletes what may go, tells
-    operators of what is wrong; imports no torch."""
+    operators of what is wrong; imports no torch.
+
+    source: the settings' file, read again on SIGHUP.
+    """
     from dicom_node.prior import PriorFinder
 
     storage, database = open_state(config)
+    me = executor_id("deliver", name)
     audit = Auditor.of(config)
-    find_prior = PriorFinder(config=config, database=database, storage=storage, audit=audit)
-    flow = _flow(config, database, storage, executor_id("deliver", name), audit, _no_detector, find_prior)
-    beside: list[Beside] = [_keeper(config, database, storage)]
-    if config.pulls:
-        beside.append(_pulls(config, database, storage, audit))
-    beside += [_retention(config, database, storage, audit), _alerts(config, database, storage)]
-    _run_engine("deliver", config, flow, database, stop, queues=("deliver", "priors"), beside=beside)
+
+    def flow(settings: Config) -> Flow:
+        find_prior = PriorFinder(config=settings, database=database, storage=storage, audit=audit)
+        return _flow(settings, database, storage, me, audit, _no_detector, find_prior)
+
+    def beside(settings: Config) -> list[Beside]:
+        also: list[Beside] = [_keeper(settings, database, storage)]
+        if settings.pulls:
+            also.append(_pulls(settings, database, storage, audit))
+        return [*also, _retention(settings, database, storage, audit), _alerts(settings, database, storage)]
+
+    life = Life(config, "deliver", source, name)
+    queues, observers = ("deliver", "priors"), observe(life, database)
+    _run_engine(life, flow, database, storage, stop, queues=queues, beside=beside, observers=observers)
 
 
 def _keeper(config: Config, database: Database, storage: Storage) -> Keeper:
@@ -158,7 +224,7 @@ def _alerts(config: Config, database: Database, storage: Storage) -> Beside:
     return AlertSchedule(alerts_of(config, database, looks))
 
 
-def _detectors(config: Config, database: Database) -> Callable[[str], Detector]:
+def _detectors(config: Config, database: Database, device: str) -> Callable[[str], Detector]:
     """All bundles of models:, loaded. One that only ever runs in the shadow keeps no node from working."""
     from dicom_node.model.detector import Detector as MaskRCNNDetector
     from dicom_node.promotion import pair_of
@@ -169,14 +235,14 @@ def _detectors(config: Config, database: Database) -> Callable[[str], Detector]:
     problems: dict[str, str] = {}
     for name, model in config.models.items():
         try:
-            loaded[name] = MaskRCNNDetector.load(model.folder(), config.work.device)
+            loaded[name] = MaskRCNNDetector.load(model.folder(), device)
         except BundleError as err:
             if name not in shadows:
                 raise
             problems[name] = str(err)
             log.error("model not loaded", extra={"action": "model", "model": name, "problem": str(err)})
         else:
-            log.info("model loaded", extra={"action": "model", "model": name, "device": config.work.device})
+            log.info("model loaded", extra={"action": "model", "model": name, "device": device})
 
     def detector(name: str) -> Detector:
         if name not in loaded:
@@ -233,31 +299,78 @@ def _flow(
     )
 
 
+class _Latest:
+    """The workflows by the latest settings. A run that began keeps those of its start."""
+
+    def __init__(
+        self, build: Callable[[Config], Flow], beside: Callable[[Config], list[Beside]], config: Config
+    ) -> None:
+        self._build, self._make_beside = build, beside
+        self.flow = build(config)
+        self._beside: list[Beside] = []
+
+    def workflows(self) -> dict[str, Workflow]:
+        return {name: self._latest(name) for name in self.flow.workflows()}
+
+    def _latest(self, name: str) -> Workflow:
+        return lambda run, *args: self.flow.workflows()[name](run, *args)
+
+    def start(self, config: Config) -> None:
+        self._beside = self._make_beside(config)
+        for other in self._beside:
+            other.start()
+
+    def stop(self, wait_s: float) -> None:
+        for other in self._beside:
+            other.stop(wait_s)
+
+    def take_over(self, config: Config) -> None:
+        """What runs beside the queues keeps nothing in memory: it is ended and begun anew."""
+        self.flow = replace(self._build(config), stopwatch=self.flow.stopwatch)
+        self.stop(config.work.drain_s)
+        self.start(config)
+
+
 def _run_engine(
-    role: str,
-    config: Config,
-    flow: Flow,
+    life: Life,
+    build: Callable[[Config], Flow],
     database: Database,
+    storage: Storage,
     stop: Stop,
     *,
     queues: Sequence[str],
-    beside: Sequence[Beside] = (),
+    beside: Callable[[Config], list[Beside]] = lambda _config: [],
+    observers: Sequence[Beside] = (),
 ) -> None:
-    """Does not return: threads of handed-back workflows must not write another word, and would keep us alive."""
-    engine = Engine(config.database_url(), flow.executor_id, flow.workflows(), queues)
+    """Does not return: threads of handed-back workflows must not write another word, and would keep us alive.
+
+    beside: begun anew with new settings. observers: go on through them.
+    """
+    latest = _Latest(build, beside, life.config)
+    me = latest.flow.executor_id
+    engine = Engine(life.config.database_url(), me, latest.workflows(), queues)
     engine.on_poison(lambda workflow_id, name: _park(database, workflow_id, name))
     engine.start()
-    for other in beside:
-        other.start()
-    flow.audit.write(application_started(role))
-    flow.audit.start()
-    log.info("working", extra={"action": "ready", "executor": flow.executor_id, "queues": ",".join(queues)})
+    latest.start(life.config)
+    for observer in observers:
+        observer.start()
+
+    def take_over(config: Config) -> None:
+        storage.keep_free(config.storage.min_free_gb)
+        latest.take_over(config)
+
+    audit = latest.flow.audit
+    audit.write(application_started(life.role))
+    audit.start()
+    life.ready(f"works off {', '.join(queues)}", healthy=engine.healthy, apply=take_over)
+    log.info("working", extra={"action": "ready", "executor": me, "queues": ",".join(queues)})
 
     def watch() -> None:
+        life.beat(stop.reload_asked)
         if engine.lost.is_set():
             log.error("the lock of this executor is lost, stopping", extra={"action": "lost"})
             stop.event.set()
-        if flow.stopwatch.seconds() > config.work.longest_analysis_s:
+        if latest.flow.stopwatch.seconds() > life.config.work.longest_analysis_s:
             # A step can't be interrupted: a hung one ends with its process, and the crash counts against the job.
             log.error("analysis hangs, ending the process", extra={"action": "hung"})
             logging.shutdown()
@@ -267,24 +380,28 @@ def _run_engine(
     try:
         stop.wait(watch)
         log.info("stopping", extra={"action": "stopping"})
-        for other in beside:
-            other.stop(config.work.drain_s)
-        drained = engine.stop(config.work.drain_s)
-        flow.audit.write(application_stopped(role))
-        flow.audit.stop()
+        life.stopping()
+        latest.stop(life.config.work.drain_s)
+        for observer in observers:
+            observer.stop(life.config.work.drain_s)
+        drained = engine.stop(life.config.work.drain_s)
+        audit.write(application_stopped(life.role))
+        audit.stop()
         log.info("stopped", extra={"action": "stopped", "drained": drained})
         code = 0
     except Exception:
         log.exception("process failed", extra={"action": "failed"})
     finally:
+        unobserve()
         logging.shutdown()
         os._exit(code)
 
 
 def _park(database: Database, workflow_id: str, name: str) -> None:
     log.error("workflow parked: its workers died", extra={"action": "parked", "workflow": workflow_id, "kind": name})
-    if name == "analyse":
-        database.park_job(workflow_id, "its workers died while they ran it; jobs retry tries again")
+    text = "its workers died while they ran it; jobs retry tries again"
+    if name == "analyse" and database.park_job(workflow_id, text):
+        metrics.series_ended("parked", "PARKED")
     elif name == "shadow":
         from dicom_node.shadow import shadowed_job
 

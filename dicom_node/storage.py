@@ -59,12 +59,16 @@ class Storage:
 
     def __init__(self, root: Path, *, min_free_gb: float = 0.0) -> None:
         self.root = root.absolute()
-        self._min_free_bytes = int(min_free_gb * 1e9)
+        self.keep_free(min_free_gb)
         try:
             for folder in (".", "incoming", "results"):
                 (self.root / folder).mkdir(parents=True, exist_ok=True, mode=0o750)
         except OSError as err:
             raise StorageError(f"storage.root cannot be written to: {err.strerror}") from err
+
+    def keep_free(self, min_free_gb: float) -> None:
+        """So much of the disk is left alone from now on."""
+        self._min_free_bytes = int(min_free_gb * 1e9)
 
     def path(self, relative: str) -> Path:
         return self.root / relative

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from dicom_node.notify import SOCKET
 from dicom_node.roles import SUPERVISED
 
 log = logging.getLogger(__name__)
@@ -46,6 +47,7 @@ class Supervisor:
         """Exit code: 0 stopped in order, 2 a role can't use the settings."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._stop.set())
+        signal.signal(signal.SIGHUP, lambda *_: self._pass_on(signal.SIGHUP))
         code = 0
         while not self._stop.is_set() and code == 0:
             code = self._tend()
@@ -67,12 +69,18 @@ class Supervisor:
                 self._plan_restart(child, code)
         return 0
 
+    def _pass_on(self, number: signal.Signals) -> None:
+        """Each role reads its settings again by itself."""
+        for child in self._children:
+            if child.process is not None:
+                child.process.send_signal(number)
+
     def _start(self, child: Child) -> None:
         command = [sys.executable, "-m", "dicom_node", child.role, "--config", str(self._config_path)]
+        environment = {**os.environ, SUPERVISED: str(os.getpid())}
+        environment.pop(SOCKET, None)  # a manager of services hears of this process alone
         # A session of its own: Ctrl-C reaches us alone, and we end the children in order.
-        child.process = subprocess.Popen(
-            command, start_new_session=True, env={**os.environ, SUPERVISED: str(os.getpid())}
-        )
+        child.process = subprocess.Popen(command, start_new_session=True, env=environment)
         child.started_at = time.monotonic()
         log.info("role started", extra={"action": "started", "child": child.role, "pid": child.process.pid})
 

@@ -26,6 +26,7 @@ from pynetdicom.association import Association
 from pynetdicom.presentation import PresentationContext
 from pynetdicom.transport import AddressInformation, AssociationServer, RequestHandler
 
+from dicom_node import metrics
 from dicom_node.dimse.admission import Rejection, Welcome, over_limit
 from dicom_node.dimse.commit_link import CommitmentLink, CommitmentService
 from dicom_node.dimse.contexts import preferring, with_results, without_storage
@@ -53,6 +54,8 @@ _LAST_WORD_S = 2.0
 # oldest is cut, so that idle ones keep nobody out and cost a bounded number of threads.
 MOST_WAITING = 100
 _ROOM_S = 1.0
+# The listening thread turns ten times a second; a full house holds it up for a second or so.
+_HUNG_S = 30.0
 _NARRATORS = (
     (evt.EVT_DIMSE_RECV, _handlers.standard_dimse_recv_handler),
     (evt.EVT_DIMSE_SENT, _handlers.standard_dimse_sent_handler),
@@ -67,6 +70,7 @@ class Caller:
 
     association: its name among all Associations. begun_uids: the series that count it as one that brings them.
     brought: series -> SOP Class -> how many Instances were answered Success. refused: how many were not.
+    peer: its name in the settings, where it has one. since: when it came, seconds since the epoch.
     """
 
     ae_title: str
@@ -79,6 +83,8 @@ class Caller:
     brought: dict[str, Counter[str]] = field(default_factory=dict)
     refused: int = 0
     association: str = field(default_factory=lambda: uuid.uuid4().hex)
+    peer: str | None = None
+    since: float = field(default_factory=time.time)
 
 
 class Service(Protocol):
@@ -189,6 +195,31 @@ class Acceptor:
         self._listeners.clear()
         self.tls_port = None
 
+    def healthy(self) -> bool:
+        """False once a port is open behind which nothing accepts any more."""
+        now = time.monotonic()
+        return bool(self._listeners) and all(
+            thread.is_alive() and now - server.turned_at < _HUNG_S for server, thread in self._listeners
+        )
+
+    def limit(
+        self,
+        *,
+        max_associations: int,
+        max_associations_per_peer: int | None,
+        max_instance_bytes: int,
+        associate_timeout_s: float,
+        idle_timeout_s: float,
+        contexts: list[PresentationContext],
+    ) -> None:
+        """Other limits for Associations that come; those that run keep theirs."""
+        self.contexts = contexts
+        self.idle_timeout_s, self.associate_timeout_s = idle_timeout_s or None, associate_timeout_s or None
+        self.max_instance_bytes = max_instance_bytes
+        self._max_associations, self._max_per_peer = max_associations, max_associations_per_peer
+        self._ae.maximum_associations = 2 * (max_associations + MOST_WAITING)
+        self._ae.network_timeout, self._ae.acse_timeout = self.idle_timeout_s, self.associate_timeout_s
+
     def stop(self, drain_s: float) -> None:
         """No new Association; running ones may end by themselves within `drain_s`, then they are aborted."""
         self._stop_listening()
@@ -258,8 +289,14 @@ class _Server(AssociationServer):
         self, acceptor: Acceptor, ae: ApplicationEntity, address: tuple[str, int], tls: ssl.SSLContext | None
     ) -> None:
         self.acceptor, self.tls = acceptor, tls
+        self.turned_at = time.monotonic()
         # pynetdicom is not told of TLS: it would do the handshake in this one thread, and a slow peer would stop all.
         super().__init__(ae, address, ae.ae_title, acceptor.contexts, request_handler=_Connection)
+
+    def service_actions(self) -> None:
+        """Each turn of the listening thread."""
+        super().service_actions()
+        self.turned_at = time.monotonic()
 
     def server_bind(self) -> None:
         if self.acceptor.reuse_port and self.socket is not None:
@@ -343,6 +380,7 @@ class _Inbound(Association):
                 if self._commitments is not None:
                     self._commitments.ended()
                 if self.admitted:
+                    metrics.association_ended(self.caller.peer, released=self.is_released)
                     self._acceptor.service.ended(self.caller, released=self.is_released)
             finally:
                 self._acceptor.ended(self)
@@ -361,6 +399,7 @@ class _Inbound(Association):
                 level, "no association", extra={"action": "reject", "address": self.caller.address, "why": str(err)}
             )
             if not err.harmless:
+                metrics.association_rejected(0, 0, 0)
                 self._acceptor.turned_away(self.caller, str(err))
             return False
         self.caller.certificate_names = opened.certificate_names
@@ -387,11 +426,14 @@ class _Inbound(Association):
         if rejection is not None:
             extra = {"action": "reject", "calling_ae": self.caller.ae_title, "called_ae": self.caller.called}
             log.warning(rejection.text, extra={**extra, "address": self.caller.address})
+            metrics.association_rejected(rejection.result, rejection.source, rejection.diagnostic)
             self.acse.send_reject(rejection.result, rejection.source, rejection.diagnostic)
             self.kill()
             if rejection is welcome:
                 self._acceptor.turned_away(self.caller, rejection.text)
         elif isinstance(welcome, Welcome):
+            self.caller.peer = welcome.peer
+            metrics.association_accepted(welcome.peer)
             known = self._acceptor.contexts
             offered = preferring(with_results(known) if welcome.sends_results else known, welcome.accept_first)
             self.acceptor.supported_contexts = offered if welcome.may_store else without_storage(offered)
@@ -434,6 +476,7 @@ class _Inbound(Association):
                     source_ip=self.caller.address,
                 )
             )
+        metrics.instance_received(self.caller.peer, answer.status, len(request.data_set or b""))
         if answer.series_uid is None:
             self.caller.refused += 1
         else:

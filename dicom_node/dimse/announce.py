@@ -58,12 +58,16 @@ class Announcer:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._bounce, self._quiet_time_s, self._look = bounce, quiet_time_s, look
-        self._least_pause_s = max(_PAUSE_S, proven_quiet_time_s - _LOOK_TAKES_S)
+        self.proven_after(proven_quiet_time_s)
         self._interval_s, self._clock = interval_s, clock
         self._changed = threading.Condition()
         self._growing: dict[str, _Growing] = {}
         self._closing = False
         self._thread: threading.Thread | None = None
+
+    def proven_after(self, proven_quiet_time_s: float) -> None:
+        """As when built; for what grows from now on."""
+        self._least_pause_s = max(_PAUSE_S, proven_quiet_time_s - _LOOK_TAKES_S)
 
     def start(self) -> None:
         self._thread = threading.Thread(target=self._run, name="announcer", daemon=True)

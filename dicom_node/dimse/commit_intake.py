@@ -60,6 +60,10 @@ class CommitmentIntake:
         self._config, self._storage, self._database = config, storage, database
         self._settle, self._pause = settle, pause
 
+    def take_over(self, config: Config) -> None:
+        """Other settings, from the next message on."""
+        self._config = config
+
     # -- peers ask us ------------------------------------------------------------------------------
 
     def requested(self, caller: Caller, message: Message) -> tuple[int, Key | None]:

@@ -7,6 +7,7 @@ import time
 
 import sqlalchemy as sa
 
+from dicom_node import tracing
 from dicom_node.audit import Audit, NoAudit, Study, instances_transferred
 from dicom_node.config import Config
 from dicom_node.db import Database
@@ -84,11 +85,12 @@ class Receiver:
         self._count_again_at = 0.0
         check_preferences(config)
         receive = config.receive
+        self._commitment = CommitmentIntake(config, storage, database, self._intake.settle_instances)
         self._acceptor = Acceptor(
             self,
             ae_title=receive.ae_title,
             contexts=[*supported_contexts(receive.also_accept), commitment_context()],
-            commitment=CommitmentIntake(config, storage, database, self._intake.settle_instances),
+            commitment=self._commitment,
             host=receive.host,
             port=receive.port,
             tls=None if receive.tls is None else SecurePort(receive.tls.port, server_context(receive.tls)),
@@ -122,6 +124,26 @@ class Receiver:
     def tls_port(self) -> int | None:
         """The port that speaks TLS, while it is open."""
         return self._acceptor.tls_port
+
+    def healthy(self) -> bool:
+        return self._acceptor.healthy()
+
+    def take_over(self, config: Config) -> None:
+        """Other settings for Associations that come. Raises ConfigError before anything changed."""
+        check_preferences(config)
+        receive = config.receive
+        self._acceptor.limit(
+            max_associations=receive.max_associations,
+            max_associations_per_peer=receive.max_associations_per_peer,
+            max_instance_bytes=receive.max_instance_mb * 1024**2,
+            associate_timeout_s=receive.associate_timeout_s,
+            idle_timeout_s=receive.idle_timeout_s,
+            contexts=[*supported_contexts(receive.also_accept), commitment_context()],
+        )
+        self._storage.keep_free(config.storage.min_free_gb)
+        self._announcer.proven_after(config.assemble.proven_quiet_time_s)
+        self._commitment.take_over(config)
+        self._config = config
 
     def settle(self) -> bool:
         """Wait until all that was acknowledged has file and row; False when it takes too long."""
@@ -176,6 +198,9 @@ class Receiver:
             "series_count": len(series),
         }
         log.info("association ended", extra=extra)
+        for series_uid in series:
+            about = {"peer": caller.peer or "unknown", "outcome": "released" if released else "aborted"}
+            tracing.spent("receive", series_uid, begun_at=caller.since, ended_at=time.time(), about=about)
         settled = self._intake.settle_series(series)
         try:
             if caller.begun_uids:

@@ -34,12 +34,22 @@ _Sample = tuple[str, Mapping[str, str], float]
 
 
 class Exposition:
-    """`text()` is the answer to a scrape. Safe to call from many threads. now: seconds since the epoch."""
+    """`text()` is the answer to a scrape. Safe to call from many threads. now: seconds since the epoch.
+
+    latest: the settings as they are now, where they may change.
+    """
 
     def __init__(
-        self, config: Config, database: Database, *, now: Callable[[], float] = time.time, cache_s: float = 5.0
+        self,
+        config: Config,
+        database: Database,
+        *,
+        latest: Callable[[], Config] | None = None,
+        now: Callable[[], float] = time.time,
+        cache_s: float = 5.0,
     ) -> None:
-        self._config, self._database, self._now, self._cache_s = config, database, now, cache_s
+        self._latest = latest or (lambda: config)
+        self._database, self._now, self._cache_s = database, now, cache_s
         self._lock = threading.Lock()
         self._asked_at = float("-inf")
         self._rows: list[_Sample] = []
@@ -51,68 +61,72 @@ class Exposition:
 
     def collect(self) -> Iterator[Metric]:
         """As prometheus-client asks a collector."""
-        folder = self._config.metrics_folder()
+        config = self._latest()
+        folder = config.metrics_folder()
         if folder.is_dir():
             yield from merged(folder)
         families: dict[str, GaugeMetricFamily] = {}
-        for name, labels, value in [*self._of_rows(), *_of_disk(self._config), *_of_build()]:
+        for name, labels, value in [*self._of_rows(config), *_of_disk(config), *_of_build()]:
             definition = CATALOGUE[name]
             if name not in families:
                 families[name] = GaugeMetricFamily(name, definition.text, labels=definition.labels)
             families[name].add_metric([labels[each] for each in definition.labels], value)
         yield from families.values()
 
-    def _of_rows(self) -> list[_Sample]:
+    def _of_rows(self, config: Config) -> list[_Sample]:
         with self._lock:
             now = self._now()
             if now - self._asked_at >= self._cache_s or now < self._asked_at:
-                self._rows = self._asked(now)
+                self._rows = self._asked(config, now)
                 self._asked_at = now
             return self._rows
 
-    def _asked(self, now: float) -> list[_Sample]:
+    def _asked(self, config: Config, now: float) -> list[_Sample]:
         try:
             with self._database.engine.connect().execution_options(read_only=True) as connection:
                 found = [
                     *_of_series(connection, now),
                     *_of_jobs(connection, now),
-                    *self._of_deliveries(connection, now),
-                    *self._of_commitments(connection, now),
+                    *_of_deliveries(config, connection, now),
+                    *_of_commitments(config, connection, now),
                 ]
         except (sa.exc.SQLAlchemyError, DicomNodeError):
             return [("dicom_node_database_up", {}, 0.0)]
         return [("dicom_node_database_up", {}, 1.0), *found]
 
-    def _of_deliveries(self, connection: sa.Connection, now: float) -> Iterator[_Sample]:
-        d = schema.delivery.c
-        query = sa.select(d.destination, d.state, sa.func.count(), sa.func.min(d.created_at))
-        query = query.where(d.state.in_(_OPEN_DELIVERIES)).group_by(d.destination, d.state)
-        empty = {(name, state): (0, now) for name in self._destinations() for state in _OPEN_DELIVERIES}
-        rows = [
-            ((self._destination(name), state), count, oldest)
-            for name, state, count, oldest in connection.execute(query)
-        ]
-        for (destination, state), (count, oldest) in _summed(empty, rows).items():
-            labels = {"destination": destination, "state": state}
-            yield "dicom_node_deliveries_open", labels, count
-            yield "dicom_node_deliveries_oldest_seconds", labels, max(0.0, now - oldest)
 
-    def _of_commitments(self, connection: sa.Connection, now: float) -> Iterator[_Sample]:
-        c = schema.commitment.c
-        query = sa.select(c.destination, sa.func.count(), sa.func.min(c.created_at))
-        query = query.where(c.state.in_(_OPEN_COMMITMENTS)).group_by(c.destination)
-        empty = {name: (0, now) for name in self._destinations() if self._config.peers[name].may_commit}
-        rows = [(self._destination(name), count, oldest) for name, count, oldest in connection.execute(query)]
-        for destination, (count, oldest) in _summed(empty, rows).items():
-            yield "dicom_node_commitments_open", {"destination": destination}, count
-            yield "dicom_node_commitments_oldest_seconds", {"destination": destination}, max(0.0, now - oldest)
+def _of_deliveries(config: Config, connection: sa.Connection, now: float) -> Iterator[_Sample]:
+    d = schema.delivery.c
+    query = sa.select(d.destination, d.state, sa.func.count(), sa.func.min(d.created_at))
+    query = query.where(d.state.in_(_OPEN_DELIVERIES)).group_by(d.destination, d.state)
+    empty = {(name, state): (0, now) for name in _destinations(config) for state in _OPEN_DELIVERIES}
+    rows = [
+        ((_destination(config, name), state), count, oldest) for name, state, count, oldest in connection.execute(query)
+    ]
+    for (destination, state), (count, oldest) in _summed(empty, rows).items():
+        labels = {"destination": destination, "state": state}
+        yield "dicom_node_deliveries_open", labels, count
+        yield "dicom_node_deliveries_oldest_seconds", labels, max(0.0, now - oldest)
 
-    def _destinations(self) -> list[str]:
-        return sorted({name for route in self._config.routes for name in route.destinations})
 
-    def _destination(self, name: str) -> str:
-        """Those that are in the settings no more are one."""
-        return name if name in self._config.peers else OTHER
+def _of_commitments(config: Config, connection: sa.Connection, now: float) -> Iterator[_Sample]:
+    c = schema.commitment.c
+    query = sa.select(c.destination, sa.func.count(), sa.func.min(c.created_at))
+    query = query.where(c.state.in_(_OPEN_COMMITMENTS)).group_by(c.destination)
+    empty = {name: (0, now) for name in _destinations(config) if config.peers[name].may_commit}
+    rows = [(_destination(config, name), count, oldest) for name, count, oldest in connection.execute(query)]
+    for destination, (count, oldest) in _summed(empty, rows).items():
+        yield "dicom_node_commitments_open", {"destination": destination}, count
+        yield "dicom_node_commitments_oldest_seconds", {"destination": destination}, max(0.0, now - oldest)
+
+
+def _destinations(config: Config) -> list[str]:
+    return sorted({name for route in config.routes for name in route.destinations})
+
+
+def _destination(config: Config, name: str) -> str:
+    """Those that are in the settings no more are one."""
+    return name if name in config.peers else OTHER
 
 
 def _of_series(connection: sa.Connection, now: float) -> Iterator[_Sample]:

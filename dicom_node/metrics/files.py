@@ -32,7 +32,6 @@ _ROOM_BYTES = 512
 _MOST_PLACES = 256
 # Who shows the metrics holds a lock for a moment to see whether it is free.
 _TRIES, _TRY_AGAIN_S = 4, 0.01
-_UNREADABLE = (RuntimeError, struct.error, UnicodeDecodeError, ValueError)
 
 
 class ProcessFiles:
@@ -108,12 +107,8 @@ def _readable(folder: Path) -> Iterator[Path]:
         kind, _, place = path.stem.rpartition("_")
         if kind.startswith("gauge") and not alive.setdefault(place, _is_taken(folder / f"{place}.lock")):
             continue
-        try:
-            for _ in MmapedDict.read_all_values_from_file(str(path)):
-                pass
-        except (*_UNREADABLE, OSError):
-            continue  # being made, or damaged: its process makes it anew
-        yield path
+        if _is_sound(path):
+            yield path  # else it is damaged, or being made: its process makes it anew
 
 
 def _kind(definition: Definition) -> str:
@@ -154,13 +149,24 @@ def _opened(folder: Path, kind: str, place: str) -> MmapedDict:
     if kind.startswith("gauge"):
         path.unlink(missing_ok=True)  # what a process before us saw holds no more
     _allocate(path, _SIZE_BYTES[kind])
-    try:
-        return MmapedDict(str(path))
-    except _UNREADABLE:
+    if not _is_sound(path):
         log.warning("damaged counts thrown away", extra={"action": "metrics", "file": path.name})
         path.unlink()
         _allocate(path, _SIZE_BYTES[kind])
-        return MmapedDict(str(path))
+    return MmapedDict(str(path))
+
+
+def _is_sound(path: Path) -> bool:
+    """Whether all of the file's keys can be read. One that no process has written to yet has none."""
+    try:
+        [used] = struct.unpack_from("i", (data := path.read_bytes()))
+        if used and not 8 <= used <= len(data):
+            return False
+        for key, *_ in MmapedDict.read_all_values_from_file(str(path)) if used else ():
+            json.loads(key)
+    except (RuntimeError, struct.error, ValueError, OSError):
+        return False
+    return True
 
 
 def _allocate(path: Path, size_bytes: int) -> None:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import logging
 import socket
 import threading
+from dataclasses import replace
+from pathlib import Path
 
 import uvicorn
+from fastapi import FastAPI
 
 from dicom_node import roles
 from dicom_node.audit import Auditor, application_started, application_stopped
@@ -14,6 +17,7 @@ from dicom_node.config import Config, ReceiveTLS, WebConfig, is_loopback
 from dicom_node.dimse.tls import server_context
 from dicom_node.engine import EngineClient
 from dicom_node.errors import ConfigError, DicomNodeError
+from dicom_node.life import Life
 from dicom_node.metrics.exposition import Exposition
 from dicom_node.web.app import create_app
 from dicom_node.web.node import Node, open_access
@@ -27,8 +31,10 @@ _LAST_WORD_S = 3
 _MOST_AT_ONCE = 200
 
 
-def web(config: Config, stop: roles.Stop) -> None:
-    """Listen until `stop`. Raises ConfigError where nobody could log in, or the port is taken."""
+def web(config: Config, stop: roles.Stop, *, source: Path | None = None) -> None:
+    """Listen until `stop`. Raises ConfigError where nobody could log in, or the port is taken. source: the settings'
+    file, read again on SIGHUP."""
+    life = Life(config, "web", source)
     storage, database = roles.open_state(config)
     auditor = Auditor.of(config)
     node = Node(
@@ -41,22 +47,42 @@ def web(config: Config, stop: roles.Stop) -> None:
         trail=Trail(audit=auditor, database=database, storage=storage),
     )
     _someone_may_log_in(node)
-    server, listening = _server(node), _listen(config.web)
+    observers = roles.observe(life, database)
+    app = create_app(node)
+    server, listening = _server(node, app), _listen(config.web)
+
+    def take_over(latest: Config) -> None:
+        # Requests that run keep the one they began with.
+        app.state.node = replace(node, config=latest)
+
     # In a thread: uvicorn's signal handlers are for the main one, and the process has its own.
     thread = threading.Thread(target=server.run, args=([listening],), name="web", daemon=True)
     thread.start()
+    for observer in observers:
+        observer.start()
     address = f"{config.web.host}:{listening.getsockname()[1]}"
     try:
         auditor.write(application_started("web"))
         log.info("serving", extra={"action": "ready", "address": address, "tls": config.web.tls is not None})
-        stop.wait(lambda: None if thread.is_alive() else stop.event.set())
+        life.ready(f"serves {address}", healthy=thread.is_alive, apply=take_over)
+
+        def watch() -> None:
+            life.beat(stop.reload_asked)
+            if not thread.is_alive():
+                stop.event.set()
+
+        stop.wait(watch)
         if not thread.is_alive():
             raise DicomNodeError("the web server ended by itself")
         log.info("stopping", extra={"action": "stopping"})
+        life.stopping()
         auditor.write(application_stopped("web"))
     finally:
         server.should_exit = True
         thread.join(_LAST_WORD_S + 5)
+        for observer in observers:
+            observer.stop(_LAST_WORD_S)
+        roles.unobserve()
         node.access.rows.close()
         node.engine.close()
         database.close()
@@ -74,10 +100,10 @@ def _someone_may_log_in(node: Node) -> None:
     log.warning("no users yet: dicom-node user add NAME --role admin", extra={"action": "no users"})
 
 
-def _server(node: Node) -> uvicorn.Server:
+def _server(node: Node, app: FastAPI) -> uvicorn.Server:
     web = node.config.web
     settings = uvicorn.Config(
-        create_app(node),
+        app,
         log_config=None,
         # Its lines hold queries, in which people search for what must not be logged.
         access_log=False,

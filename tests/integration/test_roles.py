@@ -35,7 +35,7 @@ if sys.argv[2] == "hangs":
     detector.also = lambda: time.sleep(600)
 if sys.argv[2] == "breaks":
     Stopwatch.seconds = broken
-roles._detectors = lambda config, database: lambda name: detector
+roles._detectors = lambda config, database, device: lambda name: detector
 logs.configure("info", "json", "work")
 roles.work(load_config(Path(sys.argv[1])), roles.Stop().on_signals(), "w1")
 """

@@ -402,10 +402,10 @@ def test_the_role_starts_without_a_bundle_that_only_shadows_and_not_without_one_
     config = config.model_copy(
         update={"models": config.models | {"steady": config.models["steady"].model_copy(update={"bundle": str(fast)})}}
     )
-    detector = roles._detectors(config, two.database)
+    detector = roles._detectors(config, two.database, "cpu")
     assert detector("steady").identity.name == "lung_nodule_small"
     with pytest.raises(ConfigError, match=r"model daring is not loaded: .*no such folder"):
         detector("daring")
     two.database.promote([("chest", "steady")], model="daring", bundle_sha256="x", forced=True, by="ann")
     with pytest.raises(BundleError, match="no such folder"):
-        roles._detectors(config, two.database)
+        roles._detectors(config, two.database, "cpu")

@@ -1,0 +1,178 @@
+"""A node <-> a folder with its database and files, consistent with each other. SQLite here; PostgreSQL has pg_dump.
+
+The database is copied before the files: each row of the copy has its file then, for a file is durable before its row.
+Files that came later have no row in the copy: the receiver takes them in at its first start.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from dicom_node import __version__
+from dicom_node.config import Config
+from dicom_node.engine import engine_url
+from dicom_node.errors import ConfigError, DicomNodeError
+
+_MANIFEST = "backup.json"
+# The journal comes after the databases: what was acknowledged without a row in the copy is in it, or is a file then.
+_FOLDERS = ("journal", "incoming", "results")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backup:
+    """databases: their SHA-256 by name; none where PostgreSQL holds them. files, bytes: below storage.root."""
+
+    version: str
+    made_at: float
+    databases: dict[str, str]
+    files: int
+    bytes: int
+
+
+def backup(config: Config, out: Path) -> Backup:
+    """Copy a node, which may run, into the new folder `out`. Raises DicomNodeError where that is not possible."""
+    root, url = config.storage.root, config.database_url()
+    if not root.is_dir():
+        raise ConfigError(f"no node has run yet: storage.root {root} is not there")
+    if out.resolve().is_relative_to(root.resolve()):
+        raise ConfigError(f"{out} lies in storage.root: a backup belongs on another disk")
+    if out.exists() and any(out.iterdir()):
+        raise DicomNodeError(f"{out} is not empty: give a new folder for each backup")
+    out.mkdir(parents=True, exist_ok=True, mode=0o700)
+    out.chmod(0o700)  # it holds images of patients
+    try:
+        made = _copied(root, url, out)
+    except OSError as err:
+        raise DicomNodeError(f"backup failed: {err.strerror}; {out} is not complete") from err
+    # Last: a folder without it is no backup.
+    _write_durably(out / _MANIFEST, json.dumps(asdict(made), indent=2).encode())
+    return made
+
+
+def _copied(root: Path, url: str, out: Path) -> Backup:
+    databases = {}
+    for path in _database_files(url):
+        _copy_database(path, out / path.name)
+        databases[path.name] = _sha256(out / path.name)
+    count = size = 0
+    for relative in _files(root):
+        try:
+            size += _copy(root / relative, out / "storage" / relative)
+        except FileNotFoundError:
+            continue  # purged meanwhile, or a temporary file
+        count += 1
+    _check_whole(url, out)
+    return Backup(version=__version__, made_at=time.time(), databases=databases, files=count, bytes=size)
+
+
+def _check_whole(url: str, out: Path) -> None:
+    """Each row of the copy has its file, unless a purge took it away between the two."""
+    files = _database_files(url)
+    if not files:
+        return
+    with closing(sqlite3.connect(out / files[0].name)) as copy:
+        paths = [row[0] for row in copy.execute("SELECT path FROM instance UNION ALL SELECT path FROM result")]
+    missing = sum(1 for path in paths if not (out / "storage" / path).is_file())
+    if missing:
+        raise DicomNodeError(
+            f"{missing} files were gone before they were copied, by a purge perhaps: remove {out}, make another backup"
+        )
+
+
+def restore(config: Config, source: Path) -> Backup:
+    """Put a backup back into an empty storage root. Raises DicomNodeError where it is not empty or the backup is not
+    whole."""
+    form = _manifest(source)
+    root, url = config.storage.root, config.database_url()
+    if root.exists() and any(root.iterdir()):
+        raise DicomNodeError(f"storage.root {root} is not empty: move it away first; nothing was changed")
+    targets = {path.name: path for path in _database_files(url)}
+    taken = [path for path in targets.values() if path.exists()]
+    if taken:
+        raise DicomNodeError(f"{taken[0]} exists: move it away first; nothing was changed")
+    if bool(targets) != bool(form.databases):
+        raise DicomNodeError("the backup and the settings have different kinds of databases; nothing was changed")
+    for name, digest in form.databases.items():
+        if not (source / name).is_file() or _sha256(source / name) != digest:
+            raise DicomNodeError(f"{source / name} is not what was backed up; nothing was changed")
+    found = sum(1 for path in (source / "storage").rglob("*") if path.is_file())
+    if found != form.files:
+        raise DicomNodeError(f"{source} has {found} of {form.files} files; nothing was changed")
+    root.mkdir(parents=True, exist_ok=True, mode=0o750)
+    for relative in _files(source / "storage"):
+        _copy(source / "storage" / relative, root / relative)
+    # Last: a node without a database would begin anew, one without its files would be wrong.
+    by_place = dict(zip(sorted(form.databases), sorted(targets), strict=True))
+    for name, target in by_place.items():
+        targets[target].parent.mkdir(parents=True, exist_ok=True)
+        _copy(source / name, targets[target])
+    return form
+
+
+def _manifest(source: Path) -> Backup:
+    try:
+        return Backup(**json.loads((source / _MANIFEST).read_text()))
+    except (OSError, ValueError, TypeError) as err:
+        raise DicomNodeError(f"{source} holds no complete backup: its {_MANIFEST} is missing or unreadable") from err
+
+
+def _database_files(url: str) -> list[Path]:
+    """The files of SQLite, ours before the engine's: a job that the engine has is then known to us or made again."""
+    if not url.startswith("sqlite"):
+        return []
+    return [Path(str(sa.make_url(each).database)) for each in (url, engine_url(url))]
+
+
+def _copy_database(source: Path, target: Path) -> None:
+    """SQLite's online backup: one moment's state, whoever writes meanwhile."""
+    if not source.is_file():
+        raise DicomNodeError(f"{source} is not there: has the node run?")
+    with closing(sqlite3.connect(f"file:{source}?mode=ro", uri=True)) as live, closing(sqlite3.connect(target)) as copy:
+        live.backup(copy)
+        copy.execute("PRAGMA journal_mode=DELETE")
+    _flush(target)
+
+
+def _files(root: Path) -> Iterator[Path]:
+    """The files of the storage root that belong to the node, the journal's first."""
+    for folder in _FOLDERS:
+        for here, _folders, names in os.walk(root / folder):
+            yield from (Path(here).relative_to(root) / name for name in sorted(names))
+
+
+def _copy(source: Path, target: Path) -> int:
+    target.parent.mkdir(parents=True, exist_ok=True, mode=0o750)
+    shutil.copy2(source, target)
+    _flush(target)
+    return target.stat().st_size
+
+
+def _flush(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _write_durably(path: Path, data: bytes) -> None:
+    path.write_bytes(data)
+    _flush(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,119 @@
+"""The units of systemd/ + where this installation lies -> the files of /etc that make services of the roles."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from dicom_node.config import Config
+from dicom_node.errors import ConfigError, DicomNodeError
+
+_UNITS = "/etc/systemd/system"
+_PLACES = {".service": _UNITS, ".target": _UNITS}
+_COMMAND, _CONFIG, _ROOT = "/opt/dicom-node/.venv/bin/dicom-node", "/etc/dicom-node/config.yaml", "/var/lib/dicom-node"
+_LOW_PORT = "low-port.conf"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Installation:
+    """command, config, root: absolute paths. workers: instances of dicom-node-work@. low_port: a port below 1024."""
+
+    command: Path
+    config: Path
+    root: Path
+    workers: tuple[str, ...]
+    low_port: bool
+
+    def __post_init__(self) -> None:
+        for path in (self.command, self.config, self.root):
+            # A unit splits words and expands % and $; such a path would need rules of its own.
+            if not re.fullmatch(r"/[A-Za-z0-9/._+@-]+", str(path)):
+                raise ConfigError(f"{path}: a unit takes a path of letters, digits and . _ + @ - only")
+        for worker in self.workers:
+            device_of(worker)
+
+    @classmethod
+    def of_this_process(cls, config_path: Path, config: Config, workers: str) -> Installation:
+        """workers: comma-separated; empty: one for the device of the settings."""
+        instances = tuple(word.strip() for word in workers.split(",") if word.strip())
+        ports = (config.receive.port, None if config.receive.tls is None else config.receive.tls.port)
+        return cls(
+            command=Path(sys.executable).with_name("dicom-node"),
+            config=config_path,
+            root=config.storage.root,
+            workers=instances or (config.work.device.removeprefix("cuda:"),),
+            low_port=any(port is not None and 0 < port < 1024 for port in ports),
+        )
+
+
+def device_of(instance: str) -> str:
+    """`0` -> cuda:0, `cpu` and `cpu-NAME` -> cpu; a device stays as it is. Raises ConfigError."""
+    if re.fullmatch(r"\d+", instance):
+        return f"cuda:{instance}"
+    if re.fullmatch(r"cpu(-[A-Za-z0-9]+)?", instance):
+        return "cpu"
+    if re.fullmatch(r"cuda:\d+", instance):
+        return instance
+    raise ConfigError(f"{instance!r} is no device: give a GPU's number, cuda:N, cpu or cpu-NAME")
+
+
+def rendered(installation: Installation) -> dict[str, str]:
+    """Absolute path -> content, in the order of writing."""
+    files: dict[str, str] = {}
+    for path in sorted(_source().iterdir()):
+        if path.name == _LOW_PORT:
+            if installation.low_port:
+                files[f"{_UNITS}/dicom-node-receive.service.d/{_LOW_PORT}"] = path.read_text()
+        elif path.name == "dicom-node.sysusers":
+            files["/etc/sysusers.d/dicom-node.conf"] = _with_paths(path.read_text(), installation)
+        elif path.name == "dicom-node.tmpfiles":
+            files["/etc/tmpfiles.d/dicom-node.conf"] = _with_paths(path.read_text(), installation)
+        elif path.suffix in _PLACES:
+            files[f"{_PLACES[path.suffix]}/{path.name}"] = _with_paths(path.read_text(), installation)
+    return files
+
+
+def _with_paths(text: str, installation: Installation) -> str:
+    names = {_COMMAND: installation.command, _CONFIG: installation.config, _ROOT: installation.root}
+    for shipped, here in names.items():
+        text = text.replace(shipped, str(here))
+    workers = " ".join(f"dicom-node-work@{worker}.service" for worker in installation.workers)
+    return text.replace("dicom-node-work@0.service", workers)
+
+
+def _source() -> Path:
+    """In a wheel among the package's data, in a checkout beside it."""
+    package = Path(__file__).parent
+    return next(path for path in (package / "data" / "systemd", package.parent / "systemd") if path.is_dir())
+
+
+def write(files: dict[str, str], prefix: Path | None) -> list[Path]:
+    """Write them below `prefix`, or to where systemd reads them. Raises DicomNodeError without the right to."""
+    if prefix is None and os.geteuid() != 0:
+        raise DicomNodeError(
+            f"only root may write to {_UNITS}; --dry-run shows what: "
+            f"sudo {sys.executable} -m dicom_node install-service --config FILE"
+        )
+    written = []
+    for name, text in files.items():
+        path = (prefix or Path("/")) / name.removeprefix("/")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        except OSError as err:
+            raise DicomNodeError(f"{path}: {err.strerror}") from err
+        written.append(path)
+    return written
+
+
+def next_steps(installation: Installation) -> str:
+    return (
+        "now:\n"
+        "  systemd-sysusers && systemd-tmpfiles --create\n"
+        f"  chgrp dicom-node {installation.config} && chmod 640 {installation.config}\n"
+        "  systemctl daemon-reload\n"
+        "  systemctl enable --now dicom-node.target"
+    )

@@ -1,0 +1,188 @@
+"""Units by systemd's own judgement, a role under a reload, a node from its backup, a database of a later version."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+import yaml
+
+from dicom_node.backup import backup, restore
+from dicom_node.config import Config
+from dicom_node.db import Database
+from dicom_node.engine import migrate
+from dicom_node.errors import ConfigError, DicomNodeError
+from dicom_node.presence import standings
+from dicom_node.service_units import Installation, rendered, write
+from tests.peers import free_port
+
+UNITS = Path(__file__).parents[2] / "systemd"
+needs_systemd = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd-analyze here")
+
+
+@needs_systemd
+@pytest.mark.parametrize("unit", sorted(UNITS.glob("*.service")), ids=lambda path: path.stem)
+def test_a_unit_exposes_little(unit: Path) -> None:
+    most = "35" if "@" in unit.name else "20"
+    said = subprocess.run(
+        ["systemd-analyze", "security", "--offline=true", f"--threshold={most}", str(unit)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert said.returncode == 0, said.stdout[-500:]
+
+
+@needs_systemd
+def test_written_units_are_clean(tmp_path: Path) -> None:
+    command = tmp_path / "bin" / "dicom-node"
+    command.parent.mkdir()
+    command.write_text("#!/bin/sh\n")
+    command.chmod(0o755)
+    installation = Installation(
+        command=command, config=Path("/etc/node.yaml"), root=Path("/srv/node"), workers=("0", "cpu"), low_port=True
+    )
+    files = rendered(installation)
+    written = write(files, tmp_path / "image")
+    services = [str(path).replace("@.", "@0.") for path in written if path.suffix in (".service", ".target")]
+    folder = tmp_path / "image" / "etc" / "systemd" / "system"
+    (folder / "dicom-node-work@0.service").symlink_to(folder / "dicom-node-work@.service")
+    said = subprocess.run(["systemd-analyze", "verify", *services], capture_output=True, text=True, check=False)
+    assert (said.returncode, said.stdout + said.stderr) == (0, "")
+    assert "/opt/dicom-node" not in "".join(files.values())
+    assert "dicom-node-work@0.service dicom-node-work@cpu.service" in files["/etc/systemd/system/dicom-node.target"]
+    assert "/etc/systemd/system/dicom-node-receive.service.d/low-port.conf" in files
+
+
+class Role:
+    """A real receive role with a service manager's socket that listens to it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path, self.root = folder / "config.yaml", folder / "root"
+        self.settings: dict[str, Any] = {
+            "storage": {"root": str(self.root), "min_free_gb": 0},
+            "receive": {"host": "127.0.0.1", "port": free_port(), "journal_mb": 8},
+        }
+        self.write()
+        self.manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.manager.bind(str(folder / "notify"))
+        self.manager.settimeout(60)
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "dicom_node", "receive", "--config", str(self.path)],
+            env={**os.environ, "NOTIFY_SOCKET": str(folder / "notify")},
+        )
+
+    def write(self, **sections: Any) -> None:
+        self.settings |= sections
+        self.path.write_text(yaml.safe_dump(self.settings))
+
+    def hears(self, word: str) -> None:
+        while word not in self.manager.recv(1000).decode().split("\n"):
+            pass
+
+    def reload(self) -> tuple[int, Any, str]:
+        command = [sys.executable, "-m", "dicom_node", "reload", "--json", "--config", str(self.path), "--wait-s", "30"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        return done.returncode, json.loads(done.stdout or "null"), done.stderr
+
+
+def test_a_running_receiver_takes_over_a_new_peer_and_keeps_its_settings_over_a_wrong_file(tmp_path: Path) -> None:
+    from pynetdicom import AE
+    from pynetdicom.sop_class import CTImageStorage
+
+    role = Role(tmp_path)
+    try:
+        role.hears("READY=1")
+        role.hears("WATCHDOG=1")
+        ae, port = AE(ae_title="SCANNER"), role.settings["receive"]["port"]
+        ae.add_requested_context(CTImageStorage)
+        assert ae.associate("127.0.0.1", port, ae_title="DICOMNODE").is_rejected
+        role.write(peers={"scanner": {"ae_title": "SCANNER", "host": "127.0.0.1", "may_send": True}})
+        code, [answer], _ = role.reload()
+        assert (code, answer["applied"], answer["restart"]) == (0, ["peers.scanner"], [])
+        role.hears("RELOADING=1")
+        role.hears("READY=1")
+        held = ae.associate("127.0.0.1", port, ae_title="DICOMNODE")
+        assert held.is_established
+
+        role.write(receive={**role.settings["receive"], "port": free_port(), "max_associations": 5})
+        code, [answer], _ = role.reload()
+        assert (code, answer["applied"], answer["restart"]) == (0, ["receive.max_associations"], ["receive.port"])
+        role.hears("RELOADING=1")
+        role.hears("READY=1")
+        assert held.is_established, "an Association that runs is left alone"
+
+        role.path.write_text(role.path.read_text() + "routs: []\n")
+        code, _, said = role.reload()
+        assert code == 2
+        assert "routs: unknown key; did you mean 'routes'?" in said
+        role.process.send_signal(signal.SIGHUP)  # as a service manager does, without a look at the file
+        role.hears("RELOADING=1")
+        role.hears("READY=1")
+        [standing] = standings(role.root)
+        assert standing.problem is not None
+        assert "routs" in standing.problem
+        held.release()
+        again = ae.associate("127.0.0.1", port, ae_title="DICOMNODE")
+        assert again.is_established
+        again.release()
+        role.process.terminate()
+        role.hears("STOPPING=1")
+        assert role.process.wait(30) == 0
+        assert standings(role.root) == []
+    finally:
+        role.process.kill()
+        role.process.wait()
+        role.manager.close()
+
+
+def test_a_restored_node_has_rows_and_files_and_a_root_with_something_in_it_is_refused(
+    tmp_path: Path, start_receiver: Callable[..., Any]
+) -> None:
+    running = start_receiver()
+    config: Config = running.config
+    migrate(config.database_url())
+    path = running.storage.root / "incoming" / "1.2" / "1.3" / "1.4.dcm"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"an image")
+    made = backup(config, tmp_path / "backup")
+    assert set(made.databases) == {"node.sqlite", "engine.sqlite"}
+    with pytest.raises(DicomNodeError, match="is not empty"):
+        restore(config, tmp_path / "backup")
+    storage = config.storage.model_copy(update={"root": tmp_path / "new"})
+    other = config.model_copy(update={"storage": storage})
+    assert restore(other, tmp_path / "backup") == made
+    assert (tmp_path / "new" / "incoming" / "1.2" / "1.3" / "1.4.dcm").read_bytes() == b"an image"
+    restored = Database(other.database_url())
+    restored.migrate()
+    assert restored.jobs() == []
+    restored.close()
+
+
+def test_a_backup_that_was_changed_is_not_restored(tmp_path: Path, start_receiver: Callable[..., Any]) -> None:
+    config: Config = start_receiver().config
+    migrate(config.database_url())
+    backup(config, tmp_path / "backup")
+    (tmp_path / "backup" / "node.sqlite").write_bytes(b"")
+    other = config.model_copy(update={"storage": config.storage.model_copy(update={"root": tmp_path / "new"})})
+    with pytest.raises(DicomNodeError, match="not what was backed up"):
+        restore(other, tmp_path / "backup")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_database_of_a_later_version_is_told(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path / 'node.sqlite'}")
+    database.migrate()
+    with database.engine.begin() as connection:
+        connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999_later'"))
+    with pytest.raises(ConfigError, match="newer than this version"):
+        database.migrate()
+    database.close()
