@@ -67,8 +67,8 @@ def test_storage_alone_is_enough() -> None:
         ),
         pytest.param(
             "zzz: 1",
-            "f.yaml:2: zzz: unknown key; known: assemble, database, deliver, gate, log, metrics, models, "
-            "peers, priors, profiles, pulls, receive, retention, routes, storage, traces, work",
+            "f.yaml:2: zzz: unknown key; known: assemble, audit, database, deliver, gate, log, metrics, "
+            "models, peers, priors, profiles, pulls, receive, retention, routes, storage, traces, web, work",
             id="nothing like it",
         ),
     ],
