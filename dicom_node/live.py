@@ -16,6 +16,7 @@ from dicom_node.fields import Section
 # Whole sections, or single keys of one. What is not named here waits for a restart, new sections included.
 LIVE = (
     "storage.min_free_gb",
+    "storage.clean_below_gb",
     "receive.max_associations",
     "receive.max_associations_per_peer",
     "receive.max_instance_mb",
@@ -34,6 +35,7 @@ LIVE = (
     "work.longest_analysis_s",
     "deliver",
     "retention",
+    "alerts",
     "log.level",
     "log.levels",
 )
