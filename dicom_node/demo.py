@@ -94,6 +94,7 @@ def _write_config(out_dir: Path, archive_port: int) -> Path:
         "models": {"lung_nodule": {"bundle": "builtin:lung_nodule_small"}},
         "routes": [{"name": "demo", "model": "lung_nodule", "destinations": ["test_pacs"]}],
         "work": {"drain_s": 5},
+        "web": {"port": 0},
         "deliver": {"first_wait_s": 1, "longest_wait_s": 5},
     }
     path = out_dir / "config.yaml"

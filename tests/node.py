@@ -70,6 +70,7 @@ class Node:
             "models": {"fast": {"bundle": str(fast_bundle(folder / "bundle"))}},
             "routes": [{"name": "all", "model": "fast", "destinations": list(peers)}],
             "work": {"drain_s": 5},
+            "web": {"port": 0},
             "log": {"format": "json"},
             "deliver": {"first_wait_s": 0.3, "longest_wait_s": 1},
             **sections,

@@ -32,7 +32,8 @@ _MOST_AT_ONCE = 200
 
 
 def web(config: Config, stop: roles.Stop, *, source: Path | None = None) -> None:
-    """Listen until `stop`. Raises ConfigError where nobody could log in, or the port is taken. source: the settings'
+    """Listen until `stop`. Raises ConfigError where nobody could log in,
+    DicomNodeError where the port is taken. source: the settings'
     file, read again on SIGHUP."""
     life = Life(config, "web", source)
     storage, database = roles.open_state(config)
@@ -132,6 +133,7 @@ def _listen(web: WebConfig) -> socket.socket:
             (host, web.port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=128
         )
     except OSError as err:
-        raise ConfigError(
+        # Not for the settings alone to mend: under `serve` the other roles go on, and this one is tried again.
+        raise DicomNodeError(
             f"web: cannot listen on {web.host}:{web.port}: {err.strerror}; set web.host, web.port"
         ) from err
