@@ -1,7 +1,7 @@
 """Log lines as events: an action and its values, text or JSON, to standard error. Never a patient's data.
 
-Each line about a series holds `series`, an id of 12 characters that every role derives from the Series Instance UID: one
-search finds what receive, work and deliver said of it.
+Each line about a series holds `series`, an id of 12 characters that every role derives from the Series Instance UID:
+one search finds what receive, work and deliver said of it.
 """
 
 from __future__ import annotations
@@ -76,7 +76,17 @@ def configure(level: str, form: str, role: str) -> None:
     # These narrate every PDU and plugin at INFO and below, and quote elements of data sets in their warnings.
     logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)  # what matters of it we say ourselves, with the peer
     # Those of HTTP quote URLs, whose query may hold a patient's id.
-    for name in ("pydicom", "highdicom", "alembic", "sqlalchemy", "PIL", "matplotlib", "py.warnings", *_OF_HTTP):
+    for name in (
+        "pydicom",
+        "highdicom",
+        "alembic",
+        "sqlalchemy",
+        "PIL",
+        "pylibjpeg",
+        "matplotlib",
+        "py.warnings",
+        *_OF_HTTP,
+    ):
         logging.getLogger(name).setLevel(logging.ERROR)
     quiet_pydicom()
 

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from dicom_node import logs
+from dicom_node.audit import Auditor
 from dicom_node.config import Config
 from dicom_node.db import Database
 from dicom_node.dimse.announce import Announcer
@@ -118,7 +119,7 @@ def start_receiver(node_config: Callable[..., Config]) -> Iterator[Callable[...,
             database.migrate()
             bounced: list[tuple[str, float]] = []
             announcer = Announcer(lambda uid, quiet_time_s: bounced.append((uid, quiet_time_s)), config.quiet_time_s)
-            receiver = Receiver(config, storage, database, announcer)
+            receiver = Receiver(config, storage, database, announcer, Auditor.of(config))
             stack.callback(receiver.stop, 0.0)
             port = receiver.start()
             return RunningReceiver(

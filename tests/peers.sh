@@ -1,10 +1,10 @@
 #!/bin/sh
 # Install the third-party parts that tests run against: systemd-analyze, Orthanc, DCMTK, PostgreSQL, PixelMed's SR
-# validator, and the viewer OHIF with the nginx and the Chromium that it needs; promtool.
+# validator, rsyslog, and the viewer OHIF with the nginx and the Chromium that it needs; promtool.
 # Does nothing where they are installed; needs root or sudo for what is not.
 set -eu
 
-packages="orthanc orthanc-dicomweb orthanc-gdcm dcmtk postgresql"
+packages="orthanc orthanc-dicomweb orthanc-gdcm dcmtk postgresql rsyslog rsyslog-gnutls"
 packages="$packages libpixelmed-java pixelmed-apps libsaxonhe-java default-jre-headless"
 packages="$packages nginx-light chromium systemd prometheus"
 
@@ -32,7 +32,7 @@ install_packages() {
     $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $missing
 
     # Debian starts what it installs; tests start their own, on free ports and in folders of their own.
-    for service in orthanc postgresql nginx prometheus; do
+    for service in orthanc postgresql nginx rsyslog prometheus; do
         if [ -x "/etc/init.d/$service" ]; then
             $as_root service "$service" stop >/dev/null 2>&1 || true
         fi

@@ -57,6 +57,7 @@ class Forwarder:
         if self._thread is not None:
             self._thread.join(wait_s)
             self._thread = None
+        self._hang_up()
 
     def _run(self) -> None:
         lock = self._lock()
@@ -144,9 +145,9 @@ class Forwarder:
         return _try_lock(self._trail.folder / f"{self._trail.host}.sender.lock")
 
     def _hang_up(self) -> None:
-        if self._link is not None:
-            self._link.close()
-            self._link = None
+        link, self._link = self._link, None
+        if link is not None:
+            link.close()
 
 
 def _try_lock(path: Path) -> int | None:

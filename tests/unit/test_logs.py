@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,7 +16,7 @@ import pytest
 from pydicom.dataset import Dataset
 
 from dicom_node import logs
-from dicom_node.config import GateConfig, RouteConfig
+from dicom_node.config import GateConfig, LogConfig, RouteConfig
 from dicom_node.errors import SeriesRejected
 from dicom_node.routing import choose, facts_of
 from dicom_node.series import check_series, read_headers, to_volume
@@ -167,3 +169,56 @@ def test_odd_values_of_received_data_are_no_warning() -> None:
     logs.quiet_pydicom()
     ds = Dataset.from_json({"00100030": {"vr": "DA", "Value": ["no date"]}, "00200037": {"vr": "DS", "Value": ["1"]}})
     assert ds.PatientBirthDate == "no date"
+
+
+# -- one id a series -----------------------------------------------------------------------------------
+
+UID = "1.2.826.0.1.3680043.8.498.1"
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"series": UID}, {"job": f"{UID}-0123456789abcdef"}, {"workflow": f"{UID}-0123456789abcdef:pacs:1"}],
+    ids=["series", "job", "workflow"],
+)
+def test_series_job_and_workflow_lead_to_one_id(
+    configure: Callable[..., None], capsys: pytest.CaptureFixture[str], values: dict[str, str]
+) -> None:
+    configure("info", "json", "work")
+    logging.getLogger("dicom_node.x").info("done", extra={"action": "done", **values})
+    event = json.loads(capsys.readouterr().err)
+    assert event["series"] == logs.series_id(UID)
+    assert len(event["series"]) == 12
+
+
+def test_lines_of_others_within_a_workflow_name_its_series(
+    configure: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    configure("info", "json", "work")
+    with logs.about(f"{UID}-0123456789abcdef"):
+        logging.getLogger("somebody.else").info("said")
+    logging.getLogger("somebody.else").info("said later")
+    inside, outside = map(json.loads, capsys.readouterr().err.splitlines())
+    assert inside["series"] == logs.series_id(UID)
+    assert "series" not in outside
+
+
+def test_lines_for_the_journal_begin_with_their_priority(tmp_path: Path) -> None:
+    code = (
+        "import os, logging, sys\nfrom dicom_node import logs\n"
+        "here = os.fstat(2)\nos.environ['JOURNAL_STREAM'] = f'{here.st_dev}:{here.st_ino}'\n"
+        "logs.configure('info', 'text', 'work')\nlog = logging.getLogger('dicom_node.x')\n"
+        "log.info('an event')\nlog.warning('a warning')\n"
+        "try:\n    1 / 0\nexcept ZeroDivisionError:\n    log.exception('an error')\n"
+    )
+    path = tmp_path / "journal"
+    with path.open("w") as journal:
+        subprocess.run([sys.executable, "-c", code], stderr=journal, check=True)
+    lines = path.read_text().splitlines()
+    assert [line[:3] for line in lines] == ["<6>", "<4>", "<3>", "<3>"], lines
+    assert lines[0].endswith("work info an event")
+
+
+def test_a_role_may_have_a_level_of_its_own() -> None:
+    settings = LogConfig(level="warning", levels={"receive": "debug"})
+    assert (settings.level_of("receive"), settings.level_of("work")) == ("debug", "warning")
