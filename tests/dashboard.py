@@ -19,8 +19,7 @@ from dicom_node.config import Config
 from dicom_node.db import Database, ReceivedInstance, ResultObject
 from dicom_node.engine import EngineClient
 from dicom_node.profiles import BUILT_IN_PROFILES
-from dicom_node.results import to_bytes
-from dicom_node.results import finding_rows
+from dicom_node.results import finding_rows, to_bytes
 from dicom_node.storage import Storage
 from dicom_node.web.app import create_app
 from dicom_node.web.node import Node, open_access

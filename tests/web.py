@@ -19,6 +19,7 @@ from dicom_node.audit import Auditor
 from dicom_node.config import Config, WebRole
 from dicom_node.db import Database
 from dicom_node.engine import EngineClient
+from dicom_node.metrics.exposition import Exposition
 from dicom_node.storage import Storage
 from dicom_node.web.access.limits import LoginLimits
 from dicom_node.web.access.rows import AccessRows
@@ -94,7 +95,18 @@ def web_role(config: Config, database: Database | None = None) -> Iterator[Web]:
         limits=LoginLimits(now),
     )
     made.append(
-        Web(node=Node(config=config, database=own, storage=storage, engine=client, access=access, trail=trail, now=now))
+        Web(
+            node=Node(
+                config=config,
+                database=own,
+                storage=storage,
+                engine=client,
+                access=access,
+                trail=trail,
+                exposition=Exposition(config, own, now=now),
+                now=now,
+            )
+        )
     )
     try:
         yield made[0]

@@ -190,6 +190,8 @@ def certificate_files(config: Config) -> Iterator[CertificateFile]:
     if config.receive.tls is not None:
         sections.append(("receive.tls", config.receive.tls))
     sections += [(f"peers.{name}.tls", peer.tls) for name, peer in config.peers.items() if peer.tls is not None]
+    if config.web.tls is not None:
+        yield CertificateFile(setting="web.tls.certificate", path=config.web.tls.certificate)
     for where, tls in sections:
         if tls.certificate is not None:
             yield CertificateFile(setting=f"{where}.certificate", path=tls.certificate)

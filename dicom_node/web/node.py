@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from dicom_node.config import Config
 from dicom_node.db import Database
 from dicom_node.engine import EngineClient
+from dicom_node.metrics.exposition import Exposition
 from dicom_node.storage import Storage
 from dicom_node.web.access.limits import LoginLimits
 from dicom_node.web.access.rows import AccessRows
@@ -37,6 +38,7 @@ class Node:
     engine: EngineClient
     access: Access
     trail: Trail
+    exposition: Exposition
     now: Callable[[], float] = time.time
 
 

@@ -18,6 +18,7 @@ from dicom_node.dimse.tls import server_context
 from dicom_node.engine import EngineClient
 from dicom_node.errors import ConfigError, DicomNodeError
 from dicom_node.life import Life
+from dicom_node.metrics.exposition import Exposition
 from dicom_node.web.app import create_app
 from dicom_node.web.node import Node, open_access
 from dicom_node.web.trail import Trail
@@ -42,6 +43,7 @@ def web(config: Config, stop: roles.Stop, *, source: Path | None = None) -> None
         storage=storage,
         engine=EngineClient(config.database_url()),
         access=open_access(config),
+        exposition=Exposition(config, database, latest=lambda: life.config),
         trail=Trail(audit=auditor, database=database, storage=storage),
     )
     _someone_may_log_in(node)

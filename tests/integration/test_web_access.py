@@ -357,6 +357,18 @@ def test_ready_says_no_more_than_whether(web: Web, monkeypatch: pytest.MonkeyPat
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(("metrics", "local"), [("loopback", 200), ("token", 401)])
+def test_metrics_are_for_tokens_and_where_it_is_set_for_this_machine(
+    build: Callable[..., Config], metrics: str, local: int
+) -> None:
+    with web_role(build(web={"metrics": metrics, **PROXY})) as web:
+        assert web.client().get("/metrics").status_code == local
+        assert web.client("10.0.0.5").get("/metrics").status_code == 401
+        answer = web.token("viewer").get("/metrics")
+        assert answer.status_code == 200
+        assert "dicom_node_database_up 1.0" in answer.text
+
+
 # -- the users' file -------------------------------------------------------------------------------------
 
 
