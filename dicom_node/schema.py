@@ -319,8 +319,8 @@ api_token = sa.Table(
 # range of one of these.
 sa.Index("ix_job_place", job.c.created_at, job.c.job_id, job.c.study_uid, job.c.reason)
 sa.Index("ix_job_state_place", job.c.state, job.c.created_at, job.c.job_id)
-sa.Index("ix_job_peer_place", job.c.source_ae, job.c.created_at, job.c.job_id)
-sa.Index("ix_job_route_place", job.c.route, job.c.created_at, job.c.job_id)
+sa.Index("ix_job_peer_place", job.c.source_ae, job.c.created_at, job.c.job_id, job.c.route, job.c.state)
+sa.Index("ix_job_route_place", job.c.route, job.c.created_at, job.c.job_id, job.c.state)
 sa.Index("ix_job_state_finished", job.c.state, job.c.finished_at)
 sa.Index("ix_series_last_at", series.c.last_at)
 sa.Index("ix_series_source", series.c.source_ae, series.c.last_at)

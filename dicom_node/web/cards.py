@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ class Card:
     shadows: tuple[str, ...] = ()
     title: str = ""
     facts: tuple[tuple[str, str], ...] = ()
-    html: Markup = Markup()
+    html: Markup = field(default_factory=Markup)
     problem: str | None = None
 
 

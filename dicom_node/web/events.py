@@ -1,4 +1,4 @@
-"""The database, asked once a second for all open pages -> one server-sent event a change. No page open: nothing asked."""
+"""The database, asked once a second for all open pages -> a server-sent event a change. No page open: nothing asked."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""Requests -> pages: today, jobs, one job, peers, models, configuration. Each is read by queries.py and told by a template.
+"""Requests -> pages: today, jobs, one job, peers, models, configuration. queries.py reads, a template tells.
 
-What a button changes goes through control.py; an open page asks for itself again when `/events` says that something changed.
+What a button changes goes through control.py. An open page asks for itself again when `/events` says that something
+changed.
 """
 
 from __future__ import annotations
@@ -110,7 +111,7 @@ def jobs_page(
         asked=asked,
         filtered=any(asked.values()),
         found=found,
-        count=queries.count_jobs(node.database, which),
+        count=queries.count_jobs(node.database, which) if found.older or found.newer else len(found.jobs),
         most=queries.MOST_COUNTED,
         choices=queries.choices(node.database),
         states=JOB_STATES,
@@ -153,7 +154,6 @@ def job_page(request: Request, principal: Viewer, job_id: str, done: str = "") -
 def _job(
     request: Request, principal: Principal, job_id: str, *, said: str | None = None, refused: str | None = None
 ) -> Response:
-    node = the_node(request)
     known = _known(request, job_id)
     job = known.job
     return page(

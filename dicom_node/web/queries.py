@@ -1,7 +1,7 @@
 """Rows -> what the pages and the JSON API show. Nothing here writes.
 
-Each statement is one that an index serves (migration 0009): a list of jobs is read from where the last page ended, never
-counted through.
+Each statement is one that an index serves (migration 0009): a list of jobs is read from where the last page ended,
+never counted through.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from dicom_node.ledger import ARRIVED
 
 PAGE_ROWS = 50
 # Beyond it, a count says "more than".
-MOST_COUNTED = 10_000
+MOST_COUNTED = 1000
 UNSENT = ("waiting", "sending", "unknown", "parked")
 
 _LISTED = (

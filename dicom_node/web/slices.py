@@ -1,4 +1,5 @@
-"""A job's files -> its slices as pictures, and the outlines over them. Decoded one by one when asked for, and kept within bounds.
+"""A job's files -> its slices as pictures, and the outlines over them. Each is decoded when asked for, kept within
+bounds.
 
 No pixel is decoded to learn where the outlines lie: headers, SEG and SR tell it.
 """

@@ -7,9 +7,9 @@ import time
 
 # Each state has a sign and a word; colour only repeats them.
 SIGNS = {
-    "queued": "○", "running": "◐", "complete": "✓", "rejected": "⊘", "failed": "✕", "parked": "‖", "cancelled": "–",
+    "queued": "○", "running": "◐", "complete": "✓", "rejected": "⊘", "failed": "✕", "parked": "‖", "cancelled": "-",
     "waiting": "○", "sending": "◐", "unknown": "?", "stored": "✓", "committed": "✓✓",
-    "up": "✓", "down": "✕", "idle": "–", "asking": "◐", "asked": "○", "answered": "✓", "refused": "✕", "lapsed": "?",
+    "up": "✓", "down": "✕", "idle": "-", "asking": "◐", "asked": "○", "answered": "✓", "refused": "✕", "lapsed": "?",
 }  # fmt: skip
 TONES = {
     "complete": "good", "stored": "good", "committed": "good", "up": "good", "answered": "good",

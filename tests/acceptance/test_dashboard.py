@@ -61,7 +61,7 @@ def logins(browser: Any, dashboard: Dashboard) -> dict[str, Any]:
 
 @pytest.fixture
 def open_page(browser: Any, dashboard: Dashboard, logins: dict[str, Any]) -> Iterator[Open]:
-    """`open_page("/jobs")`: the page, as the operator sees it. Nothing may go wrong in its scripts, or leave the node."""
+    """`open_page("/jobs")`: the page, as the operator sees it. No script may fail, nothing may leave the node."""
     problems: list[str] = []
     contexts = []
 

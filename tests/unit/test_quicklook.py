@@ -234,4 +234,4 @@ def test_the_same_files_make_the_same_page(source: Source, look: Callable[..., L
 
 
 def test_a_text_of_the_report_cannot_become_markup() -> None:
-    assert "<" not in page._json({"label": "</script><img src=x>"})
+    assert "<" not in page.as_json({"label": "</script><img src=x>"})

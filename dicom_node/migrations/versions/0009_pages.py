@@ -9,8 +9,8 @@ down_revision = "0005_web_access"
 _INDEXES = {
     "ix_job_place": ("job", ["created_at", "job_id", "study_uid", "reason"]),
     "ix_job_state_place": ("job", ["state", "created_at", "job_id"]),
-    "ix_job_peer_place": ("job", ["source_ae", "created_at", "job_id"]),
-    "ix_job_route_place": ("job", ["route", "created_at", "job_id"]),
+    "ix_job_peer_place": ("job", ["source_ae", "created_at", "job_id", "route", "state"]),
+    "ix_job_route_place": ("job", ["route", "created_at", "job_id", "state"]),
     "ix_job_state_finished": ("job", ["state", "finished_at"]),
     "ix_series_last_at": ("series", ["last_at"]),
     "ix_series_source": ("series", ["source_ae", "last_at"]),
