@@ -154,6 +154,7 @@ def job_page(request: Request, principal: Viewer, job_id: str, done: str = "") -
 def _job(
     request: Request, principal: Principal, job_id: str, *, said: str | None = None, refused: str | None = None
 ) -> Response:
+    node = the_node(request)
     known = _known(request, job_id)
     job = known.job
     return page(
