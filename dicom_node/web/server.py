@@ -44,7 +44,7 @@ def web(config: Config, stop: roles.Stop, *, source: Path | None = None) -> None
         storage=storage,
         engine=EngineClient(config.database_url()),
         access=open_access(config),
-        exposition=Exposition(config, database),
+        exposition=Exposition(config, database, latest=lambda: life.config),
         trail=Trail(audit=auditor, database=database, storage=storage),
     )
     _someone_may_log_in(node)
