@@ -22,13 +22,16 @@ from starlette.testclient import TestClient
 
 from dicom_node import engine as job_engine
 from dicom_node import logs
+from dicom_node.audit import NoAudit
 from dicom_node.config import Config
 from dicom_node.db import Database
 from dicom_node.engine import EngineClient
+from dicom_node.metrics.exposition import Exposition
 from dicom_node.storage import Storage
 from dicom_node.web import queries
 from dicom_node.web.app import create_app
 from dicom_node.web.node import Node, open_access
+from dicom_node.web.trail import Trail
 
 LIMIT_MS = 100.0
 
@@ -139,7 +142,16 @@ def measured(folder: Path, count: int, rounds: int) -> dict[str, Any]:
     job_engine.migrate(config.database_url())
     seed(database, count, now)
     engine, access = EngineClient(config.database_url()), open_access(config)
-    node = Node(config=config, database=database, storage=Storage(config.storage.root), engine=engine, access=access)
+    storage = Storage(config.storage.root)
+    node = Node(
+        config=config,
+        database=database,
+        storage=storage,
+        engine=engine,
+        access=access,
+        trail=Trail(audit=NoAudit(), database=database, storage=storage),
+        exposition=Exposition(config, database),
+    )
     access.users.add("bench", "viewer", "a password of the bench")
     try:
         with TestClient(create_app(node), base_url="http://127.0.0.1", client=("127.0.0.1", 50000)) as client:

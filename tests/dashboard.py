@@ -15,14 +15,17 @@ import uvicorn
 
 from dicom_node import engine as job_engine
 from dicom_node import schema
+from dicom_node.audit import NoAudit
 from dicom_node.config import Config
 from dicom_node.db import Database, ReceivedInstance, ResultObject
 from dicom_node.engine import EngineClient
+from dicom_node.metrics.exposition import Exposition
 from dicom_node.profiles import BUILT_IN_PROFILES
 from dicom_node.results import finding_rows, to_bytes
 from dicom_node.storage import Storage
 from dicom_node.web.app import create_app
 from dicom_node.web.node import Node, open_access
+from dicom_node.web.trail import Trail
 from tests.golden import made_of
 from tests.golden.cases import cases
 from tests.peers import free_port
@@ -66,7 +69,15 @@ def run_dashboard(folder: Path, *, rows: bool = True) -> Iterator[Dashboard]:
     access = open_access(config)
     for role in ("viewer", "operator"):
         access.users.add(role, role, PASSWORD)
-    node = Node(config=config, database=database, storage=storage, engine=engine, access=access)
+    node = Node(
+        config=config,
+        database=database,
+        storage=storage,
+        engine=engine,
+        access=access,
+        trail=Trail(audit=NoAudit(), database=database, storage=storage),
+        exposition=Exposition(config, database),
+    )
     complete, failed = _fill(node, folder) if rows else ("", "")
     port = free_port()
     server = uvicorn.Server(

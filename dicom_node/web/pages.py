@@ -203,6 +203,7 @@ def _known(request: Request, job_id: str) -> queries.OneJob:
 def _act(request: Request, principal: Principal, job_id: str, verb: str, act: Callable[..., str]) -> Response:
     node = the_node(request)
     _known(request, job_id)
+    node.database.add_event(f"{verb} asked", job_id=job_id, by=principal.name)
     try:
         act(node.database, node.engine, job_id)
     except DicomNodeError as err:

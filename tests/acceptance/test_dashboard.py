@@ -203,7 +203,7 @@ def test_the_buttons_act_and_say_so(open_page: Open, dashboard: Dashboard) -> No
     page.get_by_role("button", name="Retry delivery").click()
     expect(page.get_by_text("The job is taken up again.")).to_be_visible()
     assert {row["state"] for row in database.deliveries(dashboard.complete)} == {"waiting"}
-    expect(page.locator(".timeline")).to_contain_text("user operator, done send")
+    expect(page.locator(".timeline")).to_contain_text("Send asked by operator")
     with page.expect_download() as loading:
         page.get_by_role("link", name="Download seg").first.click()
     assert Path(loading.value.path()).read_bytes()[128:132] == b"DICM"
