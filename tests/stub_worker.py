@@ -20,7 +20,7 @@ _PARTS = 10
 
 
 class StubDetector:
-    """As `analysis.Detector` has it. Costs `cost_s` of time and next to no processor, as a GPU's work does to its host."""
+    """An `analysis.Detector`. It costs `cost_s` of time and next to no processor, as if the work were a GPU's."""
 
     identity: ModelIdentity = MODEL
 
@@ -41,7 +41,7 @@ def main() -> None:
     logs.quiet_pydicom()
     logs.configure(config.log.level, config.log.format, "work")
     detectors = dict.fromkeys(config.models, StubDetector(cost_s))
-    with mock.patch.object(roles, "_load_detectors", lambda *_: detectors):
+    with mock.patch.object(roles, "_load_detectors", return_value=detectors):
         roles.work(config, roles.Stop().on_signals(), name)
 
 
