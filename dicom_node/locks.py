@@ -20,8 +20,8 @@ import sqlalchemy as sa
 from dicom_node.connection import POSTGRESQL_CONNECTION
 
 _ASK_AGAIN_S = 0.05
-# A machine that is gone says no goodbye: the server must ask, else it keeps the lock for the default of two hours. Nor
-# does it ask while an answer of its own is on the way (tcp(7)): then it is the time without acknowledgement that ends it.
+# A machine that is gone says no goodbye: the server must ask, else it keeps the lock for the default of two hours.
+# While an answer of its own is on the way it does not ask (tcp(7)): there the time without acknowledgement counts.
 _SERVER_ASKS = (
     "-c tcp_keepalives_idle=10 -c tcp_keepalives_interval=3 -c tcp_keepalives_count=3 -c tcp_user_timeout=19000"
 )

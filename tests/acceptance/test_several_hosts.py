@@ -20,7 +20,7 @@ import pytest
 import yaml
 
 from dicom_node.config import load_config
-from dicom_node.db import Database
+from dicom_node.db import Database, Row
 from dicom_node.dimse.scu import send
 from dicom_node.flow import manifest_sha256
 from dicom_node.peers import PeerConfig
@@ -35,6 +35,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.peers]
 HOSTS = ("receiver1", "receiver2", "worker1", "worker2", "database")
 DICOM_PORT, DATABASE_PORT = 11112, 5432
 COST_S = 2.0
+LOST = '"action": "lost"'
 SLICES = 44
 UID_ROOT = "1.2.826.0.1.3680043.8.498.79"
 
@@ -109,12 +110,19 @@ class Hospital:
                     after(len(series.uids) - len(left))
         return sends
 
-    def running_on(self, host: str) -> str | None:
-        """The job that this host analyses just now, well begun."""
-        for job in self.database.jobs(state="running"):
-            if job["executor"] == f"{host}/work" and job["progress"] > 0:
-                return str(job["job_id"])
-        return None
+    def at_work_on(self, sent: Sent) -> str:
+        """The host that analyses this series, once it is well begun."""
+        self.wait(lambda: self._progress(sent), f"an analysis of {sent.series_uid}")
+        return str(self._job(sent)["executor"]).partition("/")[0]
+
+    def _progress(self, sent: Sent) -> bool:
+        job = self.database.job(sent.job_id)
+        return job is not None and job["state"] == "running" and job["progress"] > 0
+
+    def _job(self, sent: Sent) -> Row:
+        job = self.database.job(sent.job_id)
+        assert job is not None
+        return job
 
     def wait(self, condition: Callable[[], object], what: str, seconds: float = 60) -> None:
         """Poll: what happens does so on other hosts, which only the database and their logs tell of."""
@@ -125,11 +133,16 @@ class Hospital:
                 pytest.fail(f"waited in vain for {what}\n" + "\n".join(logs))
             time.sleep(0.1)
 
-    def ended(self, job_id: str) -> bool:
-        job = self.database.job(job_id)
+    def analysed_by(self, sent: Sent, seconds: float = 60) -> str:
+        """The host whose result of this series was delivered. Waits for it."""
+        self.wait(lambda: self._delivered(sent), f"the result of {sent.series_uid}", seconds)
+        return str(self._job(sent)["executor"]).partition("/")[0]
+
+    def _delivered(self, sent: Sent) -> bool:
+        job = self.database.job(sent.job_id)
         if job is None or job["state"] != "complete":
             return False
-        return {row["state"] for row in self.database.deliveries(job_id)} == {"stored"}
+        return {row["state"] for row in self.database.deliveries(sent.job_id)} == {"stored"}
 
     def arrived(self) -> Counter[str]:
         """How often each SOP Instance UID came to the archive: it keeps one file for each time."""
@@ -213,7 +226,7 @@ def test_what_was_acknowledged_is_analysed_and_arrives_once_whatever_fails(hospi
         *worker_is_cut_off(hospital),
     ]
     for sent in all_sent:
-        hospital.wait(lambda sent=sent: hospital.ended(sent.job_id), f"the result of {sent.series_uid}")
+        hospital.analysed_by(sent)
     jobs = hospital.database.jobs(limit=1000)
     assert {job["job_id"] for job in jobs} == {sent.job_id for sent in all_sent}, "each series once, as a whole"
     recorded = {row["sop_instance_uid"] for sent in all_sent for row in hospital.database.instances(sent.series_uid)}
@@ -248,26 +261,24 @@ def receiver_dies_while_peers_send(hospital: Hospital) -> list[Sent]:
 
 def worker_dies(hospital: Hospital) -> list[Sent]:
     """In the middle of an analysis. The other one takes the job over, at once."""
-    several = [hospital.series() for _ in range(2)]
-    for one in several:
-        hospital.send(one)
-    hospital.wait(lambda: hospital.running_on("worker1"), "an analysis on worker1")
-    hospital.network["worker1"].power_off()
-    for one in several:
-        hospital.wait(lambda one=one: hospital.ended(one.job_id), "the result from worker2", 30)
-    hospital.start("worker1", "work")
-    return several
+    one = hospital.series()
+    hospital.send(one)
+    dead = hospital.at_work_on(one)
+    hospital.network[dead].power_off()
+    assert hospital.analysed_by(one, 30) == the_other(dead)
+    hospital.start(dead, "work")
+    return [one]
 
 
 def database_crashes(hospital: Hospital) -> list[Sent]:
-    """While a worker is at it, and a peer sends just afterwards."""
+    """While a worker is at it, and a peer sends just afterwards: the receiver goes on without."""
     first, second = hospital.series(), hospital.series()
     hospital.send(first)
-    hospital.wait(lambda: hospital.running_on("worker1") or hospital.running_on("worker2"), "an analysis")
+    hospital.at_work_on(first)
     hospital.postgres.crash_and_restart()
     hospital.send(second)
     for one in (first, second):
-        hospital.wait(lambda one=one: hospital.ended(one.job_id), "the result after the crash")
+        hospital.analysed_by(one)
     return [first, second]
 
 
@@ -276,16 +287,16 @@ def worker_is_cut_off(hospital: Hospital) -> list[Sent]:
     the cut one stops once it can't prove any more that it is alive, and works again when it is back."""
     one = hospital.series()
     hospital.send(one)
-    hospital.wait(lambda: hospital.running_on("worker1") or hospital.running_on("worker2"), "an analysis")
-    cut, other = ("worker1", "worker2") if hospital.running_on("worker1") else ("worker2", "worker1")
-    hospital.network[cut].unplug()
-    hospital.wait(lambda: hospital.ended(one.job_id), f"the result from {other}")
-    job = hospital.database.job(one.job_id)
-    assert job is not None
-    assert job["executor"] == f"{other}/work"
+    cut = hospital.at_work_on(one)
     machine = hospital.network[cut]
-    ready = machine.log("work").count(READY)
-    hospital.wait(lambda: '"action": "lost"' in machine.log("work"), f"{cut} to stop")
+    lost, ready = machine.log("work").count(LOST), machine.log("work").count(READY)
+    machine.unplug()
+    assert hospital.analysed_by(one) == the_other(cut)
+    hospital.wait(lambda: machine.log("work").count(LOST) > lost, f"{cut} to stop")
     machine.plug()
     hospital.wait(lambda: machine.log("work").count(READY) > ready, f"{cut} to work again")
     return [one]
+
+
+def the_other(worker: str) -> str:
+    return "worker2" if worker == "worker1" else "worker1"
