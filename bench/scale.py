@@ -124,27 +124,30 @@ def summary(rounds: Sequence[dict[int, float]], arguments: argparse.Namespace) -
     least = min(arguments.workers)
     return {
         "command": shlex.join(["bench/scale", *sys.argv[1:]]),
-        "machine": f"{os.cpu_count()} x {platform.machine()}, Python {platform.python_version()}, load {os.getloadavg()[1]:.1f}",
+        "machine": f"{os.cpu_count()} x {platform.machine()}, Python {platform.python_version()}",
+        "load": round(os.getloadavg()[1], 1),
         "cost_s": arguments.cost_s,
         "rounds": len(rounds),
         "workers": {
             count: {
                 "series_per_hour": round(statistics.median(found[count] for found in rounds)),
-                "efficiency": round(
-                    statistics.median(found[count] * least / found[least] / count for found in rounds), 3
-                ),
+                "efficiency": round(statistics.median(_efficiency(found, count, least) for found in rounds), 3),
             }
             for count in arguments.workers
         },
     }
 
 
+def _efficiency(rates: dict[int, float], count: int, least: int) -> float:
+    """Of one round, so that what else the machine did counts as little as can be."""
+    return rates[count] * least / (rates[least] * count)
+
+
 def table(report: dict[str, Any]) -> str:
-    lines = [report["command"], report["machine"], "", "workers  series/hour  efficiency"]
-    lines += [
-        f"{count:7}  {found['series_per_hour']:11}  {found['efficiency']:10}"
-        for count, found in report["workers"].items()
-    ]
+    lines = [report["command"], f"{report['machine']}, load {report['load']}", ""]
+    lines.append("workers  series/hour  efficiency")
+    for count, found in report["workers"].items():
+        lines.append(f"{count:7}  {found['series_per_hour']:11}  {found['efficiency']:10}")
     return "\n".join(lines)
 
 
