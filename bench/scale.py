@@ -31,6 +31,7 @@ from tests.node import READY, Node
 from tests.peers import run_postgres
 
 SENDERS = 2
+TRIES = 3
 SLICES = 44
 UID_ROOT = "1.2.826.0.1.3680043.8.498.80"
 
@@ -113,8 +114,13 @@ def send_all(node: Node, planned: Sequence[Sequence[Path]]) -> None:
     peer = PeerConfig(ae_title="DICOMNODE", host="127.0.0.1", port=node.port, response_timeout_s=60)
 
     def one(files: Sequence[Path]) -> None:
-        if any(outcome.kind != "stored" for outcome in send(files, peer, "SCALE")):
-            raise SystemExit("the node did not take a series")
+        """A busy machine may answer late: what had no answer is sent again."""
+        left, tries = list(files), 0
+        while left:
+            outcomes = list(send(left, peer, "SCALE"))
+            left, tries = [outcome.path for outcome in outcomes if outcome.kind != "stored"], tries + 1
+            if left and tries == TRIES:
+                raise SystemExit(f"the node did not take a series: {outcomes[-1].message}")
 
     with ThreadPoolExecutor(SENDERS, thread_name_prefix="sender") as senders:
         list(senders.map(one, planned))
