@@ -22,6 +22,13 @@ POSTGRESQL_CONNECTION = {
 }
 
 
+def patient_url(url: str) -> str:
+    """A PostgreSQL URL that says POSTGRESQL_CONNECTION itself, for who opens connections in a way of its own."""
+    parsed = sa.make_url(url)
+    missing = {name: str(value) for name, value in POSTGRESQL_CONNECTION.items() if name not in parsed.query}
+    return parsed.update_query_dict(missing).render_as_string(hide_password=False)
+
+
 @contextlib.contextmanager
 def answered() -> Iterator[None]:
     """What may pass (a restart, a lock, a full disk) as our error, which says that trying again can help."""

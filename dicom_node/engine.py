@@ -28,6 +28,7 @@ from dbos import (
     StepOptions,
 )
 
+from dicom_node.connection import patient_url
 from dicom_node.errors import DicomNodeError, StaleState
 from dicom_node.locks import Lock, exclusive, try_lock
 from dicom_node.logs import describe
@@ -191,7 +192,9 @@ def _queue(workflow: str) -> str:
 def engine_url(url: str) -> str:
     """Where the engine keeps its tables: a file beside ours on SQLite (one writer each), a schema on PostgreSQL."""
     if not url.startswith("sqlite"):
-        return url
+        # A firewall forgets a connection that was idle for long and drops what comes on it: the library's own settings
+        # would have a bounce wait for a quarter of an hour then.
+        return patient_url(url)
     database = Path(str(sa.make_url(url).database))
     return f"sqlite:///{database.with_name('engine.sqlite')}"
 

@@ -21,7 +21,10 @@ from dicom_node.connection import POSTGRESQL_CONNECTION
 
 _ASK_AGAIN_S = 0.05
 # A machine that is gone says no goodbye: the server must ask, else it keeps the lock for the default of two hours.
-_SERVER_ASKS = "-c tcp_keepalives_idle=10 -c tcp_keepalives_interval=3 -c tcp_keepalives_count=3"
+# While an answer of its own is on the way it does not ask (tcp(7)): there the time without acknowledgement counts.
+_SERVER_ASKS = (
+    "-c tcp_keepalives_idle=10 -c tcp_keepalives_interval=3 -c tcp_keepalives_count=3 -c tcp_user_timeout=19000"
+)
 
 
 class Lock(Protocol):

@@ -16,7 +16,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -185,23 +185,49 @@ def _orthanc_settings(folder: Path, dicom_port: int, http_port: int) -> dict[str
     }
 
 
+class Postgres:
+    """A running PostgreSQL cluster of its own; `url` of its database `node`."""
+
+    def __init__(self, url: str, restart: Callable[[], None]) -> None:
+        self.url, self._restart = url, restart
+
+    def crash_and_restart(self) -> None:
+        """Every connection is gone at once, nothing is said to anybody, and the log is replayed."""
+        self._restart()
+
+
 @contextlib.contextmanager
 def run_postgres() -> Iterator[str]:
     """A private PostgreSQL cluster on loopback; yields its URL with the database `node`."""
+    with postgres_cluster() as running:
+        yield running.url
+
+
+@contextlib.contextmanager
+def postgres_cluster(
+    host: str = "127.0.0.1", port: int | None = None, inside: Callable[..., list[str]] = lambda *command: [*command]
+) -> Iterator[Postgres]:
+    """A private PostgreSQL cluster. inside: makes of a command one that runs where the server shall, by its address."""
     binaries = max(Path("/usr/lib/postgresql").glob("*/bin"))
     # Not below pytest's folder, which only root may enter: PostgreSQL refuses to run as root.
     with tempfile.TemporaryDirectory(prefix="node-postgres-") as name:
-        folder, port, as_postgres = Path(name), free_port(), _as_postgres()
+        folder, port, as_postgres = Path(name), port or free_port(), _as_postgres()
         if as_postgres:
             shutil.chown(folder, "postgres")
-        control = [*as_postgres, str(binaries / "pg_ctl"), "-D", str(folder / "data"), "-w"]
+        control = inside(*as_postgres, str(binaries / "pg_ctl"), "-D", str(folder / "data"), "-w")
         _run([*as_postgres, str(binaries / "initdb"), "-D", f"{name}/data", "-U", "node", "-A", "trust", "-N"], name)
-        options = f"-h 127.0.0.1 -p {port} -k {name} -c fsync=off -c max_connections=200"
+        if host != "127.0.0.1":
+            with (folder / "data" / "pg_hba.conf").open("a") as rules:
+                rules.write("host all all samenet trust\n")
+        options = f"-h {host} -p {port} -k {name} -c fsync=off -c max_connections=200"
         _run([*control, "-l", f"{name}/log", "-o", options, "start"], name)
         try:
-            createdb = [*as_postgres, str(binaries / "createdb"), "-h", "127.0.0.1", "-p", str(port), "-U", "node"]
+            createdb = [*as_postgres, str(binaries / "createdb"), "-h", name, "-p", str(port), "-U", "node"]
             _run([*createdb, "node"], name)
-            yield f"postgresql+psycopg://node@127.0.0.1:{port}/node"
+            yield Postgres(
+                f"postgresql+psycopg://node@{host}:{port}/node",
+                lambda: _run([*control, "-l", f"{name}/log", "-o", options, "-m", "immediate", "restart"], name),
+            )
         finally:
             _run([*control, "-m", "immediate", "stop"], name)
 

@@ -31,8 +31,9 @@ _GATHER_S, _BATCH = 0.5, 32
 # Then the Instance goes the direct way.
 _WAIT_FOR_ROOM_S = 2.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 5.0
-# How often one that lives looks for what a dead one left.
-_TEND_S = 60.0
+# How often one that lives looks for what a dead one left: well within a quiet time, so that a series that the peer
+# went on with elsewhere is not decided on without it.
+_TEND_S = 5.0
 
 Grew = Callable[[str, str], None]
 

@@ -1,0 +1,161 @@
+"""Several machines on one: a Linux network namespace each, on one bridge, each with a host name of its own.
+
+They share the file system, as machines with one storage root do. Needs root; nothing leaves the bridge.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+# RFC 2544: set aside for trials of networks, so that it is nobody's here.
+_NETWORK = "198.18.77"
+_REPOSITORY = Path(__file__).resolve().parent.parent
+# As `Restart=always` of a unit: what ends is started again.
+_FOREVER = 'hostname "$0"; while :; do "$@"; sleep 0.5; done'
+_ONCE = 'hostname "$0"; exec "$@"'
+
+
+class NoHosts(Exception):
+    """This machine cannot make any: the text says why."""
+
+
+class Host:
+    """One of them. `name` is its host name, `address` where the others and the test reach it."""
+
+    def __init__(self, name: str, address: str, namespace: str, log_folder: Path) -> None:
+        self.name, self.address, self._namespace, self._log_folder = name, address, namespace, log_folder
+        self._line = f"{namespace}-l"
+        self._running: list[subprocess.Popen[bytes]] = []
+
+    def inside(self, *command: str) -> list[str]:
+        """The same command, run on this host."""
+        return self._inside(_ONCE, command)
+
+    def _inside(self, script: str, command: Sequence[str]) -> list[str]:
+        return ["ip", "netns", "exec", self._namespace, "unshare", "--uts", "sh", "-c", script, self.name, *command]
+
+    def start(self, label: str, *command: str, environment: Mapping[str, str] | None = None) -> None:
+        """Run a command here for as long as the host is on; started again when it ends. Its output: `log(label)`."""
+        whole = self._inside(_FOREVER, command)
+        with self._log_path(label).open("ab") as output:
+            self._running.append(
+                subprocess.Popen(
+                    whole,
+                    stdout=output,
+                    stderr=output,
+                    start_new_session=True,
+                    env={**os.environ, "PYTHONPATH": str(_REPOSITORY), **(environment or {})},
+                )
+            )
+
+    def power_off(self) -> None:
+        """kill -9 of all that runs here, at once; nothing starts again."""
+        for process in self._running:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+        for process in self._running:
+            process.wait()
+        self._running.clear()
+
+    def unplug(self) -> None:
+        """The network cable is out: packets are lost, and nobody is told."""
+        _ip("link", "set", self._line, "down")
+
+    def plug(self) -> None:
+        _ip("link", "set", self._line, "up")
+
+    def log(self, label: str) -> str:
+        path = self._log_path(label)
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    def _log_path(self, label: str) -> Path:
+        return self._log_folder / f"{self.name}-{label}.log"
+
+    def make(self, bridge: str) -> None:
+        far = f"{self._namespace}-r"
+        _ip("netns", "add", self._namespace)
+        _ip("link", "add", self._line, "type", "veth", "peer", "name", far)
+        _ip("link", "set", far, "netns", self._namespace, "name", "eth0")
+        _ip("link", "set", self._line, "master", bridge, "up")
+        _ip("-n", self._namespace, "link", "set", "lo", "up")
+        _ip("-n", self._namespace, "addr", "add", f"{self.address}/24", "dev", "eth0")
+        _ip("-n", self._namespace, "link", "set", "eth0", "up")
+
+    def unmake(self) -> None:
+        self.power_off()
+        with contextlib.suppress(NoHosts):
+            _ip("netns", "del", self._namespace)
+
+
+class Network:
+    """The hosts by name, and `address`: the test's own on their bridge."""
+
+    def __init__(self, hosts: Mapping[str, Host], address: str) -> None:
+        self.hosts, self.address = dict(hosts), address
+
+    def __getitem__(self, name: str) -> Host:
+        return self.hosts[name]
+
+
+@contextlib.contextmanager
+def run_network(names: Sequence[str], log_folder: Path) -> Iterator[Network]:
+    """These hosts, up and connected. Raises NoHosts where the machine cannot make them."""
+    if sys.platform != "linux" or os.geteuid() != 0:
+        raise NoHosts("network namespaces need root on Linux")
+    # Names of network devices have 15 characters at most.
+    mark = f"dn{os.getpid() % 100_000}"
+    address = f"{_NETWORK}.1"
+    with contextlib.ExitStack() as undo:
+        _ip("link", "add", mark, "type", "bridge")
+        undo.callback(_ip, "link", "del", mark)
+        _ip("addr", "add", f"{address}/24", "dev", mark)
+        _ip("link", "set", mark, "up")
+        hosts = {}
+        for number, name in enumerate(names):
+            hosts[name] = Host(name, f"{_NETWORK}.{11 + number}", f"{mark}{chr(ord('a') + number)}", log_folder)
+            undo.callback(hosts[name].unmake)
+            hosts[name].make(mark)
+        yield Network(hosts, address)
+
+
+def _ip(*words: str) -> None:
+    try:
+        subprocess.run(["ip", *words], check=True, capture_output=True, text=True)
+    except FileNotFoundError as err:
+        raise NoHosts("no ip command here: iproute2 has it") from err
+    except subprocess.CalledProcessError as err:
+        raise NoHosts(f"ip {' '.join(words)}: {err.stderr.strip()}") from err
+
+
+@contextlib.contextmanager
+def run_balancer(folder: Path, address: str, port: int, backends: Mapping[str, tuple[str, int]]) -> Iterator[None]:
+    """HAProxy: one address and port before several, what does not answer being left out."""
+    lines = [
+        "defaults",
+        "  mode tcp",
+        "  timeout connect 2s",
+        "  timeout client 5m",
+        "  timeout server 5m",
+        "  retries 3",
+        "  option redispatch 1",
+        "listen dicom",
+        f"  bind {address}:{port}",
+        "  balance roundrobin",
+        "  default-server check inter 500 fall 1 rise 1 on-marked-down shutdown-sessions",
+        *(f"  server {name} {host}:{at}" for name, (host, at) in backends.items()),
+    ]
+    config = folder / "haproxy.cfg"
+    config.write_text("\n".join(lines) + "\n")
+    with (folder / "haproxy.log").open("ab") as output:
+        process = subprocess.Popen(["/usr/sbin/haproxy", "-db", "-f", str(config)], stdout=output, stderr=output)
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait(20)

@@ -1,0 +1,49 @@
+"""The `work` role with a detector of fixed cost: it waits so many seconds, and always finds one ball.
+
+Usage: stub_worker.py CONFIG COST_S [NAME]. For tests and benchmarks of what is around a model.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from unittest import mock
+
+from dicom_node import logs, roles
+from dicom_node.config import load_config
+from dicom_node.domain import Detection, ModelIdentity, Volume
+from tests.fakes.findings import MODEL, ball, detection_of
+
+_PARTS = 10
+
+
+class StubDetector:
+    """An `analysis.Detector`. It costs `cost_s` of time and next to no processor, as if the work were a GPU's."""
+
+    identity: ModelIdentity = MODEL
+
+    def __init__(self, cost_s: float) -> None:
+        self._cost_s = cost_s
+
+    def detect(self, volume: Volume, *, progress: Callable[[float], None] | None = None) -> Detection:
+        for part in range(_PARTS):
+            time.sleep(self._cost_s / _PARTS)
+            if progress is not None:
+                progress((part + 1) / _PARTS)
+        slices, rows, columns = volume.hu.shape
+        return detection_of(ball(volume, (slices // 2, rows // 2, columns // 2), 6.0), analysed=(0, slices))
+
+
+def main() -> None:
+    config, cost_s, name = load_config(Path(sys.argv[1])), float(sys.argv[2]), (sys.argv[3:] or [None])[0]
+    logs.quiet_pydicom()
+    logs.configure(config.log.level, config.log.format, "work")
+    detectors = dict.fromkeys(config.models, StubDetector(cost_s))
+    with mock.patch.object(roles, "_load_detectors", return_value=detectors):
+        roles.work(config, roles.Stop().on_signals(), name)
+
+
+if __name__ == "__main__":
+    main()
