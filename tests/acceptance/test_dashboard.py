@@ -105,6 +105,8 @@ _KEPT = (
     "jobs-wide-light",
     "job-wide-light",
     "peers-wide-light",
+    "models-wide-light",
+    "configuration-wide-light",
     "today-phone-dark",
     "job-phone-dark",
 )
