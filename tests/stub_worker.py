@@ -40,8 +40,8 @@ def main() -> None:
     config, cost_s, name = load_config(Path(sys.argv[1])), float(sys.argv[2]), (sys.argv[3:] or [None])[0]
     logs.quiet_pydicom()
     logs.configure(config.log.level, config.log.format, "work")
-    detectors = dict.fromkeys(config.models, StubDetector(cost_s))
-    with mock.patch.object(roles, "_load_detectors", return_value=detectors):
+    detector = StubDetector(cost_s)
+    with mock.patch.object(roles, "_detectors", return_value=lambda _name: detector):
         roles.work(config, roles.Stop().on_signals(), name)
 
 

@@ -106,7 +106,6 @@ _KEPT = (
     "job-wide-light",
     "peers-wide-light",
     "models-wide-light",
-    "configuration-wide-light",
     "today-phone-dark",
     "job-phone-dark",
 )
