@@ -23,6 +23,9 @@ DOCUMENTS = [
 ]
 BIN = Path(sys.executable).parent
 
+# Commands that have commands of their own.
+GROUPS = ("alert", "audit", "cases", "corrections", "jobs", "model", "token", "user")
+
 
 def commands() -> list[tuple[str, str]]:
     """(document, command) for each dicom-node or training command that stands in a document as code."""
@@ -39,7 +42,7 @@ def commands() -> list[tuple[str, str]]:
 
 
 def resolved(command: str) -> list[str]:
-    words = shlex.split(command.split(" | ")[0])
+    words = shlex.split(command.split(" | ")[0], comments=True)
     if Path(words[0]).name == "python":
         return [sys.executable, *words[1:]]
     return [str(BIN / "dicom-node"), *words[1:]]
@@ -51,7 +54,7 @@ def options(words: list[str]) -> list[str]:
 
 def subcommand(words: list[str]) -> list[str]:
     """The words up to the command itself: dicom-node jobs show, python -m training fit."""
-    count = 4 if "training" in words[:3] else 3 if words[1] == "jobs" else 2
+    count = 4 if "training" in words[:3] else 3 if words[1] in GROUPS else 2
     return words[:count]
 
 
