@@ -27,8 +27,8 @@ from dicom_node.config import SERIES_STATES, Config, RetentionConfig, SeriesStat
 from dicom_node.db import Database
 from dicom_node.engine import EngineClient
 from dicom_node.purges import Kept
-from dicom_node.retention import DAY_S, Gone, Purged, Purger, audited, due_by_age, due_under_pressure, kept
-from dicom_node.retention_schedule import LOCK, RetentionSchedule
+from dicom_node.retention import DAY_S, LOCK, Gone, Purged, Purger, audited, due_by_age, due_under_pressure, kept
+from dicom_node.retention_schedule import RetentionSchedule
 from dicom_node.storage import Storage
 from tests.conftest import RunningReceiver
 from tests.fakes.ct import make_ct_series
