@@ -120,7 +120,10 @@ def audited(audit: Audit, user: User | None = None) -> Callable[[Gone], None]:
 
 @dataclass(frozen=True, kw_only=True)
 class Purger:
-    """Deletes series. `deleted` hears of each, at least once, before its files are gone for good. Who calls holds LOCK."""
+    """Deletes series. `deleted` hears of each, at least once, before its files are gone for good.
+
+    Who calls `purge` or `settle` holds LOCK.
+    """
 
     database: Database
     engine: EngineClient
