@@ -1,7 +1,8 @@
 """A node <-> a folder with its database and files, consistent with each other. SQLite here; PostgreSQL has pg_dump.
 
 The database is copied before the files: each row of the copy has its file then, for a file is durable before its row.
-Files that came later have no row in the copy: the receiver takes them in at its first start.
+Files that came later have no row in the copy: the receiver takes them in at its first start. What else can't be made
+again goes with them: who may log in, the salt of exported cases, the audit trail.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -27,11 +29,13 @@ from dicom_node.errors import ConfigError, DicomNodeError
 _MANIFEST = "backup.json"
 # The journal comes after the databases: what was acknowledged without a row in the copy is in it, or is a file then.
 _FOLDERS = ("journal", "incoming", "results")
+# In a backup: the folder of what the settings may place outside the storage root.
+_KEPT = "kept"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backup:
-    """databases: their SHA-256 by name; none where PostgreSQL holds them. files, bytes: below storage.root."""
+    """databases: their SHA-256 by name; none where PostgreSQL holds them. files, bytes: all others."""
 
     version: str
     made_at: float
@@ -42,7 +46,7 @@ class Backup:
 
 def backup(config: Config, out: Path) -> Backup:
     """Copy a node, which may run, into the new folder `out`. Raises DicomNodeError where that is not possible."""
-    root, url = config.storage.root, config.database_url()
+    root = config.storage.root
     if not root.is_dir():
         raise ConfigError(f"no node has run yet: storage.root {root} is not there")
     if out.resolve().is_relative_to(root.resolve()):
@@ -52,7 +56,7 @@ def backup(config: Config, out: Path) -> Backup:
     out.mkdir(parents=True, exist_ok=True, mode=0o700)
     out.chmod(0o700)  # it holds images of patients
     try:
-        made = _copied(root, url, out)
+        made = _copied(config, out)
     except OSError as err:
         raise DicomNodeError(f"backup failed: {err.strerror}; {out} is not complete") from err
     # Last: a folder without it is no backup.
@@ -60,15 +64,18 @@ def backup(config: Config, out: Path) -> Backup:
     return made
 
 
-def _copied(root: Path, url: str, out: Path) -> Backup:
-    databases = {}
+def _copied(config: Config, out: Path) -> Backup:
+    root, url, databases = config.storage.root, config.database_url(), {}
     for path in _database_files(url):
         _copy_database(path, out / path.name)
         databases[path.name] = _sha256(out / path.name)
     count = size = 0
-    for relative in _files(root):
+    # One after the other: what is listed last is what the copies before it can't lack.
+    images = ((root / relative, out / "storage" / relative) for relative in _files(root))
+    kept = ((path, out / _KEPT / name) for name, path in _kept(config))
+    for source, target in chain(images, kept):
         try:
-            size += _copy(root / relative, out / "storage" / relative)
+            size += _copy(source, target)
         except FileNotFoundError:
             continue  # purged meanwhile, or a temporary file
         count += 1
@@ -106,12 +113,14 @@ def restore(config: Config, source: Path) -> Backup:
     for name, digest in form.databases.items():
         if not (source / name).is_file() or _sha256(source / name) != digest:
             raise DicomNodeError(f"{source / name} is not what was backed up; nothing was changed")
-    found = sum(1 for path in (source / "storage").rglob("*") if path.is_file())
+    found = sum(1 for part in ("storage", _KEPT) for path in (source / part).rglob("*") if path.is_file())
     if found != form.files:
         raise DicomNodeError(f"{source} has {found} of {form.files} files; nothing was changed")
     root.mkdir(parents=True, exist_ok=True, mode=0o750)
     for relative in _files(source / "storage"):
         _copy(source / "storage" / relative, root / relative)
+    for name, place in _places(config).items():
+        _put_back(source / _KEPT / name, place)
     # Last: a node without a database would begin anew, one without its files would be wrong.
     by_place = dict(zip(sorted(form.databases), sorted(targets), strict=True))
     for name, target in by_place.items():
@@ -149,6 +158,36 @@ def _files(root: Path) -> Iterator[Path]:
     for folder in _FOLDERS:
         for here, _folders, names in os.walk(root / folder):
             yield from (Path(here).relative_to(root) / name for name in sorted(names))
+
+
+def _places(config: Config) -> dict[str, Path]:
+    """What is kept beside database and images: name in a backup -> the node's file or folder."""
+    return {
+        "web_users.json": config.web_users_file(),
+        "export.salt": config.export_salt_file(),
+        "audit": config.audit_folder(),
+    }
+
+
+def _kept(config: Config) -> Iterator[tuple[str, Path]]:
+    """Each of these files, with its name in a backup; to be copied as they come."""
+    for name, place in _places(config).items():
+        if place.is_file():
+            yield name, place
+        # How far the trail goes before its lines, which the node writes on: a later `head` would tell of lines that the
+        # copy lacks.
+        for suffix in (".head", ".cursor", ".jsonl"):
+            yield from ((f"{name}/{path.name}", path) for path in sorted(place.glob(f"*{suffix}")))
+
+
+def _put_back(saved: Path, place: Path) -> None:
+    """One that is there lies outside the storage root, and is newer: an older one would let removed users in again."""
+    if place.is_file() or (place.is_dir() and any(place.iterdir())):
+        return
+    if saved.is_file():
+        _copy(saved, place)
+    for path in sorted(saved.glob("*")):
+        _copy(path, place / path.name)
 
 
 def _copy(source: Path, target: Path) -> int:

@@ -38,7 +38,7 @@ def verify(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -
     Example: dicom-node audit verify
     """
     settings = load_config(config)
-    folder = settings.audit.folder or settings.storage.root / "audit"
+    folder = settings.audit_folder()
     hosts = sorted({path.name[: -len("-2000-01-01.jsonl")] for path in folder.glob("*-????-??-??.jsonl")})
     if not hosts:
         raise ConfigError(f"no audit trail in {folder}")

@@ -112,7 +112,7 @@ def cases_export(
         raise ConfigError("say --deidentify, or --identified where the cases may name patients")
     now = datetime.now().astimezone()
     with reviews(config) as known:
-        salt = read_salt(salt_file or known.config.storage.root / "export.salt")
+        salt = read_salt(salt_file or known.config.export_salt_file())
         out_dir.mkdir(parents=True, exist_ok=True)
         made = export_cases(known, out_dir, Pseudonyms(salt=salt), deidentify=deidentify, when=now, since=_day(since))
         Auditor.of(known.config).write(exported(User(name=os_user()), made.studies, to=str(out_dir.absolute())))

@@ -13,7 +13,7 @@ from dicom_node.engine import EngineClient
 from dicom_node.errors import DicomNodeError, StaleState
 from dicom_node.lookback import lookback_id
 from dicom_node.purges import DONE, Kept
-from dicom_node.retention import Gone, Purged, Purger
+from dicom_node.retention import Gone, Purged, Purger, alone
 from dicom_node.storage import Storage
 
 _ENDED = ("SUCCESS", "ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED")
@@ -117,12 +117,13 @@ def purge(
     dry_run: bool = False,
     forget_before: float | None = None,
     deleted: Callable[[Gone], None] | None = None,
+    wait_s: float = 10.0,
 ) -> Purged:
     """Remove series whose jobs all ended before `before` and whose objects are all stored, and committed where a
     destination is asked for that. Never what is undelivered. Or, where `before` has them, the states that it names.
 
     A series that brings something new meanwhile stays. Workflows and events of that age, or from before
-    `forget_before`, go too.
+    `forget_before`, go too. Raises DicomNodeError where the deliver role still deletes after `wait_s`.
     """
     purger = Purger(database=database, engine=engine, storage=storage)
     if deleted is not None:
@@ -130,9 +131,10 @@ def purge(
     due = dict(before) if isinstance(before, Mapping) else dict.fromkeys(DONE, before)
     if dry_run:
         return purger.would_purge(due, kept or Kept())
-    purger.settle()
-    removed = purger.purge(due, kept or Kept(), why="by hand")
-    forgotten = forget_before if isinstance(before, Mapping) else before
-    if forgotten is not None:
-        purger.forget(forgotten)
+    with alone(database.url, wait_s=wait_s):
+        purger.settle()
+        removed = purger.purge(due, kept or Kept(), why="by hand")
+        forgotten = forget_before if isinstance(before, Mapping) else before
+        if forgotten is not None:
+            purger.forget(forgotten)
     return removed

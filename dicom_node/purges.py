@@ -35,14 +35,6 @@ class Kept:
 class Purges(Rows):
     """Statements on what may be deleted, and its deletion."""
 
-    def purgeable_series(
-        self, before: float, kept: Kept | None = None, *, states: Collection[SeriesState] = DONE
-    ) -> list[str]:
-        """Series of these states to which nothing happened since `before`, oldest first; none that a destination
-        stored but may yet lose."""
-        found = _purgeable(dict.fromkeys(states, before), kept or Kept()).subquery()
-        return [row["series_uid"] for row in self._all(sa.select(found.c.series_uid).order_by(found.c.first_at))]
-
     def purgeable(self, before: Mapping[SeriesState, float], kept: Kept, *, limit: int | None = None) -> list[Row]:
         """series_uid, study_uid, state and last_at of what may go: in the order of the states in `before`, of each
         the oldest first. before: a state -> until when nothing more may have happened; others are not looked at."""
@@ -52,11 +44,6 @@ class Purges(Rows):
         found = _purgeable(before, kept).subquery()
         place = sa.case(order, value=found.c.state, else_=len(order))
         return self._all(sa.select(found).order_by(place, found.c.last_at).limit(limit))
-
-    def series_state(self, series_uid: str) -> SeriesState | None:
-        """None where it is not there, or is not done: it grows, or a job of it runs or waits."""
-        row = self._one(_settled().where(schema.series.c.series_uid == series_uid))
-        return None if row is None else row["state"]
 
     def held_series(self, before: float | Mapping[SeriesState, float], kept: Kept) -> list[tuple[str, dict[str, int]]]:
         """Series of that age that a purge leaves alone, and why: each reason with how many objects or jobs it has."""

@@ -6,8 +6,10 @@ back, rows that went take theirs with them, at the next `settle`.
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -17,6 +19,8 @@ from dicom_node.audit import Audit, Patient, Study, User, studies_deleted
 from dicom_node.config import Config, RetentionConfig, SeriesState
 from dicom_node.db import Database, Row
 from dicom_node.discarded import Discarded
+from dicom_node.errors import DicomNodeError
+from dicom_node.locks import try_lock
 from dicom_node.purges import Kept
 from dicom_node.storage import Storage
 from dicom_node.subjects import patient_of
@@ -26,6 +30,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+# Who deletes holds it. What lies aside while nobody does is left by one that died: `settle` may judge it.
+LOCK = "retention"
+_ASK_AGAIN_S = 0.1
 DAY_S = 86400.0
 # Results whose job has no row yet are being made, or their rows are from a backup: both are over by then.
 LEFTOVER_S = 7 * DAY_S
@@ -82,6 +89,20 @@ def due_under_pressure(settings: RetentionConfig, now: float) -> dict[SeriesStat
     return dict.fromkeys(settings.under_pressure, now - settings.spared_h * 3600)
 
 
+@contextlib.contextmanager
+def alone(url: str, *, wait_s: float) -> Iterator[None]:
+    """Over the block nobody else deletes. Raises DicomNodeError where somebody still does after `wait_s`."""
+    deadline = time.monotonic() + wait_s
+    while (lock := try_lock(url, LOCK)) is None:
+        if time.monotonic() >= deadline:
+            raise DicomNodeError("retention is deleting just now, here or on another machine: try again later")
+        time.sleep(_ASK_AGAIN_S)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def _told_nobody(gone: Gone) -> None:
     """The event and the log have it all the same."""
 
@@ -99,7 +120,10 @@ def audited(audit: Audit, user: User | None = None) -> Callable[[Gone], None]:
 
 @dataclass(frozen=True, kw_only=True)
 class Purger:
-    """Deletes series. `deleted` hears of each, at least once, before its files are gone for good."""
+    """Deletes series. `deleted` hears of each, at least once, before its files are gone for good.
+
+    Who calls `purge` or `settle` holds LOCK.
+    """
 
     database: Database
     engine: EngineClient

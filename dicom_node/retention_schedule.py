@@ -15,12 +15,11 @@ from dicom_node.db import Database
 from dicom_node.errors import DicomNodeError
 from dicom_node.locks import try_lock
 from dicom_node.logs import describe
-from dicom_node.retention import DAY_S, Purged, Purger, due_by_age, due_under_pressure, kept
+from dicom_node.retention import DAY_S, LOCK, Purged, Purger, due_by_age, due_under_pressure, kept
 from dicom_node.storage import Storage
 
 log = logging.getLogger(__name__)
 
-LOCK = "retention"
 _LOOK_S = 10.0
 # That nothing may be deleted though the disk is low is said so often.
 _SAY_AGAIN_S = 3600.0

@@ -134,8 +134,6 @@ delivery = sa.Table(
     sa.Column("commit_due_at", sa.Double, nullable=True),
     sa.Column("commit_rounds", sa.Integer, nullable=False, server_default="0"),
     _one_of("state", DELIVERY_STATES),
-    # Whether anything arrived at a destination lately.
-    sa.Index("ix_delivery_destination_changed_at", "destination", "changed_at"),
 )
 
 # Storage Commitment that we asked for (PS3.4 J): one row a transaction. lapsed: no word came in time, so it was asked
@@ -320,7 +318,7 @@ api_token = sa.Table(
 )
 
 # What the pages and the JSON API read by (web/queries.py): a page of jobs, however deep and whatever is asked for, is a
-# range of one of these.
+# range of one of these. That of deliveries also serves alerts and Storage Commitment.
 sa.Index("ix_job_place", job.c.created_at, job.c.job_id, job.c.study_uid, job.c.reason)
 sa.Index("ix_job_state_place", job.c.state, job.c.created_at, job.c.job_id)
 sa.Index("ix_job_peer_place", job.c.source_ae, job.c.created_at, job.c.job_id, job.c.route, job.c.state)

@@ -68,7 +68,7 @@ class Auditor:
         """As the settings say."""
         if not config.audit.file:
             return NoAudit()
-        trail = Trail(config.audit.folder or config.storage.root / "audit")
+        trail = Trail(config.audit_folder())
         syslog = config.audit.syslog
         forwarder = None if syslog is None else Forwarder(trail, lambda: connected(syslog))
         source = config.audit.source_id or f"{config.receive.ae_title}@{socket.gethostname()}"

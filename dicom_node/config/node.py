@@ -151,6 +151,13 @@ class Config(Section):
     def web_users_file(self) -> Path:
         return self.web.users_file or self.storage.root / "web_users.json"
 
+    def audit_folder(self) -> Path:
+        return self.audit.folder or self.storage.root / "audit"
+
+    def export_salt_file(self) -> Path:
+        """The site's secret behind the pseudonyms and parts of exported cases."""
+        return self.storage.root / "export.salt"
+
     def metrics_folder(self) -> Path:
         """Where the processes of this machine count. Several machines may share a storage root: each has its own."""
         return self.metrics.folder or self.storage.root / "metrics" / socket.gethostname()

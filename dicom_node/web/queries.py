@@ -1,6 +1,6 @@
 """Rows -> what the pages and the JSON API show. Nothing here writes.
 
-Each statement is one that an index serves (migration 0009): a list of jobs is read from where the last page ended,
+Each statement is one that an index serves (migration 0006): a list of jobs is read from where the last page ended,
 never counted through.
 """
 

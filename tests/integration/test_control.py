@@ -16,7 +16,8 @@ from dicom_node.db import Row
 from dicom_node.delivery import delivery_id
 from dicom_node.engine import EngineClient
 from dicom_node.errors import DicomNodeError, Reason, StaleState
-from dicom_node.retention import Purged, Purger
+from dicom_node.locks import try_lock
+from dicom_node.retention import LOCK, Purged, Purger
 from tests.unit.test_flow import SERIES, SETTINGS, Node
 
 LATER = 1_800_000_000.0
@@ -235,6 +236,23 @@ def test_a_purge_that_was_killed_is_finished_by_the_next_one(
     assert node.assemble().enqueued == []
     assert purge(node.database, client, node.storage, before=LATER).series == 1
     assert (files(node), node.database.jobs()) == ([], [])
+
+
+def test_a_purge_by_hand_leaves_alone_what_another_process_has_half_deleted(node: Node, client: EngineClient) -> None:
+    job_id = node.complete()
+    stored(node, job_id)
+    before = files(node)
+    purger = Purger(database=node.database, engine=client, storage=node.storage)
+    other = try_lock(node.database.url, LOCK)
+    assert other is not None
+    purger._set_aside(sorted({path.rpartition("/")[0] for path in before}))
+    with pytest.raises(DicomNodeError, match="try again later"):
+        purge(node.database, client, node.storage, before=LATER, wait_s=0.0)
+    assert len(list((node.storage.root / "discarded").glob("*/*/*/*"))) > 0
+    other.release()
+    purger.settle()
+    assert files(node) == before
+    assert purge(node.database, client, node.storage, before=LATER, wait_s=0.0).series == 1
 
 
 def test_a_dry_run_removes_nothing(node: Node, client: EngineClient) -> None:

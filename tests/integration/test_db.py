@@ -29,6 +29,7 @@ from dicom_node import connection, db, schema
 from dicom_node.db import FINISHED, Database, ReceivedInstance, ResultObject
 from dicom_node.errors import ConfigError, DatabaseUnavailable, DicomNodeError, StaleState
 from dicom_node.ledger import ARRIVED
+from dicom_node.purges import DONE, Kept
 
 SERIES, STUDY, JOB = "1.2.3", "1.2", "1.2.3-abc"
 
@@ -696,9 +697,13 @@ def _delivered(database: Database) -> None:
     _all_deliveries(database, pacs="stored", archive="stored")
 
 
+def purgeable(database: Database, before: float) -> list[str]:
+    return [row["series_uid"] for row in database.purgeable(dict.fromkeys(DONE, before), Kept())]
+
+
 def test_a_series_that_is_done_and_delivered_may_go(database: Database) -> None:
     _delivered(database)
-    assert database.purgeable_series(FOREVER) == [SERIES]
+    assert purgeable(database, FOREVER) == [SERIES]
     assert database.purge_series(SERIES, FOREVER, lambda: None)
     for table in (schema.series, schema.instance, schema.job, schema.finding, schema.result, schema.delivery):
         with database.engine.connect() as connection:
@@ -762,7 +767,7 @@ def test_what_arrives_while_a_purge_removes_files_waits_and_begins_anew(database
 def test_what_is_not_delivered_never_goes(database: Database, left: str) -> None:
     _delivered(database)
     _all_deliveries(database, archive=left)
-    assert database.purgeable_series(FOREVER) == []
+    assert purgeable(database, FOREVER) == []
 
 
 @pytest.mark.parametrize("job_state", ["queued", "running", "failed", "parked"])
@@ -775,22 +780,22 @@ def test_a_series_with_a_job_that_is_not_done_never_goes(database: Database, job
         database.fail_job("1.2.3-second", "why")
     if job_state == "parked":
         database.park_job("1.2.3-second", "why")
-    assert database.purgeable_series(FOREVER) == []
+    assert purgeable(database, FOREVER) == []
 
 
 def test_a_series_that_grew_since_or_was_never_seen_never_goes(database: Database) -> None:
     _delivered(database)
     record(database, received(2))
     record(database, received(3, series="1.2.4"))
-    assert database.purgeable_series(FOREVER) == []
+    assert purgeable(database, FOREVER) == []
 
 
 def test_only_what_ended_before_goes(database: Database) -> None:
     _delivered(database)
     row = database.job(JOB)
     assert row is not None
-    assert database.purgeable_series(row["finished_at"]) == []
-    assert database.purgeable_series(row["finished_at"] + 0.5) == [SERIES]
+    assert purgeable(database, row["finished_at"]) == []
+    assert purgeable(database, row["finished_at"] + 0.5) == [SERIES]
 
 
 @pytest.mark.parametrize("job_state", ["rejected", "cancelled"])
@@ -802,7 +807,7 @@ def test_rejected_and_cancelled_series_may_go(database: Database, job_state: str
     make_job(database, state="rejected" if job_state == "rejected" else "queued")
     if job_state == "cancelled":
         database.cancel_job(JOB)
-    assert database.purgeable_series(FOREVER) == [SERIES]
+    assert purgeable(database, FOREVER) == [SERIES]
 
 
 # -- what may pass -------------------------------------------------------------------------------------

@@ -17,7 +17,9 @@ import pytest
 import sqlalchemy as sa
 import yaml
 
+from dicom_node.audit.trail import Trail
 from dicom_node.backup import backup, restore
+from dicom_node.cases.pseudonyms import read_salt
 from dicom_node.config import Config
 from dicom_node.db import Database
 from dicom_node.engine import migrate
@@ -165,6 +167,69 @@ def test_a_restored_node_has_rows_and_files_and_a_root_with_something_in_it_is_r
     restored.migrate()
     assert restored.jobs() == []
     restored.close()
+
+
+def test_users_salt_and_audit_trail_are_restored_with_their_modes_and_newer_ones_stay(
+    tmp_path: Path, start_receiver: Callable[..., Any]
+) -> None:
+    config: Config = start_receiver().config
+    migrate(config.database_url())
+    root, outside = config.storage.root, tmp_path / "etc" / "users.json"
+    config = config.model_copy(update={"web": config.web.model_copy(update={"users_file": outside})})
+    outside.parent.mkdir()
+    outside.write_text("anna")
+    outside.chmod(0o600)
+    salt = read_salt(config.export_salt_file())
+    trail = Trail(root / "audit")
+    for number in range(3):
+        trail.append(f"<message {number}/>", at=1.8e9 + number)
+    backup(config, tmp_path / "backup")
+    trail.append("<after/>", at=1.9e9)
+
+    def restored(name: str) -> Config:
+        storage = config.storage.model_copy(update={"root": tmp_path / name})
+        other = config.model_copy(update={"storage": storage})
+        restore(other, tmp_path / "backup")
+        return other
+
+    outside.unlink()
+    first = restored("first")
+    assert read_salt(first.export_salt_file()) == salt
+    assert outside.read_text() == "anna"
+    assert [path.stat().st_mode & 0o777 for path in (first.export_salt_file(), outside)] == [0o600, 0o600]
+    back = Trail(first.audit_folder())
+    assert back.verify() == 3
+    assert {path.stat().st_mode & 0o777 for path in back.files()} == {0o640}
+    assert back.append("<goes on/>", at=1.9e9).number == 4
+    assert back.verify() == 4
+
+    outside.write_text("anna was removed")
+    restored("second")
+    assert outside.read_text() == "anna was removed"
+
+
+def test_a_trail_that_is_written_on_while_it_is_copied_is_whole(
+    tmp_path: Path, start_receiver: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config: Config = start_receiver().config
+    migrate(config.database_url())
+    trail = Trail(config.audit_folder())
+    trail.append("<before/>", at=1.8e9)
+    real = shutil.copy2
+
+    def meanwhile(source: Path, target: Path) -> Path:
+        copied = real(source, target)
+        if source.parent == trail.folder:
+            trail.append("<a day later/>", at=1.8e9 + 86400)
+        return copied
+
+    monkeypatch.setattr(shutil, "copy2", meanwhile)
+    backup(config, tmp_path / "backup")
+    monkeypatch.undo()
+    storage = config.storage.model_copy(update={"root": tmp_path / "new"})
+    other = config.model_copy(update={"storage": storage})
+    restore(other, tmp_path / "backup")
+    assert Trail(other.audit_folder()).verify() >= 1
 
 
 def test_a_backup_that_was_changed_is_not_restored(tmp_path: Path, start_receiver: Callable[..., Any]) -> None:

@@ -45,4 +45,3 @@ def upgrade() -> None:
         sa.Column("bytes", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("name"),
     )
-    op.create_index("ix_delivery_destination_changed_at", "delivery", ["destination", "changed_at"], unique=False)
