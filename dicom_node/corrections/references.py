@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -35,6 +36,9 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
     }
 )
 _MOST_ELEMENTS = 2_000_000
+# PS3.5 6.2: DA, TM. Senders write other texts there, of any length.
+_DATE = re.compile(r"[0-9]{4}(0[1-9]|1[0-2])(0[1-9]|[12][0-9]|3[01])")
+_TIME = re.compile(r"([01][0-9]|2[0-3])([0-5][0-9](([0-5][0-9]|60)(\.[0-9]{1,6})?)?)?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,9 +110,14 @@ def _collect(root: Dataset, found: Mapping[str, set[str]]) -> None:
 
 
 def _made(header: Dataset) -> str:
-    """Content date and time; a Structure Set has dates of its own."""
+    """Content date and time, of which only what is one is kept; a Structure Set has dates of its own."""
     for prefix in ("Content", "StructureSet", "InstanceCreation", "Series"):
-        date = str(header.get(f"{prefix}Date") or "")
+        date = _matching(_DATE, header.get(f"{prefix}Date"))
         if date:
-            return f"{date:>8} {header.get(f'{prefix}Time') or ''}"
+            return f"{date} {_matching(_TIME, header.get(f'{prefix}Time'))}"
     return ""
+
+
+def _matching(form: re.Pattern[str], value: object) -> str:
+    text = str(value or "").strip()
+    return text if form.fullmatch(text) else ""
