@@ -31,7 +31,7 @@ from dicom_node.corrections import (
 )
 from dicom_node.corrections import references_of as read_references
 from dicom_node.db import Database, Row
-from dicom_node.errors import CorrectionUnusable, DicomNodeError
+from dicom_node.errors import CorrectionUnusable, DicomNodeError, StorageError
 from dicom_node.logs import describe
 from dicom_node.series import read_headers, read_series
 from dicom_node.storage import Storage
@@ -90,6 +90,16 @@ class Reviews:
                 self._take(instance, row["source_ae"], unchanged=False)
 
     def _take(self, row: Row, source_ae: str, *, unchanged: bool) -> bool:
+        try:
+            return self._recognised(row, source_ae, unchanged=unchanged)
+        except StorageError:
+            raise
+        except Exception:
+            # Nobody foresaw it. The series must not vanish: it is judged as if it were about nothing of ours.
+            log.exception("correction not recognised", extra={"action": "failed", "series": row["series_uid"]})
+            return False
+
+    def _recognised(self, row: Row, source_ae: str, *, unchanged: bool) -> bool:
         if unchanged:
             log.info("a result of ours came back", extra={"action": "ours", "series": row["series_uid"]})
             return True

@@ -18,9 +18,10 @@ from pydicom.uid import (
     SegmentationStorage,
 )
 
-from dicom_node.corrections.words import Kind
+from dicom_node.corrections.words import UNREADABLE, Kind
 from dicom_node.errors import CorrectionUnusable
 from dicom_node.growth.prior import is_ours
+from dicom_node.logs import describe
 
 LABEL_MAP = "1.2.840.10008.5.1.4.1.1.66.7"
 # What a correction may be, by its SOP Class.
@@ -36,6 +37,8 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
     }
 )
 _MOST_ELEMENTS = 2_000_000
+# PS3.5 9.1. Rows are looked for by it, and PostgreSQL takes no text with a NUL.
+_UID = re.compile(r"[0-9.]{1,64}")
 # PS3.5 6.2: DA, TM. Senders write other texts there, of any length.
 _DATE = re.compile(r"[0-9]{4}(0[1-9]|1[0-2])(0[1-9]|[12][0-9]|3[01])")
 _TIME = re.compile(r"([01][0-9]|2[0-3])([0-5][0-9](([0-5][0-9]|60)(\.[0-9]{1,6})?)?)?")
@@ -61,7 +64,14 @@ class References:
 
 
 def references_of(header: Dataset) -> References:
-    """Raises CorrectionUnusable where it is no object of KINDS, or larger than any reader makes."""
+    """Raises CorrectionUnusable where it is no object of KINDS, can't be read, or is larger than any reader makes."""
+    try:
+        return _references(header)
+    except UNREADABLE as err:
+        raise CorrectionUnusable(f"it can't be read: {describe(err)}") from err
+
+
+def _references(header: Dataset) -> References:
     kind = KINDS.get(str(header.get("SOPClassUID") or ""))
     if kind is None:
         raise CorrectionUnusable("no Segmentation, report or Structure Set")
@@ -105,8 +115,8 @@ def _collect(root: Dataset, found: Mapping[str, set[str]]) -> None:
                 raise CorrectionUnusable(f"more than {_MOST_ELEMENTS} attributes")
             if isinstance(element.value, Sequence):
                 waiting += list(element.value)
-            elif (where := _WHERE.get(element.keyword)) and element.value:
-                found[where].add(str(element.value))
+            elif (where := _WHERE.get(element.keyword)) and _UID.fullmatch(uid := str(element.value)):
+                found[where].add(uid)
 
 
 def _made(header: Dataset) -> str:

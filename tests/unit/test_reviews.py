@@ -13,12 +13,14 @@ from typing import Any
 import numpy as np
 import pydicom
 import pytest
+import sqlalchemy as sa
 from pydicom.dataset import Dataset
 
 from dicom_node.cases import Exported, export_cases
 from dicom_node.cases.pseudonyms import Pseudonyms, read_salt
 from dicom_node.config import Config
-from dicom_node.errors import ConfigError
+from dicom_node.db import Database
+from dicom_node.errors import ConfigError, DatabaseUnavailable
 from dicom_node.reviews import shown
 from dicom_node.summary import job_summary
 from tests.fakes.corrected import corrected_seg, images_of, structure_set
@@ -188,6 +190,45 @@ def test_a_segmentation_of_something_else_is_rejected_as_before(node: Node) -> N
     send(node, ds)
     assert node.database.corrections() == []
     assert {job["reason"] for job in node.database.jobs() if job["state"] == "rejected"} == {"NOT_CT"}
+
+
+def is_judged_as_before(node: Node, ds: Dataset) -> bool:
+    send(node, ds)
+    jobs = node.database.jobs(series_uid=str(ds.SeriesInstanceUID))
+    return node.database.corrections() == [] and [job["reason"] for job in jobs] == ["NOT_CT"]
+
+
+def test_a_malformed_reference_leaves_no_series_undecided(node: Node) -> None:
+    job_id = node.complete()
+    ds = corrected_seg(images(node), [("Nodule 1", tracking(node, job_id), mask_of(node, job_id))])
+    ds.add_new("PredecessorDocumentsSequence", "LO", tracking(node, job_id))
+    assert is_judged_as_before(node, ds)
+
+
+def test_what_nobody_foresaw_in_a_correction_leaves_no_series_undecided(
+    node: Node, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_row: Any, **_values: Any) -> None:
+        raise sa.exc.DataError("insert", {}, Exception())
+
+    job_id = node.complete()
+    ds = corrected_seg(images(node), [("Nodule 1", tracking(node, job_id), mask_of(node, job_id))])
+    monkeypatch.setattr(Database, "record_correction", fail)
+    assert is_judged_as_before(node, ds)
+    assert "correction not recognised" in caplog.messages
+
+
+def test_a_database_that_is_away_is_no_fault_of_the_correction(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_row: Any, **_values: Any) -> None:
+        raise DatabaseUnavailable("it restarts")
+
+    job_id = node.complete()
+    ds = corrected_seg(images(node), [("Nodule 1", tracking(node, job_id), mask_of(node, job_id))])
+    with monkeypatch.context() as away, pytest.raises(DatabaseUnavailable):
+        away.setattr(Database, "record_correction", fail)
+        send(node, ds)
+    send(node, ds)
+    assert verdicts(node) == ["confirmed"]
 
 
 def test_may_correct_needs_what_brings_corrections(node_config: Callable[..., Config]) -> None:
