@@ -54,6 +54,7 @@ class References:
     kind: Kind
     sop_instance_uid: str
     study_uid: str
+    patient_id: str
     tracking_uids: frozenset[str]
     instances: frozenset[str]
     replaced: frozenset[str]
@@ -85,6 +86,7 @@ def _references(header: Dataset) -> References:
         kind=kind,
         sop_instance_uid=str(header.get("SOPInstanceUID") or ""),
         study_uid=str(header.get("StudyInstanceUID") or ""),
+        patient_id=str(header.get("PatientID") or "").strip(),
         tracking_uids=frozenset(found["tracking"]),
         instances=frozenset(found["instances"] - own),
         replaced=frozenset(replaced["instances"]),

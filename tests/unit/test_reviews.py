@@ -92,6 +92,13 @@ def verdicts(node: Node) -> list[str]:
     return [each["verdict"] for each in row["verdicts"]]
 
 
+def refers_to(result: Dataset, ds: Dataset) -> Dataset:
+    item = Dataset()
+    item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = result.SOPClassUID, result.SOPInstanceUID
+    ds.ReferencedInstanceSequence = [item]
+    return ds
+
+
 def new_nodule(mask: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     other = np.zeros_like(mask)
     other[3:5, 10:16, 10:16] = True
@@ -190,6 +197,23 @@ def test_a_segmentation_of_something_else_is_rejected_as_before(node: Node) -> N
     send(node, ds)
     assert node.database.corrections() == []
     assert {job["reason"] for job in node.database.jobs() if job["state"] == "rejected"} == {"NOT_CT"}
+
+
+@pytest.mark.parametrize(
+    ("keyword", "text"),
+    [
+        ("StudyInstanceUID", "it is of another study than the result that it refers to"),
+        ("PatientID", "its Patient ID is not that of the CT"),
+    ],
+)
+def test_a_reference_from_another_study_or_patient_is_refused(node: Node, keyword: str, text: str) -> None:
+    job_id = node.complete()
+    ds = refers_to(ours_of(node, job_id)[1], corrected_seg(images(node), [("", "", mask_of(node, job_id))]))
+    setattr(ds, keyword, "1.2.3.4")
+    send(node, ds)
+    [row] = node.database.corrections()
+    assert (row["state"], row["text"], row["recognised_by"]) == ("refused", text, "reference")
+    assert len(node.database.jobs()) == 1
 
 
 def is_judged_as_before(node: Node, ds: Dataset) -> bool:
@@ -325,10 +349,7 @@ def test_a_finding_that_was_struck_out_is_a_hard_negative_and_one_not_looked_at_
     assert counts == {"positives": 1, "hard_negatives": 0, "ignored": 1}
     # The same reader, later, on our own Segmentation: ours is not among the segments any more.
     _, seg = ours_of(node, job_id)
-    answer = corrected_seg(images(node), [("own", "", other)])
-    answer.ReferencedInstanceSequence = [Dataset()]
-    answer.ReferencedInstanceSequence[0].ReferencedSOPClassUID = seg.SOPClassUID
-    answer.ReferencedInstanceSequence[0].ReferencedSOPInstanceUID = seg.SOPInstanceUID
+    answer = refers_to(seg, corrected_seg(images(node), [("own", "", other)]))
     answer.ContentDate = "20991231"
     send(node, answer)
     [(name, counts)] = export(node, tmp_path / "b").cases.items()
