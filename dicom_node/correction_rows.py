@@ -18,12 +18,12 @@ class CorrectionRows(Rows):
     """Statements on corrections, and on what they may refer to."""
 
     def results_among(self, sop_instance_uids: Collection[str]) -> list[Row]:
-        """Result rows of ours among these, with the series that each is about; of the newest job first."""
+        """Result rows of ours among these, with the series and study that each is about; of the newest job first."""
         r, j = schema.result.c, schema.job.c
         found: list[Row] = []
         for some in _parts(sop_instance_uids):
             found += self._all(
-                sa.select(r.sop_instance_uid, r.job_id, j.series_uid, j.created_at)
+                sa.select(r.sop_instance_uid, r.job_id, j.series_uid, j.study_uid, j.created_at)
                 .join(schema.job, j.job_id == r.job_id)
                 .where(r.sop_instance_uid.in_(some))
             )

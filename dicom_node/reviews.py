@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from dicom_node.corrections import (
 )
 from dicom_node.corrections import references_of as read_references
 from dicom_node.db import Database, Row
-from dicom_node.errors import CorrectionUnusable, DicomNodeError
+from dicom_node.errors import CorrectionUnusable, DicomNodeError, StorageError
 from dicom_node.logs import describe
 from dicom_node.series import read_headers, read_series
 from dicom_node.storage import Storage
@@ -44,12 +44,13 @@ MOST_BYTES = 512 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Meant:
-    """Which analysis a correction is about. job_id: None until it ends."""
+    """Which analysis a correction is about. job_id: None until it ends. problem: why it does not count, or ""."""
 
     series_uid: str
     job_id: str | None
     by: str
     answers_ours: bool
+    problem: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +91,16 @@ class Reviews:
                 self._take(instance, row["source_ae"], unchanged=False)
 
     def _take(self, row: Row, source_ae: str, *, unchanged: bool) -> bool:
+        try:
+            return self._recognised(row, source_ae, unchanged=unchanged)
+        except StorageError:
+            raise
+        except Exception:
+            # Nobody foresaw it. The series must not vanish: it is judged as if it were about nothing of ours.
+            log.exception("correction not recognised", extra={"action": "failed", "series": row["series_uid"]})
+            return False
+
+    def _recognised(self, row: Row, source_ae: str, *, unchanged: bool) -> bool:
         if unchanged:
             log.info("a result of ours came back", extra={"action": "ours", "series": row["series_uid"]})
             return True
@@ -120,6 +131,8 @@ class Reviews:
             values |= {"state": "refused", "text": f"{source_ae} is no peer with may_correct"}
         elif row["size_bytes"] > MOST_BYTES:
             values |= {"state": "refused", "text": f"it has {row['size_bytes']} bytes, {MOST_BYTES} are read"}
+        elif meant.problem:
+            values |= {"state": "refused", "text": meant.problem}
         elif meant.job_id is None:
             values |= {"state": "waiting", "text": "the CT is not analysed yet"}
         else:
@@ -138,25 +151,37 @@ class Reviews:
     # -- which analysis -----------------------------------------------------------------------------
 
     def _meant(self, of: References) -> _Meant | None:
+        meant = self._named(of)
+        if meant is None or meant.problem:
+            return meant
+        ct = self._ct_header(meant.series_uid)
+        patient_id = "" if ct is None else str(ct.get("PatientID") or "").strip()
+        if of.patient_id and patient_id and of.patient_id != patient_id:
+            return replace(meant, problem="its Patient ID is not that of the CT")
+        return meant
+
+    def _named(self, of: References) -> _Meant | None:
         known = self.database.analysed_series(of.study_uid)
         tracked = self._by_tracking(of, known)
         if tracked is not None:
             return tracked
         results = self.database.results_among(of.instances | of.replaced)
-        if results:
-            row = results[0]
-            return _Meant(series_uid=row["series_uid"], job_id=row["job_id"], by="reference", answers_ours=True)
+        for row in results:
+            if row["study_uid"] == of.study_uid:
+                return _by_reference(row)
         referred = of.series_uids | of.tracking_uids
         for row in known:
             if row["series_uid"] in referred:
                 return self._of_series(row["series_uid"], known, "series")
-        waiting = [uid for uid in sorted(of.series_uids) if self._is_ct_here(uid)]
+        waiting = [uid for uid in sorted(of.series_uids) if self._is_ct_here(uid, of.study_uid)]
         if waiting:
             return _Meant(series_uid=waiting[0], job_id=None, by="series", answers_ours=False)
         if of.kind == "rtstruct":
             for series_uid in dict.fromkeys(row["series_uid"] for row in known):
                 if self._frame_of_reference(series_uid) in of.frames_of_reference:
                     return self._of_series(series_uid, known, "frame_of_reference")
+        if results:
+            return _by_reference(results[0], "it is of another study than the result that it refers to")
         return None
 
     def _by_tracking(self, of: References, known: Sequence[Row]) -> _Meant | None:
@@ -179,14 +204,17 @@ class Reviews:
             return None  # we said nothing about it, and are not going to
         return _Meant(series_uid=series_uid, job_id=complete[0] if complete else None, by=by, answers_ours=False)
 
-    def _is_ct_here(self, series_uid: str) -> bool:
-        """A series that is not decided on yet, and may become an analysis."""
+    def _is_ct_here(self, series_uid: str, study_uid: str) -> bool:
+        """A series of the study that is not decided on yet, and may become an analysis."""
         seen = self.database.series(series_uid)
-        return seen is not None and seen["assembled_at"] is None
+        return seen is not None and seen["study_uid"] == study_uid and seen["assembled_at"] is None
+
+    def _ct_header(self, series_uid: str) -> Dataset | None:
+        rows = self.database.instances(series_uid)
+        return self._header(rows[0]) if rows else None
 
     def _frame_of_reference(self, series_uid: str) -> str | None:
-        rows = self.database.instances(series_uid)
-        header = self._header(rows[0]) if rows else None
+        header = self._ct_header(series_uid)
         return None if header is None else str(header.get("FrameOfReferenceUID") or "") or None
 
     # -- what it says ---------------------------------------------------------------------------------
@@ -224,6 +252,8 @@ class Reviews:
         meant = self._meant(references)
         if meant is None or meant.job_id is None:
             raise CorrectionUnusable("the analysis that it is about is not here any more")
+        if meant.problem:
+            raise CorrectionUnusable(meant.problem)
         try:
             return self._examined(instance, references, meant)
         except OSError as err:
@@ -250,6 +280,12 @@ class Reviews:
                 path = self.storage.path(row["path"])
                 return pydicom.dcmread(path) if path.exists() else None
         return None
+
+
+def _by_reference(result: Row, problem: str = "") -> _Meant:
+    return _Meant(
+        series_uid=result["series_uid"], job_id=result["job_id"], by="reference", answers_ours=True, problem=problem
+    )
 
 
 def _untouched(verdict: Compared) -> bool:

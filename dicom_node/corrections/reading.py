@@ -10,11 +10,9 @@ from pydicom.dataset import Dataset
 from dicom_node.corrections.report import Segmentations, read_report
 from dicom_node.corrections.segmentation import read_segmentation
 from dicom_node.corrections.structures import read_structures
-from dicom_node.corrections.words import Drawn, Kind, Ours, Sizes, SourceGrid
+from dicom_node.corrections.words import UNREADABLE, Drawn, Kind, Ours, Sizes, SourceGrid
 from dicom_node.errors import CorrectionUnusable, PriorUnusable
 from dicom_node.logs import describe
-
-_UNREADABLE = (ArithmeticError, AttributeError, LookupError, MemoryError, NotImplementedError, TypeError, ValueError)
 
 
 def read_correction(ds: Dataset, kind: Kind, grid: SourceGrid, segmentations: Segmentations) -> list[Drawn]:
@@ -29,7 +27,7 @@ def read_correction(ds: Dataset, kind: Kind, grid: SourceGrid, segmentations: Se
         raise
     except PriorUnusable as err:
         raise CorrectionUnusable(str(err)) from err
-    except _UNREADABLE as err:
+    except UNREADABLE as err:
         raise CorrectionUnusable(f"it can't be read: {describe(err)}") from err
 
 

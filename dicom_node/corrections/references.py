@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -17,9 +18,10 @@ from pydicom.uid import (
     SegmentationStorage,
 )
 
-from dicom_node.corrections.words import Kind
+from dicom_node.corrections.words import UNREADABLE, Kind
 from dicom_node.errors import CorrectionUnusable
 from dicom_node.growth.prior import is_ours
+from dicom_node.logs import describe
 
 LABEL_MAP = "1.2.840.10008.5.1.4.1.1.66.7"
 # What a correction may be, by its SOP Class.
@@ -35,6 +37,11 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
     }
 )
 _MOST_ELEMENTS = 2_000_000
+# PS3.5 9.1. Rows are looked for by it, and PostgreSQL takes no text with a NUL.
+_UID = re.compile(r"[0-9.]{1,64}")
+# PS3.5 6.2: DA, TM. Senders write other texts there, of any length.
+_DATE = re.compile(r"[0-9]{4}(0[1-9]|1[0-2])(0[1-9]|[12][0-9]|3[01])")
+_TIME = re.compile(r"([01][0-9]|2[0-3])([0-5][0-9](([0-5][0-9]|60)(\.[0-9]{1,6})?)?)?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +54,7 @@ class References:
     kind: Kind
     sop_instance_uid: str
     study_uid: str
+    patient_id: str
     tracking_uids: frozenset[str]
     instances: frozenset[str]
     replaced: frozenset[str]
@@ -57,7 +65,14 @@ class References:
 
 
 def references_of(header: Dataset) -> References:
-    """Raises CorrectionUnusable where it is no object of KINDS, or larger than any reader makes."""
+    """Raises CorrectionUnusable where it is no object of KINDS, can't be read, or is larger than any reader makes."""
+    try:
+        return _references(header)
+    except UNREADABLE as err:
+        raise CorrectionUnusable(f"it can't be read: {describe(err)}") from err
+
+
+def _references(header: Dataset) -> References:
     kind = KINDS.get(str(header.get("SOPClassUID") or ""))
     if kind is None:
         raise CorrectionUnusable("no Segmentation, report or Structure Set")
@@ -71,6 +86,7 @@ def references_of(header: Dataset) -> References:
         kind=kind,
         sop_instance_uid=str(header.get("SOPInstanceUID") or ""),
         study_uid=str(header.get("StudyInstanceUID") or ""),
+        patient_id=str(header.get("PatientID") or "").strip(),
         tracking_uids=frozenset(found["tracking"]),
         instances=frozenset(found["instances"] - own),
         replaced=frozenset(replaced["instances"]),
@@ -101,14 +117,19 @@ def _collect(root: Dataset, found: Mapping[str, set[str]]) -> None:
                 raise CorrectionUnusable(f"more than {_MOST_ELEMENTS} attributes")
             if isinstance(element.value, Sequence):
                 waiting += list(element.value)
-            elif (where := _WHERE.get(element.keyword)) and element.value:
-                found[where].add(str(element.value))
+            elif (where := _WHERE.get(element.keyword)) and _UID.fullmatch(uid := str(element.value)):
+                found[where].add(uid)
 
 
 def _made(header: Dataset) -> str:
-    """Content date and time; a Structure Set has dates of its own."""
+    """Content date and time, of which only what is one is kept; a Structure Set has dates of its own."""
     for prefix in ("Content", "StructureSet", "InstanceCreation", "Series"):
-        date = str(header.get(f"{prefix}Date") or "")
+        date = _matching(_DATE, header.get(f"{prefix}Date"))
         if date:
-            return f"{date:>8} {header.get(f'{prefix}Time') or ''}"
+            return f"{date} {_matching(_TIME, header.get(f'{prefix}Time'))}"
     return ""
+
+
+def _matching(form: re.Pattern[str], value: object) -> str:
+    text = str(value or "").strip()
+    return text if form.fullmatch(text) else ""

@@ -13,6 +13,8 @@ from dicom_node.domain import CTSeries, Finding, Point, Volume
 from dicom_node.results.measure import measure
 
 Kind = Literal["seg", "sr", "rtstruct"]
+# What reading a data set raises that lacks its attributes, or has other values in them than the standard's.
+UNREADABLE = (ArithmeticError, AttributeError, LookupError, MemoryError, NotImplementedError, TypeError, ValueError)
 # volume: all of its voxels. plane: its outline on one slice. numbers: sizes without a place.
 Extent = Literal["volume", "plane", "numbers"]
 # unreviewed: nothing says that the reader looked at it, so it is neither confirmed nor false.

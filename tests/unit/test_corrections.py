@@ -10,6 +10,7 @@ import pydicom
 import pytest
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
+from pydicom.uid import EnhancedSRStorage
 
 from dicom_node.corrections import Ours, Region, SourceGrid, compare, read_correction, references_of
 from dicom_node.corrections.raster import fill, voxels
@@ -225,3 +226,25 @@ def test_references_name_what_a_correction_is_about(scene: Scene) -> None:
     assert (of.kind, of.tracking_uids, of.equipment_is_ours) == ("seg", {UIDS[0]}, False)
     assert scene.images[0].SeriesInstanceUID in of.series_uids
     assert scene.images[8].SOPInstanceUID in of.instances
+
+
+@pytest.mark.parametrize(
+    ("date", "time", "made"),
+    [
+        ("20260601", "101112.123456", "20260601 101112.123456"),
+        ("20260601 ", "10 ", "20260601 10"),
+        ("20260601", "9" * 100, "20260601 "),
+        ("20260601", "1011\0", "20260601 "),
+        ("20261301", "101112", "20251231 0900"),
+        ("", "101112", "20251231 0900"),
+    ],
+)
+def test_when_a_correction_was_made_is_a_date_and_a_time_whatever_is_written_there(
+    date: str, time: str, made: str
+) -> None:
+    ds = Dataset()
+    ds.SOPClassUID = EnhancedSRStorage
+    ds.SeriesDate, ds.SeriesTime = "20251231", "0900"
+    with pydicom.config.disable_value_validation():
+        ds.ContentDate, ds.ContentTime = date, time
+    assert references_of(ds).made == made

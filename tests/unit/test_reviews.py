@@ -13,12 +13,14 @@ from typing import Any
 import numpy as np
 import pydicom
 import pytest
+import sqlalchemy as sa
 from pydicom.dataset import Dataset
 
 from dicom_node.cases import Exported, export_cases
 from dicom_node.cases.pseudonyms import Pseudonyms, read_salt
 from dicom_node.config import Config
-from dicom_node.errors import ConfigError
+from dicom_node.db import Database
+from dicom_node.errors import ConfigError, DatabaseUnavailable
 from dicom_node.reviews import shown
 from dicom_node.summary import job_summary
 from tests.fakes.corrected import corrected_seg, images_of, structure_set
@@ -88,6 +90,13 @@ def tracking(node: Node, job_id: str) -> str:
 def verdicts(node: Node) -> list[str]:
     [row] = node.database.corrections()
     return [each["verdict"] for each in row["verdicts"]]
+
+
+def refers_to(result: Dataset, ds: Dataset) -> Dataset:
+    item = Dataset()
+    item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = result.SOPClassUID, result.SOPInstanceUID
+    ds.ReferencedInstanceSequence = [item]
+    return ds
 
 
 def new_nodule(mask: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -190,6 +199,62 @@ def test_a_segmentation_of_something_else_is_rejected_as_before(node: Node) -> N
     assert {job["reason"] for job in node.database.jobs() if job["state"] == "rejected"} == {"NOT_CT"}
 
 
+@pytest.mark.parametrize(
+    ("keyword", "text"),
+    [
+        ("StudyInstanceUID", "it is of another study than the result that it refers to"),
+        ("PatientID", "its Patient ID is not that of the CT"),
+    ],
+)
+def test_a_reference_from_another_study_or_patient_is_refused(node: Node, keyword: str, text: str) -> None:
+    job_id = node.complete()
+    ds = refers_to(ours_of(node, job_id)[1], corrected_seg(images(node), [("", "", mask_of(node, job_id))]))
+    setattr(ds, keyword, "1.2.3.4")
+    send(node, ds)
+    [row] = node.database.corrections()
+    assert (row["state"], row["text"], row["recognised_by"]) == ("refused", text, "reference")
+    assert len(node.database.jobs()) == 1
+
+
+def is_judged_as_before(node: Node, ds: Dataset) -> bool:
+    send(node, ds)
+    jobs = node.database.jobs(series_uid=str(ds.SeriesInstanceUID))
+    return node.database.corrections() == [] and [job["reason"] for job in jobs] == ["NOT_CT"]
+
+
+def test_a_malformed_reference_leaves_no_series_undecided(node: Node) -> None:
+    job_id = node.complete()
+    ds = corrected_seg(images(node), [("Nodule 1", tracking(node, job_id), mask_of(node, job_id))])
+    ds.add_new("PredecessorDocumentsSequence", "LO", tracking(node, job_id))
+    assert is_judged_as_before(node, ds)
+
+
+def test_what_nobody_foresaw_in_a_correction_leaves_no_series_undecided(
+    node: Node, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_row: Any, **_values: Any) -> None:
+        raise sa.exc.DataError("insert", {}, Exception())
+
+    job_id = node.complete()
+    ds = corrected_seg(images(node), [("Nodule 1", tracking(node, job_id), mask_of(node, job_id))])
+    monkeypatch.setattr(Database, "record_correction", fail)
+    assert is_judged_as_before(node, ds)
+    assert "correction not recognised" in caplog.messages
+
+
+def test_a_database_that_is_away_is_no_fault_of_the_correction(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_row: Any, **_values: Any) -> None:
+        raise DatabaseUnavailable("it restarts")
+
+    job_id = node.complete()
+    ds = corrected_seg(images(node), [("Nodule 1", tracking(node, job_id), mask_of(node, job_id))])
+    with monkeypatch.context() as away, pytest.raises(DatabaseUnavailable):
+        away.setattr(Database, "record_correction", fail)
+        send(node, ds)
+    send(node, ds)
+    assert verdicts(node) == ["confirmed"]
+
+
 def test_may_correct_needs_what_brings_corrections(node_config: Callable[..., Config]) -> None:
     with pytest.raises(ValueError, match="leaves out results"):
         node_config(peers={"reader": READER})
@@ -284,10 +349,7 @@ def test_a_finding_that_was_struck_out_is_a_hard_negative_and_one_not_looked_at_
     assert counts == {"positives": 1, "hard_negatives": 0, "ignored": 1}
     # The same reader, later, on our own Segmentation: ours is not among the segments any more.
     _, seg = ours_of(node, job_id)
-    answer = corrected_seg(images(node), [("own", "", other)])
-    answer.ReferencedInstanceSequence = [Dataset()]
-    answer.ReferencedInstanceSequence[0].ReferencedSOPClassUID = seg.SOPClassUID
-    answer.ReferencedInstanceSequence[0].ReferencedSOPInstanceUID = seg.SOPInstanceUID
+    answer = refers_to(seg, corrected_seg(images(node), [("own", "", other)]))
     answer.ContentDate = "20991231"
     send(node, answer)
     [(name, counts)] = export(node, tmp_path / "b").cases.items()
