@@ -45,6 +45,12 @@ log = logging.getLogger(__name__)
 
 SUPERVISED = "DICOM_NODE_SUPERVISOR_PID"
 _HUNG = 70
+# New settings: so long for what ran by the old ones to end first, while the main loop waits.
+_HANDOVER_S = 5.0
+# What is in the middle of something then ends it: nobody waits, and its own locks keep its successor from the same.
+_NO_HURRY_S = 86400.0
+# Beside work.drain_s, for what a part does once its time is over, like a pull's last announcements.
+_LAST_WORD_S = 5.0
 
 
 class Beside(Protocol):
@@ -53,6 +59,22 @@ class Beside(Protocol):
     def start(self) -> None: ...
 
     def stop(self, wait_s: float) -> None: ...
+
+
+def told_to_stop(parts: Sequence[Beside], wait_s: float) -> list[threading.Thread]:
+    """Each part's `stop(wait_s)`, in a thread of its own: all hear of it at once, and none waits for another."""
+    threads = [threading.Thread(target=part.stop, args=(wait_s,), name="stop", daemon=True) for part in parts]
+    for thread in threads:
+        thread.start()
+    return threads
+
+
+def join_all(threads: Sequence[threading.Thread], wait_s: float) -> list[threading.Thread]:
+    """Wait so long for all of them together; those that still run."""
+    deadline = time.monotonic() + wait_s
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    return [thread for thread in threads if thread.is_alive()]
 
 
 class Stop:
@@ -308,6 +330,7 @@ class _Latest:
         self._build, self._make_beside = build, beside
         self.flow = build(config)
         self._beside: list[Beside] = []
+        self._ending: list[threading.Thread] = []
 
     def workflows(self) -> dict[str, Workflow]:
         return {name: self._latest(name) for name in self.flow.workflows()}
@@ -320,14 +343,17 @@ class _Latest:
         for other in self._beside:
             other.start()
 
-    def stop(self, wait_s: float) -> None:
-        for other in self._beside:
-            other.stop(wait_s)
+    def told_to_stop(self, wait_s: float) -> list[threading.Thread]:
+        """Threads that run until what runs beside the queues has ended, by whichever settings it was begun."""
+        return [*told_to_stop(self._beside, wait_s), *self._ending]
 
     def take_over(self, config: Config) -> None:
-        """What runs beside the queues keeps nothing in memory: it is ended and begun anew."""
+        """What runs beside the queues keeps nothing in memory: it is ended and begun anew.
+
+        Called from the main loop, which a watchdog watches: what ends late ends beside its successor.
+        """
         self.flow = replace(self._build(config), stopwatch=self.flow.stopwatch)
-        self.stop(config.work.drain_s)
+        self._ending = join_all(self.told_to_stop(_NO_HURRY_S), _HANDOVER_S)
         self.start(config)
 
 
@@ -381,10 +407,11 @@ def _run_engine(
         stop.wait(watch)
         log.info("stopping", extra={"action": "stopping"})
         life.stopping()
-        latest.stop(life.config.work.drain_s)
-        for observer in observers:
-            observer.stop(life.config.work.drain_s)
-        drained = engine.stop(life.config.work.drain_s)
+        # All at once, and with one deadline: the service manager and the supervisor allow little more than drain_s.
+        drain_s, began = life.config.work.drain_s, time.monotonic()
+        ending = [*latest.told_to_stop(drain_s), *told_to_stop(observers, drain_s)]
+        drained = engine.stop(drain_s)
+        join_all(ending, drain_s + _LAST_WORD_S - (time.monotonic() - began))
         audit.write(application_stopped(life.role))
         audit.stop()
         log.info("stopped", extra={"action": "stopped", "drained": drained})
