@@ -198,43 +198,43 @@ def deliver(config: Config, stop: Stop, name: str | None = None, *, source: Path
     storage, database = open_state(config)
     me = executor_id("deliver", name)
     audit = Auditor.of(config)
+    client = EngineClient(config.database_url())
 
     def flow(settings: Config) -> Flow:
         find_prior = PriorFinder(config=settings, database=database, storage=storage, audit=audit)
         return _flow(settings, database, storage, me, audit, _no_detector, find_prior)
 
     def beside(settings: Config) -> list[Beside]:
-        also: list[Beside] = [_keeper(settings, database, storage)]
+        also: list[Beside] = [_keeper(settings, database, storage, client)]
         if settings.pulls:
-            also.append(_pulls(settings, database, storage, audit))
-        return [*also, _retention(settings, database, storage, audit), _alerts(settings, database, storage)]
+            also.append(_pulls(settings, database, storage, client, audit))
+        also.append(_retention(settings, database, storage, client, audit))
+        return [*also, _alerts(settings, database, storage)]
 
     life = Life(config, "deliver", source, name)
     queues, observers = ("deliver", "priors"), observe(life, database)
     _run_engine(life, flow, database, storage, stop, queues=queues, beside=beside, observers=observers)
 
 
-def _keeper(config: Config, database: Database, storage: Storage) -> Keeper:
+def _keeper(config: Config, database: Database, storage: Storage, client: EngineClient) -> Keeper:
     from dicom_node.commitment import Commitments, Keeper
 
-    client = EngineClient(config.database_url())
     return Keeper(Commitments(config=config, database=database, storage=storage, engine=client, now=time.time))
 
 
-def _pulls(config: Config, database: Database, storage: Storage, audit: Audit) -> Beside:
+def _pulls(config: Config, database: Database, storage: Storage, client: EngineClient, audit: Audit) -> Beside:
     from dicom_node.pull import Landing
     from dicom_node.pull_schedule import PullSchedule
 
-    announcer = make_announcer(config, EngineClient(config.database_url()))
+    announcer = make_announcer(config, client)
     return PullSchedule(config, database, Landing(storage, database, announcer), audit=audit)
 
 
-def _retention(config: Config, database: Database, storage: Storage, audit: Audit) -> Beside:
+def _retention(config: Config, database: Database, storage: Storage, client: EngineClient, audit: Audit) -> Beside:
     from dicom_node.retention import Purger, audited
     from dicom_node.retention_schedule import RetentionSchedule
 
-    engine = EngineClient(config.database_url())
-    purger = Purger(database=database, engine=engine, storage=storage, deleted=audited(audit))
+    purger = Purger(database=database, engine=client, storage=storage, deleted=audited(audit))
     return RetentionSchedule(config, database, storage, purger)
 
 
