@@ -13,7 +13,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -89,6 +89,8 @@ class Stop:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self.event.set())
         signal.signal(signal.SIGHUP, lambda *_: self._reload.set())
+        # Whoever started this process may have held it back until now: see `hangup_held_back`.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
         return self
 
     def reload_asked(self) -> bool:
@@ -104,6 +106,21 @@ class Stop:
                 log.error("the supervisor is gone, stopping", extra={"action": "orphaned"})
                 return
             watch()
+
+
+@contextlib.contextmanager
+def hangup_held_back() -> Iterator[None]:
+    """For the start of a child: a SIGHUP that comes before the child can take it waits for its `Stop.on_signals`.
+
+    Without a handler it would end the child, and ignored it would be lost, with settings that the child has read
+    already. What is blocked stays so over fork and exec, and what came meanwhile stays pending (signal(7)).
+    To be called from the main thread.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def open_state(config: Config) -> tuple[Storage, Database]:
