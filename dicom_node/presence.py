@@ -40,9 +40,12 @@ class Presence:
         folder.mkdir(parents=True, exist_ok=True, mode=0o750)
         self.standing = Standing(role=role, name=name or role, pid=os.getpid())
         self._path = folder / f"{_safe(role)}-{_safe(name or role)}-{os.getpid()}.json"
-        self._file = self._path.open("a+", encoding="utf-8")
+        # Locked before it has the name that readers look for: one between the two would take it for a dead role's.
+        unnamed = self._path.with_suffix(".new")
+        self._file = unnamed.open("a+", encoding="utf-8")
         fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         self._write()
+        unnamed.replace(self._path)
 
     def reloaded(
         self, *, applied: tuple[str, ...] = (), restart: tuple[str, ...] = (), problem: str | None = None

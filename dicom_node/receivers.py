@@ -30,7 +30,7 @@ from dicom_node.engine import EngineClient
 from dicom_node.errors import DicomNodeError
 from dicom_node.life import Life
 from dicom_node.notify import Notifier
-from dicom_node.roles import SUPERVISED, Stop, make_announcer, observe, open_state, unobserve
+from dicom_node.roles import SUPERVISED, Stop, hangup_held_back, make_announcer, observe, open_state, unobserve
 from dicom_node.storage import Storage
 
 log = logging.getLogger(__name__)
@@ -264,7 +264,8 @@ class Crew:
         member.process = context.Process(
             target=_member, args=(self._config, self._source, os.getpid(), theirs), name="receive"
         )
-        member.process.start()
+        with hangup_held_back():
+            member.process.start()
         theirs.close()
         member.started_at = time.monotonic()
         log.info("receiving process started", extra={"action": "started", "pid": member.process.pid})

@@ -13,7 +13,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -45,6 +45,12 @@ log = logging.getLogger(__name__)
 
 SUPERVISED = "DICOM_NODE_SUPERVISOR_PID"
 _HUNG = 70
+# New settings: so long for what ran by the old ones to end first, while the main loop waits.
+_HANDOVER_S = 5.0
+# What is in the middle of something then ends it: nobody waits, and its own locks keep its successor from the same.
+_NO_HURRY_S = 86400.0
+# Beside work.drain_s, for what a part does once its time is over, like a pull's last announcements.
+_LAST_WORD_S = 5.0
 
 
 class Beside(Protocol):
@@ -53,6 +59,22 @@ class Beside(Protocol):
     def start(self) -> None: ...
 
     def stop(self, wait_s: float) -> None: ...
+
+
+def told_to_stop(parts: Sequence[Beside], wait_s: float) -> list[threading.Thread]:
+    """Each part's `stop(wait_s)`, in a thread of its own: all hear of it at once, and none waits for another."""
+    threads = [threading.Thread(target=part.stop, args=(wait_s,), name="stop", daemon=True) for part in parts]
+    for thread in threads:
+        thread.start()
+    return threads
+
+
+def join_all(threads: Sequence[threading.Thread], wait_s: float) -> list[threading.Thread]:
+    """Wait so long for all of them together; those that still run."""
+    deadline = time.monotonic() + wait_s
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    return [thread for thread in threads if thread.is_alive()]
 
 
 class Stop:
@@ -67,6 +89,8 @@ class Stop:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self.event.set())
         signal.signal(signal.SIGHUP, lambda *_: self._reload.set())
+        # Whoever started this process may have held it back until now: see `hangup_held_back`.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
         return self
 
     def reload_asked(self) -> bool:
@@ -82,6 +106,21 @@ class Stop:
                 log.error("the supervisor is gone, stopping", extra={"action": "orphaned"})
                 return
             watch()
+
+
+@contextlib.contextmanager
+def hangup_held_back() -> Iterator[None]:
+    """For the start of a child: a SIGHUP that comes before the child can take it waits for its `Stop.on_signals`.
+
+    Without a handler it would end the child, and ignored it would be lost, with settings that the child has read
+    already. What is blocked stays so over fork and exec, and what came meanwhile stays pending (signal(7)).
+    To be called from the main thread.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def open_state(config: Config) -> tuple[Storage, Database]:
@@ -176,43 +215,43 @@ def deliver(config: Config, stop: Stop, name: str | None = None, *, source: Path
     storage, database = open_state(config)
     me = executor_id("deliver", name)
     audit = Auditor.of(config)
+    client = EngineClient(config.database_url())
 
     def flow(settings: Config) -> Flow:
         find_prior = PriorFinder(config=settings, database=database, storage=storage, audit=audit)
         return _flow(settings, database, storage, me, audit, _no_detector, find_prior)
 
     def beside(settings: Config) -> list[Beside]:
-        also: list[Beside] = [_keeper(settings, database, storage)]
+        also: list[Beside] = [_keeper(settings, database, storage, client)]
         if settings.pulls:
-            also.append(_pulls(settings, database, storage, audit))
-        return [*also, _retention(settings, database, storage, audit), _alerts(settings, database, storage)]
+            also.append(_pulls(settings, database, storage, client, audit))
+        also.append(_retention(settings, database, storage, client, audit))
+        return [*also, _alerts(settings, database, storage)]
 
     life = Life(config, "deliver", source, name)
     queues, observers = ("deliver", "priors"), observe(life, database)
     _run_engine(life, flow, database, storage, stop, queues=queues, beside=beside, observers=observers)
 
 
-def _keeper(config: Config, database: Database, storage: Storage) -> Keeper:
+def _keeper(config: Config, database: Database, storage: Storage, client: EngineClient) -> Keeper:
     from dicom_node.commitment import Commitments, Keeper
 
-    client = EngineClient(config.database_url())
     return Keeper(Commitments(config=config, database=database, storage=storage, engine=client, now=time.time))
 
 
-def _pulls(config: Config, database: Database, storage: Storage, audit: Audit) -> Beside:
+def _pulls(config: Config, database: Database, storage: Storage, client: EngineClient, audit: Audit) -> Beside:
     from dicom_node.pull import Landing
     from dicom_node.pull_schedule import PullSchedule
 
-    announcer = make_announcer(config, EngineClient(config.database_url()))
+    announcer = make_announcer(config, client)
     return PullSchedule(config, database, Landing(storage, database, announcer), audit=audit)
 
 
-def _retention(config: Config, database: Database, storage: Storage, audit: Audit) -> Beside:
+def _retention(config: Config, database: Database, storage: Storage, client: EngineClient, audit: Audit) -> Beside:
     from dicom_node.retention import Purger, audited
     from dicom_node.retention_schedule import RetentionSchedule
 
-    engine = EngineClient(config.database_url())
-    purger = Purger(database=database, engine=engine, storage=storage, deleted=audited(audit))
+    purger = Purger(database=database, engine=client, storage=storage, deleted=audited(audit))
     return RetentionSchedule(config, database, storage, purger)
 
 
@@ -308,6 +347,7 @@ class _Latest:
         self._build, self._make_beside = build, beside
         self.flow = build(config)
         self._beside: list[Beside] = []
+        self._ending: list[threading.Thread] = []
 
     def workflows(self) -> dict[str, Workflow]:
         return {name: self._latest(name) for name in self.flow.workflows()}
@@ -320,14 +360,17 @@ class _Latest:
         for other in self._beside:
             other.start()
 
-    def stop(self, wait_s: float) -> None:
-        for other in self._beside:
-            other.stop(wait_s)
+    def told_to_stop(self, wait_s: float) -> list[threading.Thread]:
+        """Threads that run until what runs beside the queues has ended, by whichever settings it was begun."""
+        return [*told_to_stop(self._beside, wait_s), *self._ending]
 
     def take_over(self, config: Config) -> None:
-        """What runs beside the queues keeps nothing in memory: it is ended and begun anew."""
+        """What runs beside the queues keeps nothing in memory: it is ended and begun anew.
+
+        Called from the main loop, which a watchdog watches: what ends late ends beside its successor.
+        """
         self.flow = replace(self._build(config), stopwatch=self.flow.stopwatch)
-        self.stop(config.work.drain_s)
+        self._ending = join_all(self.told_to_stop(_NO_HURRY_S), _HANDOVER_S)
         self.start(config)
 
 
@@ -381,10 +424,11 @@ def _run_engine(
         stop.wait(watch)
         log.info("stopping", extra={"action": "stopping"})
         life.stopping()
-        latest.stop(life.config.work.drain_s)
-        for observer in observers:
-            observer.stop(life.config.work.drain_s)
-        drained = engine.stop(life.config.work.drain_s)
+        # All at once, and with one deadline: the service manager and the supervisor allow little more than drain_s.
+        drain_s, began = life.config.work.drain_s, time.monotonic()
+        ending = [*latest.told_to_stop(drain_s), *told_to_stop(observers, drain_s)]
+        drained = engine.stop(drain_s)
+        join_all(ending, drain_s + _LAST_WORD_S - (time.monotonic() - began))
         audit.write(application_stopped(life.role))
         audit.stop()
         log.info("stopped", extra={"action": "stopped", "drained": drained})

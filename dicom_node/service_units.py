@@ -19,16 +19,20 @@ _LOW_PORT = "low-port.conf"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Installation:
-    """command, config, root: absolute paths. workers: instances of dicom-node-work@. low_port: a port below 1024."""
+    """command, config, root: absolute paths. workers: instances of dicom-node-work@. low_port: a port below 1024.
+
+    also: absolute folders outside root that the roles write to.
+    """
 
     command: Path
     config: Path
     root: Path
     workers: tuple[str, ...]
     low_port: bool
+    also: tuple[Path, ...] = ()
 
     def __post_init__(self) -> None:
-        for path in (self.command, self.config, self.root):
+        for path in (self.command, self.config, self.root, *self.also):
             # A unit splits words and expands % and $; such a path would need rules of its own.
             if not re.fullmatch(r"/[A-Za-z0-9/._+@-]+", str(path)):
                 raise ConfigError(f"{path}: a unit takes a path of letters, digits and . _ + @ - only")
@@ -46,7 +50,16 @@ class Installation:
             root=config.storage.root,
             workers=instances or (config.work.device.removeprefix("cuda:"),),
             low_port=any(port is not None and 0 < port < 1024 for port in ports),
+            also=_beyond_root(config),
         )
+
+
+def _beyond_root(config: Config) -> tuple[Path, ...]:
+    """Where the settings have the roles write, but below storage.root. web.users_file is none: no role writes it."""
+    folders = [config.metrics_folder()]
+    if config.audit.file and config.audit.folder is not None:
+        folders.append(config.audit.folder)
+    return tuple(dict.fromkeys(one for one in folders if not one.is_relative_to(config.storage.root)))
 
 
 def device_of(instance: str) -> str:
@@ -70,7 +83,11 @@ def rendered(installation: Installation) -> dict[str, str]:
         elif path.name == "dicom-node.sysusers":
             files["/etc/sysusers.d/dicom-node.conf"] = _with_paths(path.read_text(), installation)
         elif path.name == "dicom-node.tmpfiles":
-            files["/etc/tmpfiles.d/dicom-node.conf"] = _with_paths(path.read_text(), installation)
+            files["/etc/tmpfiles.d/dicom-node.conf"] = _with_paths(path.read_text(), installation) + "".join(
+                # The colons: one that is there already keeps its owner and mode. It may be somebody else's, too.
+                f"d {folder} :0750 :dicom-node :dicom-node -\n"
+                for folder in installation.also
+            )
         elif path.suffix in _PLACES:
             files[f"{_PLACES[path.suffix]}/{path.name}"] = _with_paths(path.read_text(), installation)
     return files
@@ -80,6 +97,8 @@ def _with_paths(text: str, installation: Installation) -> str:
     names = {_COMMAND: installation.command, _CONFIG: installation.config, _ROOT: installation.root}
     for shipped, here in names.items():
         text = text.replace(shipped, str(here))
+    written = " ".join(str(folder) for folder in (installation.root, *installation.also))
+    text = text.replace(f"ReadWritePaths={installation.root}\n", f"ReadWritePaths={written}\n")
     workers = " ".join(f"dicom-node-work@{worker}.service" for worker in installation.workers)
     return text.replace("dicom-node-work@0.service", workers)
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dicom_node.notify import SOCKET
-from dicom_node.roles import SUPERVISED
+from dicom_node.roles import SUPERVISED, hangup_held_back
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +80,8 @@ class Supervisor:
         environment = {**os.environ, SUPERVISED: str(os.getpid())}
         environment.pop(SOCKET, None)  # a manager of services hears of this process alone
         # A session of its own: Ctrl-C reaches us alone, and we end the children in order.
-        child.process = subprocess.Popen(command, start_new_session=True, env=environment)
+        with hangup_held_back():
+            child.process = subprocess.Popen(command, start_new_session=True, env=environment)
         child.started_at = time.monotonic()
         log.info("role started", extra={"action": "started", "child": child.role, "pid": child.process.pid})
 

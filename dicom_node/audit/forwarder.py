@@ -60,23 +60,21 @@ class Forwarder:
         self._hang_up()
 
     def _run(self) -> None:
-        lock = self._lock()
+        lock: int | None = None
         pause_s = self._first_pause_s
         try:
             while True:
                 stopping = self._stop.is_set()
-                if lock is None:
-                    lock = self._lock()
-                if lock is not None:
-                    try:
-                        while self.send_due():
-                            pause_s = self._first_pause_s
-                    except (OSError, ssl.SSLError, TrailBroken) as err:
-                        self._failed(err, pause_s)
-                        if stopping or self._stop.wait(pause_s):
-                            return
-                        pause_s = min(self._longest_pause_s, 2 * pause_s)
-                        continue
+                try:
+                    lock = self._lock() if lock is None else lock
+                    while lock is not None and self.send_due():
+                        pause_s = self._first_pause_s
+                except (OSError, ssl.SSLError, TrailBroken) as err:
+                    self._failed(err, pause_s)
+                    if stopping or self._stop.wait(pause_s):
+                        return
+                    pause_s = min(self._longest_pause_s, 2 * pause_s)
+                    continue
                 if stopping:
                     return
                 self._new.wait(_LOOK_S)

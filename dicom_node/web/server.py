@@ -53,6 +53,7 @@ def web(config: Config, stop: roles.Stop, *, source: Path | None = None) -> None
     server, listening = _server(node, app), _listen(config.web)
 
     def take_over(latest: Config) -> None:
+        storage.keep_free(latest.storage.min_free_gb)
         # Requests that run keep the one they began with.
         app.state.node = replace(node, config=latest)
 
@@ -64,6 +65,7 @@ def web(config: Config, stop: roles.Stop, *, source: Path | None = None) -> None
     address = f"{config.web.host}:{listening.getsockname()[1]}"
     try:
         auditor.write(application_started("web"))
+        auditor.start()
         log.info("serving", extra={"action": "ready", "address": address, "tls": config.web.tls is not None})
         life.ready(f"serves {address}", healthy=thread.is_alive, apply=take_over)
 
@@ -83,6 +85,7 @@ def web(config: Config, stop: roles.Stop, *, source: Path | None = None) -> None
         thread.join(_LAST_WORD_S + 5)
         for observer in observers:
             observer.stop(_LAST_WORD_S)
+        auditor.stop()
         roles.unobserve()
         node.access.rows.close()
         node.engine.close()

@@ -305,6 +305,31 @@ def test_udp_carries_a_message_a_datagram(tmp_path: Path) -> None:
         assert line.recv(65536).endswith(b"\xef\xbb\xbf<m>1</m>")
 
 
+def test_a_folder_that_is_not_there_yet_does_not_end_the_forwarding(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "audit"
+    folder.write_text("in the way, as a disk that is not mounted yet")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as line:
+        line.bind(("127.0.0.1", 0))
+        line.settimeout(10)
+        forwarder = forwarder_to(
+            Trail(folder, "host"), SyslogConfig(host="127.0.0.1", port=line.getsockname()[1], transport="udp")
+        )
+        forwarder.start()
+        try:
+            deadline = time.monotonic() + 10
+            while "audit messages wait" not in caplog.text:
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            folder.unlink()
+            written(folder, 1)
+            forwarder.wake()
+            assert line.recv(65536).endswith(b"<m>0</m>")
+        finally:
+            forwarder.stop()
+
+
 @pytest.mark.peers
 def test_rsyslog_takes_the_messages_over_tls(tmp_path: Path, tls: tuple[Authority, SyslogConfig]) -> None:
     authority, config = tls

@@ -20,7 +20,7 @@ import yaml
 from dicom_node.audit.trail import Trail
 from dicom_node.backup import backup, restore
 from dicom_node.cases.pseudonyms import read_salt
-from dicom_node.config import Config
+from dicom_node.config import Config, parse_config
 from dicom_node.db import Database
 from dicom_node.engine import migrate
 from dicom_node.errors import ConfigError, DicomNodeError
@@ -62,6 +62,23 @@ def test_written_units_are_clean(tmp_path: Path) -> None:
     assert "/opt/dicom-node" not in "".join(files.values())
     assert "dicom-node-work@0.service dicom-node-work@cpu.service" in files["/etc/systemd/system/dicom-node.target"]
     assert "/etc/systemd/system/dicom-node-receive.service.d/low-port.conf" in files
+
+
+def test_the_units_may_write_where_the_settings_have_the_roles_write(tmp_path: Path) -> None:
+    text = (
+        "storage: {root: /srv/node}\naudit: {folder: /var/log/dicom-node-audit}\n"
+        "metrics: {folder: /run/dicom-node/metrics}\nweb: {users_file: /etc/dicom-node/users.json}\n"
+    )
+    path = tmp_path / "config.yaml"
+    files = rendered(Installation.of_this_process(path, parse_config(text, str(path)), "0"))
+    units = [text for name, text in files.items() if name.endswith(".service")]
+    assert len(units) == 4
+    for unit in units:
+        assert "\nReadWritePaths=/srv/node /run/dicom-node/metrics /var/log/dicom-node-audit\n" in unit
+    made = files["/etc/tmpfiles.d/dicom-node.conf"].splitlines()
+    assert "d /srv/node 0750 dicom-node dicom-node -" in made
+    for folder in ("/run/dicom-node/metrics", "/var/log/dicom-node-audit"):
+        assert f"d {folder} :0750 :dicom-node :dicom-node -" in made, "what is there already keeps its owner"
 
 
 class Role:

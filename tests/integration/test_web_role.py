@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import socket
 import ssl
 import subprocess
 import sys
@@ -33,7 +34,12 @@ class Role:
         self.folder, self.port = folder, free_port()
         self.config = folder / "config.yaml"
         settings = {"storage": {"root": "root", "min_free_gb": 0}, "web": {"port": self.port, **web}}
-        self.config.write_text(yaml.safe_dump(settings))
+        self.settings: dict[str, Any] = settings
+        self.write()
+
+    def write(self, **sections: Any) -> None:
+        self.settings |= sections
+        self.config.write_text(yaml.safe_dump(self.settings))
 
     def run(self, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "dicom_node", *arguments, "--config", str(self.config)]
@@ -117,6 +123,29 @@ def test_a_port_that_is_taken_is_said_in_words(tmp_path: Path) -> None:
     assert taken.returncode == 1
     assert "Address already in use" in taken.stderr
     assert "set web.host, web.port" in taken.stderr
+
+
+def test_what_it_audits_reaches_the_syslog_server_without_another_role(tmp_path: Path) -> None:
+    role = Role(tmp_path)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as syslog:
+        syslog.bind(("127.0.0.1", 0))
+        syslog.settimeout(20)
+        role.write(audit={"syslog": {"host": "127.0.0.1", "port": syslog.getsockname()[1], "transport": "udp"}})
+        with role.serving():
+            assert b"Application Start" in syslog.recv(65536)
+        assert b"Application Stop" in syslog.recv(65536)
+
+
+def test_a_reload_tells_it_how_much_of_the_disk_is_to_be_left_alone(tmp_path: Path) -> None:
+    role = Role(tmp_path)
+    with role.serving():
+        url = f"http://127.0.0.1:{role.port}/readyz"
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            assert json.load(answer) == {"ready": True}
+        role.write(storage={"root": "root", "min_free_gb": 1e9})
+        assert role.run("reload").returncode == 0
+        with pytest.raises(urllib.error.HTTPError, match="503"):
+            urllib.request.urlopen(url, timeout=10)
 
 
 def test_idle_it_uses_under_one_per_cent_of_a_core(tmp_path: Path) -> None:

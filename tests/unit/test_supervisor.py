@@ -53,6 +53,19 @@ with open(sys.argv[1], "a") as file:
     Stop().on_signals().wait(every_s=0.1)
     print("work orphaned", file=file, flush=True)
 """
+# A role that takes long to load what it needs, like torch.
+SLOW = """
+import pathlib, sys, time
+from dicom_node.roles import Stop
+journal = pathlib.Path(sys.argv[1])
+def note(event):
+    with journal.open("a") as file:
+        file.write(f"work {event}\\n")
+note("loads")
+while not (journal.parent / "loaded").exists():
+    time.sleep(0.02)
+note(f"asked {Stop().on_signals().reload_asked()}")
+"""
 
 
 class Supervised:
@@ -115,6 +128,11 @@ def _lives(pid: int) -> bool:
     except (FileNotFoundError, ProcessLookupError):
         return False
     return state != "Z"
+
+
+def _pending(pid: int, number: signal.Signals) -> bool:
+    [line] = [line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("ShdPnd")]
+    return bool(int(line.split()[1], 16) >> (number - 1) & 1)
 
 
 def test_each_role_is_started_with_the_settings_and_knows_its_supervisor(supervised: Supervised) -> None:
@@ -188,6 +206,17 @@ def test_a_role_ends_when_its_supervisor_was_killed(supervised: Supervised) -> N
     supervised.wait_for("work", "orphaned")
     pid = int(supervised.lines("work", "started")[0][2])
     supervised.wait(lambda: not _lives(pid))
+
+
+def test_a_reload_waits_for_a_role_that_is_still_starting(supervised: Supervised) -> None:
+    supervised.tell("work", "stop", SLOW)
+    process = supervised.start()
+    supervised.wait_for("work", "loads")
+    process.send_signal(signal.SIGHUP)
+    pid = int(supervised.lines("work", "started")[0][2])
+    supervised.wait(lambda: _pending(pid, signal.SIGHUP) or not _lives(pid))
+    (supervised.folder / "loaded").touch()
+    supervised.wait_for("work", "asked", "True")
 
 
 @pytest.mark.parametrize(("lived_s", "pause_s"), [(supervisor.HEALTHY_AFTER_S + 1, supervisor.FIRST_PAUSE_S), (1, 8.0)])
