@@ -162,12 +162,14 @@ def test_no_secret_of_the_settings_is_shown() -> None:
     config = Config.model_validate(
         {
             "storage": {"root": "/x"},
-            "database": {"url": "postgresql+psycopg://node:hunter2@db/node"},
+            "database": {"url": "postgresql+psycopg://node:hunter2@db/node?password=hunter3&sslmode=require"},
+            "alerts": {"webhook": {"url": "https://hooks.example/services/T0/hunter4?key=hunter5"}},
             "web": {"oidc": {"issuer": "https://login.example", "client_id": "n", "client_secret_file": "/s"}},
         }
     )
     shown = resolved(config)
-    assert "hunter2" not in str(shown)
+    assert "hunter" not in str(shown)
+    assert shown["alerts"]["webhook"]["url"] == f"https://hooks.example/{MASK}"
     assert MASK in shown["database"]["url"]
     assert shown["web"]["oidc"]["client_secret_file"] == "/s"
 
