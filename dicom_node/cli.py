@@ -152,7 +152,9 @@ def check(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) ->
     logs.configure("error", "text", "check")
     items = list(run_check(settings))
     if as_json:
-        print_json({"config": resolved(settings), "items": [{"name": i.name, "ok": i.ok, "text": i.text} for i in items]})
+        print_json(
+            {"config": resolved(settings), "items": [{"name": i.name, "ok": i.ok, "text": i.text} for i in items]}
+        )
     else:
         _print_resolved(settings)
         for item in items:

@@ -1,4 +1,4 @@
-"""Rows, disk and certificates -> everything that an operator should know of just now. A look that fails stops no other."""
+"""Rows, disk and certificates -> everything that an operator should know of just now; each look by itself."""
 
 from __future__ import annotations
 
