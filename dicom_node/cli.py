@@ -16,6 +16,7 @@ from dicom_node.cli_alerts import alert_app
 from dicom_node.cli_common import DEFAULT_CONFIG, ConfigOption, JsonOption, err, out, print_json, progress_bar
 from dicom_node.cli_models import model_app
 from dicom_node.config import SERIES_STATES, Config, GateConfig, SeriesState, load_config
+from dicom_node.config.masked import resolved
 from dicom_node.domain import RESEARCH_USE
 from dicom_node.errors import ConfigError, DicomNodeError
 from dicom_node.forms import did_you_mean
@@ -151,9 +152,9 @@ def check(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) ->
     logs.configure("error", "text", "check")
     items = list(run_check(settings))
     if as_json:
-        resolved = settings.model_dump(mode="json", by_alias=True)
-        resolved["database"]["url"] = _without_password(settings.database_url())
-        print_json({"config": resolved, "items": [{"name": i.name, "ok": i.ok, "text": i.text} for i in items]})
+        print_json(
+            {"config": resolved(settings), "items": [{"name": i.name, "ok": i.ok, "text": i.text} for i in items]}
+        )
     else:
         _print_resolved(settings)
         for item in items:
@@ -167,15 +168,14 @@ def check(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) ->
 def _print_resolved(settings: Config) -> None:
     import yaml
 
-    resolved = settings.model_dump(mode="json", by_alias=True, exclude_none=True)
-    resolved["database"] = {"url": _without_password(settings.database_url())}
-    out.print(yaml.safe_dump(resolved, sort_keys=False), markup=False, highlight=False)
+    out.print(yaml.safe_dump(_given(resolved(settings)), sort_keys=False), markup=False, highlight=False)
 
 
-def _without_password(url: str) -> str:
-    from sqlalchemy import make_url
-
-    return make_url(url).render_as_string(hide_password=True)
+def _given(value: Any) -> Any:
+    """Without what is not set."""
+    if isinstance(value, dict):
+        return {name: _given(one) for name, one in value.items() if one is not None}
+    return [_given(one) for one in value] if isinstance(value, list) else value
 
 
 @app.command()

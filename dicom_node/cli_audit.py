@@ -7,7 +7,7 @@ from pathlib import Path
 import typer
 
 from dicom_node.audit import Audit, Auditor, User, audit_log_used, user_change
-from dicom_node.audit.events import os_user
+from dicom_node.audit.events import AlertKind, os_user
 from dicom_node.audit.trail import Trail, TrailBroken
 from dicom_node.cli_common import DEFAULT_CONFIG, ConfigOption, JsonOption, err, out, print_json
 from dicom_node.config import Config, load_config
@@ -21,10 +21,10 @@ def add_to(app: typer.Typer) -> None:
     audit.command("verify")(verify)
 
 
-def tell(config: Path, action: str, target: str) -> None:
-    """The audit trail: this user changes something."""
+def tell(config: Path, action: str, target: str, *, kind: AlertKind = "restricted_function") -> None:
+    """The audit trail: this user changes something, or takes it away."""
     audit, user = who(load_config(config))
-    audit.write(user_change(user, action, target))
+    audit.write(user_change(user, action, target, kind=kind))
 
 
 def who(settings: Config) -> tuple[Audit, User]:

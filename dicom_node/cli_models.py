@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,8 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dicom_node import logs, present_models
-from dicom_node.audit import Auditor, User
+from dicom_node import cli_audit, logs, present_models
 from dicom_node.cli_common import DEFAULT_CONFIG, ConfigOption, JsonOption, out, print_json
 from dicom_node.config import Config, load_config
 from dicom_node.errors import ConfigError
@@ -77,7 +75,7 @@ def model_promote(
     from dicom_node.promote import promote
 
     with _node(config) as (settings, database):
-        audit, by = Auditor.of(settings), User(name=getpass.getuser())
+        audit, by = cli_audit.who(settings)
         change = promote(settings, database, name, route=route, force=force, by=by, audit=audit)
     out.print(change.text, markup=False, highlight=False)
 
@@ -91,7 +89,7 @@ def model_rollback(route: RouteOption = None, config: ConfigOption = DEFAULT_CON
     from dicom_node.promote import roll_back
 
     with _node(config) as (settings, database):
-        audit, by = Auditor.of(settings), User(name=getpass.getuser())
+        audit, by = cli_audit.who(settings)
         change = roll_back(settings, database, route=route, by=by, audit=audit)
     out.print(change.text, markup=False, highlight=False)
 

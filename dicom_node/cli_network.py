@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Column, Table
 
-from dicom_node import logs
+from dicom_node import cli_audit, logs
 from dicom_node.audit import Auditor
 from dicom_node.cli_common import DEFAULT_CONFIG, ConfigOption, JsonOption, err, out, print_json, progress_bar
 from dicom_node.config import Config, load_config, parse_config
@@ -84,6 +84,8 @@ def send(
         raise ConfigError(f"{name} has no port: set peers.{name}.port, or give AE@HOST:PORT")
     logs.configure("error", "text", "send")
     files = dicom_files(folder)
+    if config.exists():  # else it is no node's doing
+        cli_audit.tell(config, "send", f"{len(files)} files to {name}")
     with progress_bar("sending", quiet=as_json) as progress:
         outcomes = []
         for outcome in run_send(files, target, calling_ae or settings.receive.ae_title):

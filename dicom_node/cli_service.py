@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from dicom_node import logs
+from dicom_node import cli_audit, logs
 from dicom_node.cli_common import DEFAULT_CONFIG, ConfigOption, JsonOption, out, print_json
 from dicom_node.config import load_config
 from dicom_node.presence import Standing
@@ -35,6 +35,8 @@ def reload(
 
     logs.configure("error", "text", "reload")
     answers = run_reload(config, wait_s=wait_s, pid=pid)
+    # Who may connect, and by which certificates, is part of what they take over.
+    cli_audit.tell(config, "reload", str(config.absolute()), kind="security_configuration")
     if as_json:
         print_json([asdict(answer) for answer in answers])
     else:
@@ -88,6 +90,7 @@ def backup(
     from dicom_node.backup import backup as run_backup
 
     made = run_backup(load_config(config), out_dir)
+    cli_audit.tell(config, "backup", str(out_dir.absolute()))
     if as_json:
         print_json(asdict(made))
         return
@@ -106,6 +109,8 @@ def restore(
     from dicom_node.backup import restore as run_restore
 
     made = run_restore(load_config(config), source)
+    # Not before: the trail is one of the things that it puts back.
+    cli_audit.tell(config, "restore", str(source.absolute()))
     if as_json:
         print_json(asdict(made))
         return

@@ -93,7 +93,7 @@ def promote(
         in_file = [(each, config.route(each).model) for each in due]
         database.promote(in_file, model=name, bundle_sha256=bundle.sha256, forced=bool(never), by=by.name)
     for each in due:
-        audit.write(user_change(by, "model promote", f"{name} on {each}"))
+        audit.write(user_change(by, "model promote", f"{name} on {each}", kind="software_configuration"))
     over = ", ".join(f"{each} (was {pairs[each].model})" for each in due)
     return Change(routes=tuple(due), text=f"{name} works on {over}, for jobs that are decided from now on")
 
@@ -111,7 +111,7 @@ def roll_back(config: Config, database: Database, *, route: str | None, by: User
         database.roll_back([row["promotion_id"] for row in due.values()], by=by.name)
         left = database.promotions()
     for name, row in due.items():
-        audit.write(user_change(by, "model rollback", f"{row['model']} on {name}"))
+        audit.write(user_change(by, "model rollback", f"{row['model']} on {name}", kind="software_configuration"))
     known = {each.name: each for each in config.routes}
     now = [
         f"{name}: {pair_of(config, known[name], left).model} works (was {row['model']})"

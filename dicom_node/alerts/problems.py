@@ -1,16 +1,20 @@
-"""Rows, disk and certificates -> everything that an operator should know of just now."""
+"""Rows, disk and certificates -> everything that an operator should know of just now; each look by itself."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import logging
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from dicom_node.alert_rows import Problem
 from dicom_node.config import Config
 from dicom_node.db import Database
 from dicom_node.dimse.tls import certificate_files, days_left
-from dicom_node.errors import ConfigError
+from dicom_node.errors import ConfigError, DatabaseUnavailable
+from dicom_node.logs import describe
 from dicom_node.storage import Storage
+
+log = logging.getLogger(__name__)
 
 # Kind -> what one and what several of it are called.
 KINDS = {
@@ -20,6 +24,7 @@ KINDS = {
     "object_parked": ("result not delivered", "results not delivered"),
     "destination_dead": ("destination takes nothing", "destinations take nothing"),
     "queue_old": ("queue does not move", "queues do not move"),
+    "storage_away": ("storage cannot be reached", "storages cannot be reached"),
     "disk_low": ("disk low", "disks low"),
     "disk_full": ("disk full: nothing is accepted", "disks full: nothing is accepted"),
     "certificate": ("certificate expires", "certificates expire"),
@@ -37,16 +42,30 @@ class Looks:
     storage: Storage
     now: Callable[[], float]
 
-    def problems(self) -> list[Problem]:
-        return [
-            *self._jobs(),
-            *self._hung(),
-            *self._objects(),
-            *self._destinations(),
-            *self._queues(),
-            *self._disk(),
-            *self._certificates(),
-        ]
+    def problems(self, held: Iterable[Problem] = ()) -> list[Problem]:
+        """What is wrong. held: what was at the last look; it stays where a look fails. Raises DatabaseUnavailable."""
+        looks: tuple[tuple[Callable[[], Iterator[Problem]], set[str]], ...] = (
+            (self._jobs, {"job_failed", "job_parked"}),
+            (self._hung, {"job_hung"}),
+            (self._objects, {"object_parked"}),
+            (self._destinations, {"destination_dead"}),
+            (self._queues, {"queue_old"}),
+            (self._storage, {"storage_away"}),
+            (self._disk, {"disk_low", "disk_full"}),
+            (self._certificates, {"certificate"}),
+        )
+        found: list[Problem] = []
+        before = list(held)
+        for look, kinds in looks:
+            try:
+                found += list(look())
+            except DatabaseUnavailable:
+                raise  # what is wrong is kept in rows: without them nothing can be told
+            except Exception as err:  # noqa: BLE001  what one look cannot see, the others still tell
+                what = {"action": "alert", "kinds": sorted(kinds), "error": describe(err)}
+                log.error("alerts: a look failed", extra=what)
+                found += [problem for problem in before if problem.kind in kinds]
+        return found
 
     def _jobs(self) -> Iterator[Problem]:
         for row in self.database.broken_jobs():
@@ -87,6 +106,13 @@ class Looks:
         if self.database.undecided_since_before(before - longest_quiet_s):
             text = f"series wait for more than {minutes:g} min to be decided on: is a work role running?"
             yield Problem(kind="queue_old", subject="assemble", text=text)
+
+    def _storage(self) -> Iterator[Problem]:
+        try:
+            self.storage.free_bytes()
+        except OSError as err:
+            text = f"storage.root cannot be reached ({err.strerror}): nothing is received, analysed or sent"
+            yield Problem(kind="storage_away", subject="storage.root", text=text)
 
     def _disk(self) -> Iterator[Problem]:
         free_gb, low_gb = self.storage.free_bytes() / 1e9, self.config.alerts.disk_below_gb

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from dicom_node.alert_rows import Problem
 from dicom_node.alerts.channels import Channel, channels_of
 from dicom_node.alerts.message import Item, Message, compose, trial_message
 from dicom_node.alerts.problems import KINDS, Looks
@@ -55,7 +56,12 @@ class Alerts:
 
     def look(self) -> None:
         """What is wrong now, and what is not any more."""
-        self.database.alerts_seen(self.looks.problems(), over_after_s=self._group_s)
+        held = [
+            Problem(kind=row["kind"], subject=row["subject"], text=row["text"], job_id=row["job_id"])
+            for row in self.database.alerts()
+            if row["ended_at"] is None
+        ]
+        self.database.alerts_seen(self.looks.problems(held), over_after_s=self._group_s)
 
     def tell(self, channel: Channel) -> None:
         """A message of each kind that is due; none while the channel pauses after a failure."""

@@ -64,6 +64,10 @@ class Guard:
         if not length.isdigit() or int(length) > MOST_BYTES:
             await problem(413, "The request is too large.")(scope, receive, guarded)
             return
+        if "\0" in scope["path"] or b"%00" in scope["query_string"]:
+            # PostgreSQL has no NUL in text, and nothing of ours has one in its name.
+            await problem(400, "There is a NUL in the address.")(scope, receive, guarded)
+            return
         try:
             await self._app(scope, _counted(receive), guarded)
         except Exception as err:  # noqa: BLE001  the top of a request: the server would log it with its text

@@ -7,11 +7,10 @@ changed.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Any
 from urllib.parse import urlencode
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Request
 from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse, Response, StreamingResponse
 from markupsafe import Markup
 from starlette.exceptions import HTTPException
@@ -29,14 +28,12 @@ from dicom_node.reviews import corrections_of
 from dicom_node.schema import JOB_STATES
 from dicom_node.storage import checked_uid
 from dicom_node.web import cards, queries, settings, templating, timeline, words
-from dicom_node.web.access import Principal, require
-from dicom_node.web.access.principal import the_node
+from dicom_node.web.access.principal import Acts, Downloads, Looks, Principal, ReadsSettings, the_node
+from dicom_node.web.acts import Change, act
 from dicom_node.web.queries import Cursor, JobFilter
 
 router = APIRouter(include_in_schema=False)
 
-Viewer = Annotated[Principal, Depends(require("viewer"))]
-Operator = Annotated[Principal, Depends(require("operator"))]
 DAY_S = 86400.0
 # What the models page tells of agreement; the command and the API tell of all.
 AGREEMENT_DAYS, AGREEMENT_SERIES = 90, 1000
@@ -57,7 +54,7 @@ def midnight(now: float) -> float:
 
 
 @router.get("/")
-def today_page(request: Request, principal: Viewer) -> Response:
+def today_page(request: Request, principal: Looks) -> Response:
     node = the_node(request)
     since = midnight(node.now())
     return page(
@@ -80,7 +77,7 @@ def today_page(request: Request, principal: Viewer) -> Response:
 @router.get("/jobs")
 def jobs_page(
     request: Request,
-    principal: Viewer,
+    principal: Looks,
     state: str = "",
     peer: str = "",
     route: str = "",
@@ -148,7 +145,7 @@ def _day(text: str) -> float | None:
 
 
 @router.get("/jobs/{job_id}")
-def job_page(request: Request, principal: Viewer, job_id: str, done: str = "") -> Response:
+def job_page(request: Request, principal: Looks, job_id: str, done: str = "") -> Response:
     return _job(request, principal, job_id, said=_DONE.get(done))
 
 
@@ -170,8 +167,9 @@ def _job(
         steps=timeline.steps(known),
         stages=[(name, float(seconds)) for name, seconds in dict(job["timings_s"] or {}).items()],
         arrived=bool(known.deliveries) and all(row["state"] in ("stored", "committed") for row in known.deliveries),
-        may=_buttons(known) if principal.may("operator") else {},
+        may=_buttons(known) if principal.may("act") else {},
         ended=job["state"] in FINISHED,
+        peer_text=the_node(request).config.web.patient_names == "show",
         said=said,
         refused=refused,
     )
@@ -200,38 +198,36 @@ def _known(request: Request, job_id: str) -> queries.OneJob:
         raise HTTPException(404, "This job is not here: it was purged, or its series was decided on again.") from err
 
 
-def _act(request: Request, principal: Principal, job_id: str, verb: str, act: Callable[..., str]) -> Response:
+def _act(request: Request, principal: Principal, job_id: str, verb: str, change: Change) -> Response:
     node = the_node(request)
     _known(request, job_id)
-    node.database.add_event(f"{verb} asked", job_id=job_id, by=principal.name)
     try:
-        act(node.database, node.engine, job_id)
+        act(node, principal, verb, job_id, change)
     except DicomNodeError as err:
         if err.retry_helps:
             raise
         return _job(request, principal, job_id, refused=str(err))
-    node.trail.changed(principal, f"job {verb}", job_id)
     gone = node.database.job(job_id) is None
     return RedirectResponse("/jobs" if gone else f"/jobs/{job_id}?done={verb}", 303)
 
 
 @router.post("/jobs/{job_id}/retry")
-def retry_job(request: Request, principal: Operator, job_id: str) -> Response:
+def retry_job(request: Request, principal: Acts, job_id: str) -> Response:
     return _act(request, principal, job_id, "retry", control.retry)
 
 
 @router.post("/jobs/{job_id}/cancel")
-def cancel_job(request: Request, principal: Operator, job_id: str) -> Response:
+def cancel_job(request: Request, principal: Acts, job_id: str) -> Response:
     return _act(request, principal, job_id, "cancel", control.cancel)
 
 
 @router.post("/jobs/{job_id}/send")
-def send_job(request: Request, principal: Operator, job_id: str) -> Response:
+def send_job(request: Request, principal: Acts, job_id: str) -> Response:
     return _act(request, principal, job_id, "send", control.send_again)
 
 
 @router.get("/jobs/{job_id}/pictures")
-def job_pictures(request: Request, principal: Viewer, job_id: str) -> Response:
+def job_pictures(request: Request, principal: Looks, job_id: str) -> Response:
     """The part of a job's page that needs its files: asked for when it comes into sight."""
     node = the_node(request)
     _known(request, job_id)
@@ -256,7 +252,7 @@ def job_pictures(request: Request, principal: Viewer, job_id: str) -> Response:
 
 
 @router.get("/jobs/{job_id}/slices/{number}.webp")
-def job_slice(request: Request, principal: Viewer, job_id: str, number: int) -> Response:
+def job_slice(request: Request, principal: Looks, job_id: str, number: int) -> Response:
     try:
         picture = request.app.state.slices.picture(job_id, number)
     except (IndexError, ConfigError, SeriesRejected, FileGone) as err:
@@ -266,7 +262,7 @@ def job_slice(request: Request, principal: Viewer, job_id: str, number: int) -> 
 
 
 @router.get("/jobs/{job_id}/objects/{sop_instance_uid}")
-def job_object(request: Request, principal: Operator, job_id: str, sop_instance_uid: str) -> Response:
+def job_object(request: Request, principal: Downloads, job_id: str, sop_instance_uid: str) -> Response:
     node, known = the_node(request), _known(request, job_id)
     for made in known.results:
         if made["sop_instance_uid"] == sop_instance_uid:
@@ -283,12 +279,12 @@ def job_object(request: Request, principal: Operator, job_id: str, sop_instance_
 
 
 @router.get("/peers")
-def peers_page(request: Request, principal: Viewer) -> Response:
+def peers_page(request: Request, principal: Looks) -> Response:
     return _peers(request, principal, {})
 
 
 @router.post("/peers/{name}/echo")
-def echo_peer(request: Request, principal: Operator, name: str) -> Response:
+def echo_peer(request: Request, principal: Acts, name: str) -> Response:
     node = the_node(request)
     peer = node.config.peers.get(name)
     if peer is None or peer.port is None:
@@ -321,7 +317,7 @@ def _peers(request: Request, principal: Principal, said: dict[str, tuple[str, st
 
 
 @router.get("/models")
-def models_page(request: Request, principal: Viewer) -> Response:
+def models_page(request: Request, principal: Looks) -> Response:
     node = the_node(request)
     since = node.now() - 7 * DAY_S
     counts = {route.name: queries.route_counts(node.database, route.name, since).jobs for route in node.config.routes}
@@ -338,7 +334,7 @@ def models_page(request: Request, principal: Viewer) -> Response:
 
 
 @router.get("/configuration")
-def configuration_page(request: Request, principal: Viewer) -> Response:
+def configuration_page(request: Request, principal: ReadsSettings) -> Response:
     node = the_node(request)
     config, promotions = node.config, promotion_lines(node.config, node.database.promotions())
     return page(
@@ -357,7 +353,7 @@ def viewer_script() -> Response:
 
 
 @router.get("/events")
-async def events(request: Request, principal: Viewer) -> Response:
+async def events(request: Request, principal: Looks) -> Response:
     # No buffering by a proxy before us: nginx looks at this header.
     headers = {"x-accel-buffering": "no"}
     return StreamingResponse(request.app.state.events.stream(), media_type="text/event-stream", headers=headers)

@@ -1,9 +1,12 @@
-"""Values -> words on a page: states with their signs, times, durations, sizes."""
+"""Values -> words on a page: states with their signs, times, durations, sizes, what a destination said last."""
 
 from __future__ import annotations
 
 import math
 import time
+
+from dicom_node.dimse.statuses import OTHER, SUCCESS, store_meaning
+from dicom_node.rows import Row
 
 # Each state has a sign and a word; colour only repeats them.
 SIGNS = {
@@ -65,3 +68,13 @@ def size(count: float) -> str:
 def short(job_id: str) -> str:
     """The end of a job's id, enough to find it by."""
     return job_id.rpartition("-")[2][:10]
+
+
+def last_word(delivery: Row, *, peer_text: bool) -> str | None:
+    """What became of an object at a destination. peer_text: with the peer's own comment, which may name the patient;
+    it comes with a status other than success alone."""
+    message, status = delivery["message"], delivery["status"]
+    if peer_text or not message or status in (None, SUCCESS):
+        return None if message is None else str(message)
+    meaning = store_meaning(status)
+    return None if meaning is OTHER else meaning.text

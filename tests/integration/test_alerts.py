@@ -183,6 +183,22 @@ def test_a_disk_is_low_before_it_is_full(build: Callable[..., Alerts]) -> None:
     assert kinds(full) == {"disk_full": ["storage.root"]}
 
 
+def test_a_storage_that_is_away_is_told_and_hides_neither_jobs_nor_what_held_before(
+    build: Callable[..., Alerts], database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mail = FakeChannel()
+    alerts = build(mail, alerts={"disk_below_gb": 1e9, "group_every_min": 0.0001})
+    turn(alerts)
+    assert mail.titles == ["disk low"]
+    failed(database, 1)
+    monkeypatch.setattr(alerts.looks.storage, "root", tmp_path / "unmounted")
+    turn(alerts)
+    assert {row["kind"] for row in database.alerts() if row["ended_at"] is None} == {
+        "disk_low", "job_failed", "storage_away",
+    }  # fmt: skip
+    assert set(mail.titles[1:]) == {"job failed", "storage cannot be reached"}
+
+
 def test_certificates_that_expire_or_cannot_be_read_are_told_by_their_setting(
     build: Callable[..., Alerts], authority: Authority, clock: Clock, tmp_path: Path
 ) -> None:

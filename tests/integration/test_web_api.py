@@ -6,6 +6,7 @@ import base64
 import contextlib
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -83,21 +84,41 @@ def test_an_object_is_downloaded_as_it_was_made_and_the_audit_trail_says_by_whom
     node: Node, web: Web, caplog: pytest.LogCaptureFixture
 ) -> None:
     job_id = node.complete()
-    viewer = web.token("viewer")
-    name = viewer.get("/api/v1/session").json()["name"].removeprefix("token:")
+    viewer, operator = web.token("viewer"), web.token("operator")
+    name = operator.get("/api/v1/session").json()["name"].removeprefix("token:")
     for made in viewer.get(f"/api/v1/jobs/{job_id}/objects").json():
-        answer = viewer.get(made["url"])
+        assert viewer.get(made["url"]).status_code == 403
+        answer = operator.get(made["url"])
         assert answer.headers["content-type"] == "application/dicom"
         [row] = [r for r in node.database.results(job_id) if r["sop_instance_uid"] == made["sop_instance_uid"]]
         assert answer.content == node.storage.path(row["path"]).read_bytes()
         node.storage.path(row["path"]).unlink()
-        assert viewer.get(made["url"]).status_code == 410
+        assert operator.get(made["url"]).status_code == 410
     assert CANARY not in caplog.text
     exports = [message for message in audit_trail(web) if 'csd-code="110106"' in message]
     assert len(exports) == 2
     for message in exports:
         assert HEADER["StudyInstanceUID"] in message
         assert f'UserID="token:{name}"' in message
+
+
+@pytest.mark.parametrize("names", ["hide", "show"])
+def test_a_peers_own_words_are_shown_only_where_names_may_be(node: Node, web: Web, names: str) -> None:
+    job_id = node.complete()
+    for row in node.database.deliveries(job_id, "pacs"):
+        node.database.move_delivery(
+            row["sop_instance_uid"], "pacs", ("waiting",), "parked", status=0xC001,
+            message=f"the peer cannot understand the data set (0xc001): {CANARY}",
+        )  # fmt: skip
+    config = web.node.config
+    shown = config.model_copy(update={"web": config.web.model_copy(update={"patient_names": names})})
+    web.node = replace(web.node, config=shown)
+    viewer = web.token("viewer")
+    for path in (f"/jobs/{job_id}", f"/api/v1/jobs/{job_id}", f"/api/v1/jobs/{job_id}/deliveries"):
+        text = viewer.get(path).text
+        assert "the peer cannot understand the data set" in text
+        assert "0xC001" in text
+        assert (CANARY in text) == (names == "show")
 
 
 def test_what_an_operator_does_is_done_and_told_with_who(node: Node, web: Web) -> None:
@@ -162,12 +183,14 @@ def test_no_secret_of_the_settings_is_shown() -> None:
     config = Config.model_validate(
         {
             "storage": {"root": "/x"},
-            "database": {"url": "postgresql+psycopg://node:hunter2@db/node"},
+            "database": {"url": "postgresql+psycopg://node:hunter2@db/node?password=hunter3&sslmode=require"},
+            "alerts": {"webhook": {"url": "https://hooks.example/services/T0/hunter4?key=hunter5"}},
             "web": {"oidc": {"issuer": "https://login.example", "client_id": "n", "client_secret_file": "/s"}},
         }
     )
     shown = resolved(config)
-    assert "hunter2" not in str(shown)
+    assert "hunter" not in str(shown)
+    assert shown["alerts"]["webhook"]["url"] == f"https://hooks.example/{MASK}"
     assert MASK in shown["database"]["url"]
     assert shown["web"]["oidc"]["client_secret_file"] == "/s"
 

@@ -1,4 +1,4 @@
-"""Failed logins -> whether another try is let through, by user and address and by address.
+"""Tries to log in -> whether another try is let through, by user and address and by address.
 
 Never by user alone: who knows a name could lock its owner out from elsewhere.
 """
@@ -25,23 +25,28 @@ class LoginLimits:
         self._lock = threading.Lock()
         self._failed: OrderedDict[tuple[str, ...], list[float]] = OrderedDict()
 
-    def wait_s(self, user: str, address: str) -> float:
-        """How long until another try is let through; 0: now."""
+    def begin(self, user: str, address: str) -> float:
+        """How long until a try is let through; 0: this one is. It counts from here on, so that tries at the same time
+        count each other."""
         with self._lock:
-            return max(self._left(key, most) for key, most in _keys(user, address))
-
-    def failed(self, user: str, address: str) -> None:
-        with self._lock:
-            for key, most in _keys(user, address):
+            keys = _keys(user, address)
+            if (wait_s := max(self._left(key, most) for key, most in keys)) > 0:
+                return wait_s
+            for key, most in keys:
                 tries = self._failed.pop(key, [])
                 self._failed[key] = [*tries[-most + 1 :], self._now()]
             while len(self._failed) > _MOST_KEPT:
                 self._failed.popitem(last=False)
+            return 0.0
 
     def succeeded(self, user: str, address: str) -> None:
-        """The address' own count stays: else one known password would buy endless tries at the others."""
+        """The user's count is over, the address is given back this one try: else one known password would buy endless
+        tries at the others."""
+        network = (_network(address),)
         with self._lock:
-            self._failed.pop((user, _network(address)), None)
+            self._failed.pop((user, *network), None)
+            if tries := self._failed.get(network):
+                tries.pop()
 
     def _left(self, key: tuple[str, ...], most: int) -> float:
         recent = [at for at in self._failed.get(key, []) if self._now() - at < WINDOW_S]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Form, Request
+from fastapi import APIRouter, Form, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from dicom_node.config import WebRole
@@ -12,9 +12,8 @@ from dicom_node.web import templating
 from dicom_node.web.access.caller import from_ourselves
 from dicom_node.web.access.principal import (
     Denied,
-    Principal,
+    Looks,
     cookie_name,
-    require,
     the_caller,
     the_node,
     this_principal,
@@ -43,14 +42,13 @@ def log_in(
     if not from_ourselves(request.scope, node.config.web, who):
         # Else a foreign page could log a browser in as somebody else.
         raise Denied(403, "This request does not come from a page of this node.")
-    wait_s = node.access.limits.wait_s(user, who.address)
+    wait_s = node.access.limits.begin(user, who.address)
     if wait_s > 0:
         page = _page(request, inside(next), f"Too many tries. Wait {max(1, round(wait_s / 60))} min.", 429)
         page.headers["retry-after"] = str(int(wait_s) + 1)
         return page
     known = node.access.users.verify(user, password)
     if known is None:
-        node.access.limits.failed(user, who.address)
         # A name that nobody has may be a password that went into the wrong field.
         node.trail.login(user if user in node.access.users.users() else "unknown", ok=False, address=who.address)
         return _page(request, inside(next), _WRONG, 401)
@@ -59,7 +57,7 @@ def log_in(
 
 
 @router.post("/logout")
-def log_out(request: Request, principal: Annotated[Principal, Depends(require("viewer"))]) -> Response:
+def log_out(request: Request, principal: Looks) -> Response:
     if principal.secret is not None:
         the_node(request).access.rows.close_session(principal.secret)
     the_node(request).trail.logout(principal)

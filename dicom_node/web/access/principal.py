@@ -19,6 +19,14 @@ if TYPE_CHECKING:
 
 CSRF_HEADER = "x-csrf-token"
 CSRF_FIELD = "csrf_token"
+Deed = Literal["look", "download", "act", "read settings"]
+# Who may what, on pages and in the API: the role, or a higher one. A viewer takes nothing away that names a patient.
+ALLOWED: dict[Deed, WebRole] = {
+    "look": "viewer",
+    "download": "operator",
+    "act": "operator",
+    "read settings": "operator",
+}
 _SAFE = ("GET", "HEAD", "OPTIONS")
 _PRINTABLE = re.compile(r"[\x21-\x7e]{1,200}")
 _HASH = hashlib.sha256
@@ -44,8 +52,8 @@ class Principal:
     csrf: str | None = None
     secret: str | None = field(default=None, repr=False)
 
-    def may(self, role: WebRole) -> bool:
-        return ROLES.index(self.role) >= ROLES.index(role)
+    def may(self, deed: Deed) -> bool:
+        return ROLES.index(self.role) >= ROLES.index(ALLOWED[deed])
 
 
 def the_node(request: Request) -> Node:
@@ -72,8 +80,10 @@ def this_principal(request: Request) -> Principal | None:
 
 def _look(request: Request) -> Principal | None:
     node, who = the_node(request), the_caller(request)
-    if (given := request.headers.get("authorization")) is not None:
-        return _by_token(node, given, who)
+    # Bearer alone: what a proxy asked of a browser (Basic) comes through to us and is not ours to judge.
+    scheme, _, given = request.headers.get("authorization", "").strip().partition(" ")
+    if scheme.lower() == "bearer":
+        return _by_token(node, given.strip(), who)
     web = node.config.web
     if who.by_proxy and web.proxy is not None and (said := proxy_user(request.scope, web.proxy)) is not None:
         user, role = said
@@ -85,11 +95,8 @@ def _look(request: Request) -> Principal | None:
     return None if secret is None else _by_cookie(node, secret, who)
 
 
-def _by_token(node: Node, given: str, who: Caller) -> Principal:
-    scheme, _, token = given.partition(" ")
-    found = None
-    if scheme.lower() == "bearer" and _PRINTABLE.fullmatch(token.strip()):
-        found = node.access.rows.token(token.strip())
+def _by_token(node: Node, token: str, who: Caller) -> Principal:
+    found = node.access.rows.token(token) if _PRINTABLE.fullmatch(token) else None
     if found is None:
         raise Denied(401, "This token is not known, or has expired.", {"WWW-Authenticate": "Bearer"})
     name, role = found
@@ -121,8 +128,8 @@ def csrf_of(secret: str) -> str:
     return hmac.new(secret.encode(), b"csrf", _HASH).hexdigest()
 
 
-def require(role: WebRole) -> Callable[..., Any]:
-    """A dependency: the Principal, who has at least this role; and a change was meant by a page of ours, or a token's.
+def require(deed: Deed) -> Callable[..., Any]:
+    """A dependency: the Principal, whose role allows this; and a change was meant by a page of ours, or a token's.
 
     Raises Denied: 401 (who are you?) or 403.
     """
@@ -130,13 +137,20 @@ def require(role: WebRole) -> Callable[..., Any]:
     async def check(request: Request, principal: Annotated[Principal | None, Depends(this_principal)]) -> Principal:
         if principal is None:
             raise Denied(401, "Log in first, or send a token.", {"WWW-Authenticate": "Bearer"})
-        if not principal.may(role):
-            raise Denied(403, f"This needs the role {role}.")
+        if not principal.may(deed):
+            raise Denied(403, f"This needs the role {ALLOWED[deed]}.")
         if request.method not in _SAFE and principal.csrf is not None:
             await _check_csrf(request, principal.csrf)
         return principal
 
     return check
+
+
+# For the signatures of routes.
+Looks = Annotated[Principal, Depends(require("look"))]
+Downloads = Annotated[Principal, Depends(require("download"))]
+Acts = Annotated[Principal, Depends(require("act"))]
+ReadsSettings = Annotated[Principal, Depends(require("read settings"))]
 
 
 async def _check_csrf(request: Request, expected: str) -> None:

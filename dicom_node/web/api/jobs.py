@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Path, Query
@@ -11,8 +11,9 @@ from fastapi.responses import FileResponse, Response
 from dicom_node import control
 from dicom_node.db import Row
 from dicom_node.domain import RESEARCH_USE
-from dicom_node.web import queries
-from dicom_node.web.access.principal import Denied, Principal, require, the_node
+from dicom_node.web import queries, words
+from dicom_node.web.access.principal import Acts, Denied, Downloads, Looks, Principal, the_node
+from dicom_node.web.acts import Change, act
 from dicom_node.web.api import forms
 from dicom_node.web.api.openapi import CONFLICT, GONE, NOT_FOUND
 from dicom_node.web.node import Node
@@ -20,8 +21,6 @@ from dicom_node.web.queries import Cursor, JobFilter
 
 router = APIRouter(tags=["jobs"])
 
-Viewer = Annotated[Principal, Depends(require("viewer"))]
-Operator = Annotated[Principal, Depends(require("operator"))]
 TheNode = Annotated[Node, Depends(the_node)]
 JobId = Annotated[str, Path(pattern=r"^[0-9][0-9.]{0,63}-[0-9a-f]{16}$", description="As in a list of jobs.")]
 UID = Annotated[str, Path(pattern=r"^[0-9][0-9.]{0,63}$")]
@@ -34,7 +33,7 @@ Place = Annotated[str, Query(max_length=140, pattern=r"^[0-9]{1,12}(\.[0-9]{1,9}
 
 @router.get("/jobs")
 def list_jobs(
-    _who: Viewer,
+    _who: Looks,
     node: TheNode,
     state: Annotated[list[State] | None, Query(description="Any of these.")] = None,
     peer: Annotated[Words | None, Query(description="AE title that sent the series.")] = None,
@@ -63,7 +62,7 @@ def list_jobs(
 
 
 @router.get("/jobs/{job_id}", responses=NOT_FOUND)
-def show_job(_who: Viewer, node: TheNode, job_id: JobId) -> forms.OneJob:
+def show_job(_who: Looks, node: TheNode, job_id: JobId) -> forms.OneJob:
     """All that is known of one job."""
     known = _known(node, job_id)
     job = known.job
@@ -79,7 +78,7 @@ def show_job(_who: Viewer, node: TheNode, job_id: JobId) -> forms.OneJob:
         comparison=comparison,
         revisions=list(known.revisions),
         findings=list(known.findings),
-        deliveries=[_delivery(row) for row in known.deliveries],
+        deliveries=[_delivery(node, row) for row in known.deliveries],
         events=[_event(row) for row in known.events],
         objects=[_object(job_id, row) for row in known.results],
         notice=RESEARCH_USE,
@@ -87,25 +86,25 @@ def show_job(_who: Viewer, node: TheNode, job_id: JobId) -> forms.OneJob:
 
 
 @router.get("/jobs/{job_id}/events", responses=NOT_FOUND)
-def job_events(_who: Viewer, node: TheNode, job_id: JobId) -> list[forms.Event]:
+def job_events(_who: Looks, node: TheNode, job_id: JobId) -> list[forms.Event]:
     """What happened to it and to its series, oldest first."""
     return [_event(row) for row in _known(node, job_id).events]
 
 
 @router.get("/jobs/{job_id}/deliveries", responses=NOT_FOUND)
-def job_deliveries(_who: Viewer, node: TheNode, job_id: JobId) -> list[forms.Delivery]:
+def job_deliveries(_who: Looks, node: TheNode, job_id: JobId) -> list[forms.Delivery]:
     """The ledger: what became of each object at each destination."""
-    return [_delivery(row) for row in _known(node, job_id).deliveries]
+    return [_delivery(node, row) for row in _known(node, job_id).deliveries]
 
 
 @router.get("/jobs/{job_id}/findings", responses=NOT_FOUND)
-def job_findings(_who: Viewer, node: TheNode, job_id: JobId) -> list[dict[str, Any]]:
+def job_findings(_who: Looks, node: TheNode, job_id: JobId) -> list[dict[str, Any]]:
     """The findings' values."""
     return list(_known(node, job_id).findings)
 
 
 @router.get("/jobs/{job_id}/objects", responses=NOT_FOUND)
-def job_objects(_who: Viewer, node: TheNode, job_id: JobId) -> list[forms.Object]:
+def job_objects(_who: Looks, node: TheNode, job_id: JobId) -> list[forms.Object]:
     """The result objects that were made."""
     return [_object(job_id, row) for row in _known(node, job_id).results]
 
@@ -115,7 +114,7 @@ def job_objects(_who: Viewer, node: TheNode, job_id: JobId) -> list[forms.Object
     response_class=Response,
     responses={**NOT_FOUND, **GONE, 200: {"description": "The file (PS3.10).", "content": {"application/dicom": {}}}},
 )
-def download_object(who: Viewer, node: TheNode, job_id: JobId, sop_instance_uid: UID) -> FileResponse:
+def download_object(who: Downloads, node: TheNode, job_id: JobId, sop_instance_uid: UID) -> FileResponse:
     """A result object as a DICOM file. It names the patient, so this is in the audit trail."""
     job = _known(node, job_id).job
     for row in node.database.results(job_id):
@@ -129,20 +128,20 @@ def download_object(who: Viewer, node: TheNode, job_id: JobId, sop_instance_uid:
 
 
 @router.post("/jobs/{job_id}/retry", responses={**NOT_FOUND, **CONFLICT})
-def retry_job(who: Operator, node: TheNode, job_id: JobId) -> forms.Done:
+def retry_job(who: Acts, node: TheNode, job_id: JobId) -> forms.Done:
     """Take the job up where it stopped: decide, analyse, or send what is not stored yet."""
-    return _changed(node, who, "retry", job_id, lambda: control.retry(node.database, node.engine, job_id))
+    return _changed(node, who, "retry", job_id, control.retry)
 
 
 @router.post("/jobs/{job_id}/cancel", responses={**NOT_FOUND, **CONFLICT})
-def cancel_job(who: Operator, node: TheNode, job_id: JobId) -> forms.Done:
+def cancel_job(who: Acts, node: TheNode, job_id: JobId) -> forms.Done:
     """Stop it, and take what it has not sent out of the queue."""
-    return _changed(node, who, "cancel", job_id, lambda: control.cancel(node.database, node.engine, job_id))
+    return _changed(node, who, "cancel", job_id, control.cancel)
 
 
 @router.post("/jobs/{job_id}/send", responses={**NOT_FOUND, **CONFLICT})
 def send_job_again(
-    who: Operator,
+    who: Acts,
     node: TheNode,
     job_id: JobId,
     destination: Annotated[
@@ -150,18 +149,13 @@ def send_job_again(
     ] = None,
 ) -> forms.Done:
     """Send its objects again, also those that a destination has stored."""
-    return _changed(
-        node, who, "send", job_id, lambda: control.send_again(node.database, node.engine, job_id, destination)
-    )
+    return _changed(node, who, "send", job_id, partial(control.send_again, destination=destination))
 
 
-def _changed(node: Node, who: Principal, action: str, job_id: str, change: Callable[[], str]) -> forms.Done:
+def _changed(node: Node, who: Principal, verb: str, job_id: str, change: Change) -> forms.Done:
     if node.database.job(job_id) is None:
         raise Denied(404, "There is no such job.")
-    node.database.add_event(f"{action} asked", job_id=job_id, by=who.name)
-    done = change()
-    node.trail.changed(who, f"job {action}", job_id)
-    return forms.Done(job_id=job_id, done=done)
+    return forms.Done(job_id=job_id, done=act(node, who, verb, job_id, change))
 
 
 def _known(node: Node, job_id: str) -> queries.OneJob:
@@ -191,10 +185,11 @@ def _listed(job: queries.JobRow) -> forms.Job:
     return forms.Job(**_common(values), findings=job.findings, objects=job.objects)
 
 
-def _delivery(row: Row) -> forms.Delivery:
-    names = ("destination", "kind", "sop_instance_uid", "state", "attempts", "message")
+def _delivery(node: Node, row: Row) -> forms.Delivery:
+    names = ("destination", "kind", "sop_instance_uid", "state", "attempts")
     return forms.Delivery(
         **{name: row[name] for name in names},
+        message=words.last_word(row, peer_text=node.config.web.patient_names == "show"),
         status=None if row["status"] is None else f"0x{row['status']:04X}",
         changed_at=forms.moment(row["changed_at"]),
     )

@@ -16,9 +16,9 @@ from dicom_node.config.masked import resolved
 from dicom_node.errors import ConfigError, DeliveryError
 from dicom_node.promotion import Pair, pair_of, promotion_lines
 from dicom_node.web import health, queries
-from dicom_node.web.access.principal import Denied
+from dicom_node.web.access.principal import Acts, Denied, Looks, ReadsSettings
 from dicom_node.web.api import forms
-from dicom_node.web.api.jobs import Operator, TheNode, Viewer
+from dicom_node.web.api.jobs import TheNode
 from dicom_node.web.api.openapi import CONFLICT, NOT_FOUND
 from dicom_node.web.node import Node
 
@@ -29,13 +29,13 @@ _MOST_CARD_BYTES = 200_000
 
 
 @router.get("/session")
-def session(who: Viewer) -> forms.Session:
+def session(who: Looks) -> forms.Session:
     """Who calls, and with which role."""
     return forms.Session(name=who.name, role=who.role, method=who.method, csrf_token=who.csrf)
 
 
 @router.get("/today")
-def today(_who: Viewer, node: TheNode) -> forms.Today:
+def today(_who: Looks, node: TheNode) -> forms.Today:
     """Series and jobs since midnight, in the node's own time zone."""
     found = queries.today(node.database, midnight(node.now()))
     values = asdict(found) | {
@@ -46,14 +46,14 @@ def today(_who: Viewer, node: TheNode) -> forms.Today:
 
 
 @router.get("/peers")
-def peers(_who: Viewer, node: TheNode) -> list[forms.Peer]:
+def peers(_who: Looks, node: TheNode) -> list[forms.Peer]:
     """The peers of the settings, and what came of them and went to them."""
     since = midnight(node.now())
     return [_peer(node, name, since) for name in node.config.peers]
 
 
 @router.post("/peers/{name}/echo", responses={**NOT_FOUND, **CONFLICT})
-def echo(who: Operator, node: TheNode, name: Annotated[str, Path(pattern=_NAME)]) -> forms.Echo:
+def echo(who: Acts, node: TheNode, name: Annotated[str, Path(pattern=_NAME)]) -> forms.Echo:
     """Call a peer by C-ECHO. It takes as long as the peer's timeouts allow."""
     from dicom_node.dimse.scu import echo as run_echo
 
@@ -71,7 +71,7 @@ def echo(who: Operator, node: TheNode, name: Annotated[str, Path(pattern=_NAME)]
 
 
 @router.get("/models")
-def models(_who: Viewer, node: TheNode) -> list[forms.Model]:
+def models(_who: Looks, node: TheNode) -> list[forms.Model]:
     """The models of the settings, their cards, and which routes use them, promotions considered."""
     promotions = node.database.promotions()
     pairs = {route.name: pair_of(node.config, route, promotions) for route in node.config.routes}
@@ -80,7 +80,7 @@ def models(_who: Viewer, node: TheNode) -> list[forms.Model]:
 
 @router.get("/models/agreement")
 def agreement(
-    _who: Viewer,
+    _who: Looks,
     node: TheNode,
     route: Annotated[str | None, Query(pattern=_NAME)] = None,
     days: Annotated[float | None, Query(ge=0, le=36500, description="Only series of so many last days.")] = None,
@@ -91,7 +91,7 @@ def agreement(
 
 
 @router.get("/config")
-def config(_who: Operator, node: TheNode) -> dict[str, Any]:
+def config(_who: ReadsSettings, node: TheNode) -> dict[str, Any]:
     """The settings that the node goes by, defaults included, secrets masked; `promotions` stand over them."""
     lines = promotion_lines(node.config, node.database.promotions())
     promotions = [{"route": route, "in_force": in_force, "text": text} for route, in_force, text in lines]
@@ -99,7 +99,7 @@ def config(_who: Operator, node: TheNode) -> dict[str, Any]:
 
 
 @router.get("/health")
-def node_health(_who: Viewer, node: TheNode) -> forms.Health:
+def node_health(_who: Looks, node: TheNode) -> forms.Health:
     """What /readyz looks at, in words."""
     found = health.checks(node)
     return forms.Health(

@@ -12,6 +12,7 @@ from dicom_node.web.problems import PROBLEM
 
 _CONTENT = {PROBLEM: {"schema": {"$ref": "#/components/schemas/Problem"}}}
 PROBLEMS: dict[int | str, dict[str, Any]] = {
+    400: {"description": "The address is none.", "content": _CONTENT},
     401: {"description": "No login and no token, or one that does not count.", "content": _CONTENT},
     403: {
         "description": "The role does not allow it, or a change was not meant by a page of ours.",
