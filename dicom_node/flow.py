@@ -194,6 +194,13 @@ class Flow:
             self._enqueue_deliveries(run, decision["job_id"], outcome)
 
     def decide(self, series_uid: str) -> Json:
+        """What becomes of the series. Where that is no analysis, corrections wait for none."""
+        decision = self._decide(series_uid)
+        if decision["verdict"] in ("nothing", "report"):
+            self.reviews.series_ended(series_uid)
+        return decision
+
+    def _decide(self, series_uid: str) -> Json:
         """Manifest, gate, route, completeness -> a job row, unless this very set of instances has one."""
         seen = self.database.series(series_uid)
         if seen is None:
@@ -395,8 +402,7 @@ class Flow:
         """Series -> findings -> SEG and SR on the disk -> one delivery a destination."""
         outcome = run.step("analyse", self.analyse_job, job_id)
         self._enqueue_deliveries(run, job_id, outcome)
-        if outcome["state"] == "complete":
-            run.step("corrections", self.review_job, job_id)
+        run.step("corrections", self.review_job, job_id)
         # Absent in what an older version kept of its step.
         if outcome.get("shadow") is not None:
             self.shadow.begin(run, job_id)
@@ -428,8 +434,8 @@ class Flow:
         return self._outcome(job_id)
 
     def review_job(self, job_id: str) -> Json:
-        """Corrections that came before the analysis had ended are compared with it."""
-        self.reviews.job_ended(self._job(job_id)["series_uid"])
+        """Corrections that came before the analysis had ended are compared with it, or told that there is none."""
+        self.reviews.series_ended(self._job(job_id)["series_uid"])
         return {}
 
     def _analyse_or_reject(self, job_id: str) -> None:

@@ -83,10 +83,13 @@ class Reviews:
         taken = [self._take(row, source_ae, unchanged=row["sop_instance_uid"] in mine) for row in rows]
         return any(taken)
 
-    def job_ended(self, series_uid: str) -> None:
-        """Compare what waited for an analysis of the series."""
-        for row in self.database.corrections(of_series_uid=series_uid, state="waiting"):
-            instance = self.database.instance(row["sop_instance_uid"])
+    def series_ended(self, series_uid: str) -> None:
+        """Compare what waited for an analysis of the series, or say why there is none.
+
+        What was refused for want of one is looked at again: more of the CT came, or somebody retried its job.
+        """
+        for row in self.database.corrections(of_series_uid=series_uid):
+            instance = self.database.instance(row["sop_instance_uid"]) if row["job_id"] is None else None
             if instance is not None:
                 self._take(instance, row["source_ae"], unchanged=False)
 
@@ -105,7 +108,7 @@ class Reviews:
             log.info("a result of ours came back", extra={"action": "ours", "series": row["series_uid"]})
             return True
         before = self.database.correction(row["sop_instance_uid"])
-        if before is not None and before["state"] != "waiting" and before["changed_at"] >= row["received_at"]:
+        if before is not None and before["job_id"] is not None and before["changed_at"] >= row["received_at"]:
             return True
         header = self._header(row)
         if header is None:
@@ -115,8 +118,21 @@ class Reviews:
             meant = self._meant(references)
         except CorrectionUnusable:
             return False  # about whatever it is: nothing says that it is about results of ours
+        if meant is None and before is not None and before["job_id"] is None:
+            meant = self._unanalysed(before)
         if meant is None:
             return False
+        values = self._values(row, source_ae, references, meant)
+        self.database.record_correction(row["sop_instance_uid"], **values)
+        extra = {"action": "correction", "series": row["series_uid"], "state": values["state"], "by": meant.by}
+        log.info("correction", extra=extra)
+        if values["state"] == "waiting" and self._meant(references) != meant:
+            # The series ended, and what waits for it was looked for, before this row was there.
+            return self._recognised(row, source_ae, unchanged=False)
+        return True
+
+    def _values(self, row: Row, source_ae: str, references: References, meant: _Meant) -> dict[str, Any]:
+        """Columns of the correction's row."""
         values: dict[str, Any] = {
             "series_uid": row["series_uid"],
             "study_uid": row["study_uid"],
@@ -137,10 +153,7 @@ class Reviews:
             values |= {"state": "waiting", "text": "the CT is not analysed yet"}
         else:
             values |= self._compared(row, references, meant)
-        self.database.record_correction(row["sop_instance_uid"], **values)
-        extra = {"action": "correction", "series": row["series_uid"], "state": values["state"], "by": meant.by}
-        log.info("correction", extra=extra)
-        return True
+        return values
 
     def _header(self, row: Row) -> Dataset | None:
         try:
@@ -203,6 +216,18 @@ class Reviews:
         if not complete and not any(state in ("queued", "running") for _, state in states):
             return None  # we said nothing about it, and are not going to
         return _Meant(series_uid=series_uid, job_id=complete[0] if complete else None, by=by, answers_ours=False)
+
+    def _unanalysed(self, before: Row) -> _Meant:
+        """For a correction whose series ended without an analysis."""
+        jobs = self.database.jobs(series_uid=before["of_series_uid"], limit=1)
+        why = f": {jobs[0]['reason_text'] or jobs[0]['state']}" if jobs else ""
+        return _Meant(
+            series_uid=before["of_series_uid"],
+            job_id=None,
+            by=before["recognised_by"],
+            answers_ours=False,
+            problem=f"the CT is not analysed{why}",
+        )
 
     def _is_ct_here(self, series_uid: str, study_uid: str) -> bool:
         """A series of the study that is not decided on yet, and may become an analysis."""

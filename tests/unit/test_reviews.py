@@ -20,7 +20,7 @@ from dicom_node.cases import Exported, export_cases
 from dicom_node.cases.pseudonyms import Pseudonyms, read_salt
 from dicom_node.config import Config
 from dicom_node.db import Database
-from dicom_node.errors import ConfigError, DatabaseUnavailable
+from dicom_node.errors import ConfigError, DatabaseUnavailable, Reason, SeriesRejected
 from dicom_node.reviews import shown
 from dicom_node.summary import job_summary
 from tests.fakes.corrected import corrected_seg, images_of, structure_set
@@ -142,6 +142,54 @@ def test_a_correction_before_the_analysis_ends_waits_for_it(node: Node) -> None:
     assert verdicts(node) == ["unreviewed", "added"]
 
 
+def added(node: Node) -> Dataset:
+    return corrected_seg(images(node), [("", "", new_nodule(np.zeros((8, 64, 64), np.bool_)))])
+
+
+def test_a_correction_recorded_while_the_analysis_ends_does_not_wait_for_ever(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node.receive()
+    [(_, job_id, _, _)] = node.assemble().enqueued
+    record = Database.record_correction
+
+    def record_late(database: Database, uid: str, **values: Any) -> None:
+        if values["state"] == "waiting":
+            node.analyse(job_id)
+        record(database, uid, **values)
+
+    monkeypatch.setattr(Database, "record_correction", record_late)
+    send(node, added(node))
+    assert verdicts(node) == ["unreviewed", "added"]
+
+
+def test_a_correction_of_a_ct_that_is_rejected_is_refused_until_the_rest_of_it_comes(node: Node) -> None:
+    node.receive(count=3)
+    send(node, added(node))
+    assert [row["state"] for row in node.database.corrections()] == ["waiting"]
+    node.assemble()
+    [row] = node.database.corrections()
+    [rejected] = node.database.jobs(state="rejected")
+    assert (row["state"], row["text"]) == ("refused", f"the CT is not analysed: {rejected['reason_text']}")
+    node.receive()
+    [(_, job_id, _, _)] = node.assemble().enqueued
+    node.analyse(job_id)
+    assert verdicts(node) == ["unreviewed", "added"]
+
+
+def test_a_correction_is_refused_where_the_analysis_rejects_the_ct(node: Node) -> None:
+    def reject() -> None:
+        raise SeriesRejected(Reason.SLICE_GAP, "a gap")
+
+    node.receive()
+    [(_, job_id, _, _)] = node.assemble().enqueued
+    send(node, added(node))
+    node.detector.also = reject
+    node.analyse(job_id)
+    [row] = node.database.corrections()
+    assert (row["state"], row["text"]) == ("refused", "the CT is not analysed: a gap")
+
+
 def test_a_correction_of_an_older_revision_is_compared_with_that_one(node: Node) -> None:
     first = node.complete()
     node.detector.radius_mm = 4.0
@@ -248,9 +296,10 @@ def test_a_database_that_is_away_is_no_fault_of_the_correction(node: Node, monke
 
     job_id = node.complete()
     ds = corrected_seg(images(node), [("Nodule 1", tracking(node, job_id), mask_of(node, job_id))])
-    with monkeypatch.context() as away, pytest.raises(DatabaseUnavailable):
+    with monkeypatch.context() as away:
         away.setattr(Database, "record_correction", fail)
-        send(node, ds)
+        with pytest.raises(DatabaseUnavailable):
+            send(node, ds)
     send(node, ds)
     assert verdicts(node) == ["confirmed"]
 
