@@ -26,7 +26,7 @@ from dicom_node.promotion import promotion_lines
 from dicom_node.quicklook.page import as_json, part
 from dicom_node.reviews import corrections_of
 from dicom_node.schema import JOB_STATES
-from dicom_node.storage import checked_uid
+from dicom_node.storage import Storage, checked_uid
 from dicom_node.web import cards, queries, settings, templating, timeline, words
 from dicom_node.web.access.principal import Acts, Downloads, Looks, Principal, ReadsSettings, the_node
 from dicom_node.web.acts import Change, act
@@ -67,11 +67,19 @@ def today_page(request: Request, principal: Looks) -> Response:
             for name, peer in node.config.peers.items()
             if peer.can_receive
         ],
-        free=node.storage.free_bytes(),
+        free=_free_bytes(node.storage),
         least=node.config.storage.min_free_gb * 1e9,
         trouble=queries.jobs(node.database, JobFilter(states=("failed", "parked")), limit=5).jobs,
         recent=queries.jobs(node.database, limit=8).jobs,
     )
+
+
+def _free_bytes(storage: Storage) -> int | None:
+    """None where the storage root is away: the page is wanted most then."""
+    try:
+        return storage.free_bytes()
+    except OSError:
+        return None
 
 
 @router.get("/jobs")

@@ -22,6 +22,7 @@ from dicom_node import schema
 from dicom_node.config import Config
 from dicom_node.config.masked import MASK, resolved
 from dicom_node.delivery import delivery_id
+from dicom_node.storage import Storage
 from tests.fakes.ct import HEADER
 from tests.peers import free_port
 from tests.unit.test_flow import CANARY, SERIES, SETTINGS, Node
@@ -155,6 +156,16 @@ def test_send_again_sends_what_is_stored_already_and_only_where_it_is_wanted(nod
     assert client.post(f"/api/v1/jobs/{job_id}/send", params={"destination": "nobody"}).status_code == 409
     node.deliver(job_id, "pacs")
     assert set(node.ledger(job_id)) == {"stored"}
+
+
+def test_today_is_shown_while_the_storage_root_is_away(node: Node, web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(_self: Storage) -> int:
+        raise FileNotFoundError
+
+    monkeypatch.setattr(Storage, "free_bytes", away)
+    shown = web.token("viewer").get("/", headers={"accept": "text/html"})
+    assert shown.status_code == 200
+    assert "the storage root is away" in shown.text
 
 
 def test_today_peers_models_and_settings_are_told(node: Node, web: Web) -> None:
