@@ -128,7 +128,7 @@ def test_every_page_fits_the_screen_and_has_no_serious_fault_of_accessibility(
         page = open_page(path, size=size, scheme=scheme, quiet=name != "gone")
         if name == "job":
             expect(page.locator("#place")).to_have_text("21 / 44")
-            page.wait_for_function("document.querySelector('#slice').naturalWidth > 0")
+            expect(page.locator("#slice")).to_have_js_property("naturalWidth", 64)
         if name == "models":
             page.get_by_text("Model card").first.click()
         assert page.evaluate("document.documentElement.scrollWidth") <= size["width"], name
@@ -184,7 +184,7 @@ def test_a_changed_row_appears_without_a_reload_and_the_focus_stays(open_page: O
     page.evaluate("window.same = true")
     rows = page.locator("table.jobs tbody tr")
     before = rows.count()
-    page.wait_for_function("!document.getElementById('live-state').offsetParent")
+    expect(page.locator("#live-state")).to_be_hidden()
     with page.expect_response(lambda answer: "/jobs?state=queued" in answer.url, timeout=15_000):
         page.wait_for_timeout(1500)  # the first look at the database is what changes are told from
         job(dashboard.node.database, "1.2.7.1-11ee0001", "1.2.7.1")
@@ -248,7 +248,7 @@ def test_the_stack_is_scrolled_by_keys_and_the_outlines_go(open_page: Open, dash
     for key, there in (("ArrowUp", 22), ("Home", 1), ("n", 31)):
         page.keyboard.press(key)
         expect(place).to_have_text(f"{there} / 44")
-    page.wait_for_function("document.querySelector('#slice').naturalWidth === 64")
+    expect(page.locator("#slice")).to_have_js_property("naturalWidth", 64)
     page.keyboard.press("o")
     assert not page.locator("#marks").is_visible()
     page.get_by_role("button", name="Show finding 1").click()
