@@ -62,7 +62,7 @@ def install_service(
 ) -> None:
     """Write the systemd units with the paths of this installation, and say what to do next.
 
-    Example: sudo dicom-node install-service --config /etc/dicom-node/config.yaml --workers 0,1
+    Example: dicom-node install-service --config /etc/dicom-node/config.yaml --workers 0,1
     """
     from dicom_node.service_units import Installation, next_steps, rendered, write
 

@@ -122,7 +122,7 @@ def web_role(config: Config, database: Database | None = None) -> Iterator[Web]:
 @contextmanager
 def serving(web: Web) -> Iterator[str]:
     """The role's own server on a free port of loopback; its URL."""
-    server, listening = _server(web.node), socket.create_server(("127.0.0.1", 0))
+    server, listening = _server(web.node, create_app(web.node)), socket.create_server(("127.0.0.1", 0))
     thread = threading.Thread(target=server.run, args=([listening],))
     thread.start()
     try:
