@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import shutil
 import threading
@@ -32,6 +33,17 @@ _REPOSITORY = Path(__file__).resolve().parent.parent
 def _quiet_pydicom() -> None:
     """As every role of the node does first."""
     logs.quiet_pydicom()
+
+
+@pytest.fixture(autouse=True)
+def _logging_of_its_own() -> Iterator[None]:
+    """A command that a test calls in this process sets up logging for the whole of it: not for the next test."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    logging.captureWarnings(False)
 
 
 @pytest.fixture(scope="session")
