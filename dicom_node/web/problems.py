@@ -17,6 +17,7 @@ from dicom_node.errors import DicomNodeError
 from dicom_node.logs import describe
 from dicom_node.web import templating
 from dicom_node.web.access.principal import Denied
+from dicom_node.web.answers.job import NoSuchJob
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +35,7 @@ def add_to(app: FastAPI) -> None:
         (HTTPException, _http),
         (RequestValidationError, _invalid),
         (DicomNodeError, _ours),
+        (NoSuchJob, _no_such_job),
     ):
         app.add_exception_handler(kind, answer)
 
@@ -79,6 +81,13 @@ async def _ours(request: Request, error: Exception) -> Response:
             request, HTTPStatus.SERVICE_UNAVAILABLE, "The node cannot do this now. Try again.", {"Retry-After": "5"}
         )
     return _told(request, HTTPStatus.CONFLICT, str(error))
+
+
+async def _no_such_job(request: Request, _error: Exception) -> Response:
+    detail = (
+        "There is no such job: it was purged, or its series was decided on again. The list of jobs has those there are."
+    )
+    return _told(request, HTTPStatus.NOT_FOUND, detail)
 
 
 def unexpected(request: Request, error: Exception) -> Response:

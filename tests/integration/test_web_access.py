@@ -389,7 +389,7 @@ def test_an_unexpected_error_tells_nothing(web: Web, monkeypatch: pytest.MonkeyP
     def fail(*_: Any, **__: Any) -> None:
         raise RuntimeError("Canary^Secret")
 
-    monkeypatch.setattr("dicom_node.web.queries.jobs", fail)
+    monkeypatch.setattr("dicom_node.web.answers.jobs.jobs", fail)
     answer = web.token("viewer").get("/api/v1/jobs")
     assert (answer.status_code, answer.headers["content-type"]) == (500, "application/problem+json")
     assert "Canary" not in answer.text + caplog.text
