@@ -42,7 +42,7 @@ def log_in(
     if not from_ourselves(request.scope, node.config.web, who):
         # Else a foreign page could log a browser in as somebody else.
         raise Denied(403, "This request does not come from a page of this node.")
-    wait_s = node.access.limits.begin(user, who.address)
+    wait_s = node.access.rows.begin_login(user, who.address)
     if wait_s > 0:
         page = _page(request, inside(next), f"Too many tries. Wait {max(1, round(wait_s / 60))} min.", 429)
         page.headers["retry-after"] = str(int(wait_s) + 1)
@@ -52,7 +52,7 @@ def log_in(
         # A name that nobody has may be a password that went into the wrong field.
         node.trail.login(user if user in node.access.users.users() else "unknown", ok=False, address=who.address)
         return _page(request, inside(next), _WRONG, 401)
-    node.access.limits.succeeded(user, who.address)
+    node.access.rows.login_succeeded(user, who.address)
     return logged_in(request, known.name, known.role, "password", known.mark, inside(next))
 
 
