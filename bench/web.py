@@ -28,7 +28,7 @@ from dicom_node.db import Database
 from dicom_node.engine import EngineClient
 from dicom_node.metrics.exposition import Exposition
 from dicom_node.storage import Storage
-from dicom_node.web import queries
+from dicom_node.web.answers.jobs import Cursor, jobs
 from dicom_node.web.app import create_app
 from dicom_node.web.node import Node, open_access
 from dicom_node.web.trail import Trail
@@ -173,8 +173,8 @@ def measured(folder: Path, count: int, rounds: int) -> dict[str, Any]:
 
 
 def _paths(database: Database, now: float) -> dict[str, str]:
-    deep = queries.Cursor(created_at=now - 300 * _DAY_S, job_id="-")
-    newest = queries.jobs(database, limit=1).jobs[0].job_id
+    deep = Cursor(created_at=now - 300 * _DAY_S, job_id="-")
+    newest = jobs(database, limit=1).jobs[0].job_id
     return {
         "today": "/",
         "jobs": "/jobs",

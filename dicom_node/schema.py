@@ -317,7 +317,17 @@ api_token = sa.Table(
     sa.Column("used_at", sa.Double, nullable=True),
 )
 
-# What the pages and the JSON API read by (web/queries.py): a page of jobs, however deep and whatever is asked for, is a
+# Tries to log in of the last minutes (web/access/limits.py). name_mark: a few bits of the name's hash.
+login_try = sa.Table(
+    "login_try",
+    metadata,
+    sa.Column("try_id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("network", sa.String(64), nullable=False, index=True),
+    sa.Column("name_mark", sa.String(4), nullable=False),
+    sa.Column("at", sa.Double, nullable=False, index=True),
+)
+
+# What the pages and the JSON API read by (web/answers): a page of jobs, however deep and whatever is asked for, is a
 # range of one of these. That of deliveries also serves alerts and Storage Commitment.
 sa.Index("ix_job_place", job.c.created_at, job.c.job_id, job.c.study_uid, job.c.reason)
 sa.Index("ix_job_state_place", job.c.state, job.c.created_at, job.c.job_id)

@@ -21,7 +21,6 @@ from dicom_node.db import Database
 from dicom_node.engine import EngineClient
 from dicom_node.metrics.exposition import Exposition
 from dicom_node.storage import Storage
-from dicom_node.web.access.limits import LoginLimits
 from dicom_node.web.access.rows import AccessRows
 from dicom_node.web.access.users import UsersFile
 from dicom_node.web.app import create_app
@@ -92,7 +91,6 @@ def web_role(config: Config, database: Database | None = None) -> Iterator[Web]:
     access = Access(
         users=UsersFile(config.web_users_file(), hasher=QUICK),
         rows=AccessRows(config.database_url(), now=now),
-        limits=LoginLimits(now),
     )
     made.append(
         Web(

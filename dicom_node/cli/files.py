@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from dicom_node import logs, present
+from dicom_node.cli.audit import tell_trail
 from dicom_node.cli.common import DEFAULT_CONFIG, ConfigOption, JsonOption, err, out, print_json, progress_bar
 from dicom_node.cli.state import rows_and_files
 from dicom_node.config import GateConfig, load_config
@@ -87,7 +88,9 @@ def render(
         files = look.folder_files(Path(what))
     else:
         with rows_and_files(config) as (storage, database):
-            files = look.job_files(database, storage, database.find_job(what))
+            job_id = database.find_job(what)
+            tell_trail(config, "render", job_id)  # pictures and names leave the node
+            files = look.job_files(database, storage, job_id)
     result = look.render(files, out_dir, series)
     if as_json:
         print_json(result)

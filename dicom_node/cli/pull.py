@@ -11,7 +11,8 @@ import typer
 from rich.table import Column, Table
 
 from dicom_node import logs
-from dicom_node.audit import Auditor
+from dicom_node.audit import user_change
+from dicom_node.cli.audit import trail_and_user
 from dicom_node.cli.common import DEFAULT_CONFIG, ConfigOption, JsonOption, err, out, print_json, progress_bar
 from dicom_node.cli.network import peer_named
 from dicom_node.config import Config
@@ -60,7 +61,9 @@ def pull(
         match={"Modality": modality} if modality else {},
     )
     logs.configure("error", "text", "pull")
-    audit = Auditor.of(settings)
+    audit, user = trail_and_user(settings)
+    # Asking alone tells the archive, and who called, of patients: what is asked, the next messages say.
+    audit.write(user_change(user, "pull", f"from {name}"))
     with _landing(settings) as (database, landing):
         puller = Puller(settings, database, landing, name=name, peer=target, route=route, audit=audit)
         plan = _planned(puller, wanted, name)

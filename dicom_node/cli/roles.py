@@ -30,7 +30,7 @@ def serve(config: ConfigOption = DEFAULT_CONFIG) -> None:
     settings = _role(config, "serve")
     _, database = open_state(settings)
     database.close()
-    code = Supervisor(config, ("receive", "work", "deliver", "web"), drain_s=settings.work.drain_s).run()
+    code = Supervisor(config, settings.served_roles(), drain_s=settings.work.drain_s).run()
     raise typer.Exit(code)
 
 

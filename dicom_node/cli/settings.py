@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,18 +26,18 @@ def check(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) ->
     Example: dicom-node check --config config.yaml
     """
     from dicom_node.check import check as run_check
+    from dicom_node.web.check import check_web
 
     settings = load_config(config)
     logs.configure("error", "text", "check")
-    items = list(run_check(settings))
+    items = [*run_check(settings), *check_web(settings)]
     if as_json:
-        print_json(
-            {"config": resolved(settings), "items": [{"name": i.name, "ok": i.ok, "text": i.text} for i in items]}
-        )
+        print_json({"config": resolved(settings), "items": [asdict(item) for item in items]})
     else:
         _print_resolved(settings)
         for item in items:
-            mark = "[green]ok  [/green]" if item.ok else "[red]FAIL[/red]"
+            fine = "[yellow]look[/yellow]" if item.warns else "[green]ok  [/green]"
+            mark = fine if item.ok else "[red]FAIL[/red]"
             out.print(f"{mark} {item.name}: ", end="")
             out.print(item.text, markup=False, highlight=False)
     if not all(item.ok for item in items):

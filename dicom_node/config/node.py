@@ -148,6 +148,10 @@ class Config(Section):
     def database_url(self) -> str:
         return self.database.url or f"sqlite:///{(self.storage.root / 'node.sqlite').absolute()}"
 
+    def served_roles(self) -> tuple[str, ...]:
+        """What `serve` starts."""
+        return ("receive", "work", "deliver", *(() if self.web.port is None else ("web",)))
+
     def web_users_file(self) -> Path:
         return self.web.users_file or self.storage.root / "web_users.json"
 

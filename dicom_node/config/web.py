@@ -95,7 +95,8 @@ class WebOIDC(Section):
 class WebConfig(Section):
     """The web role. Beyond loopback it listens with `tls` or behind a `proxy` only.
 
-    public_url: how browsers reach it, where that is not its own host and port: needed for `oidc` behind a proxy.
+    port: null switches the role off: `serve` starts none. public_url: how browsers reach it, where that is not its own
+    host and port: needed for `oidc` behind a proxy.
     users_file: who may log in with a password (`dicom-node user add`); null: web_users.json under the storage root.
     patient_names: whether pages may show a patient's name to who is logged in. idle_min, longest_login_h: a login ends
     after so long without a request, and after so long at all. metrics: who may read /metrics: `loopback` (calls from
@@ -103,7 +104,7 @@ class WebConfig(Section):
     """
 
     host: str = "127.0.0.1"
-    port: Annotated[int, Field(ge=0, le=65535)] = 8114
+    port: Annotated[int, Field(ge=0, le=65535)] | None = 8114
     tls: WebTLS | None = None
     proxy: WebProxy | None = None
     oidc: WebOIDC | None = None

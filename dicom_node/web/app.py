@@ -9,8 +9,9 @@ from starlette.staticfiles import StaticFiles
 
 from dicom_node import __version__
 from dicom_node.domain import RESEARCH_USE
-from dicom_node.web import api, health, pages, problems, queries
+from dicom_node.web import api, health, pages, problems
 from dicom_node.web.access import login, oidc
+from dicom_node.web.answers.live import version
 from dicom_node.web.api.openapi import document
 from dicom_node.web.events import Events
 from dicom_node.web.guard import Guard
@@ -28,7 +29,7 @@ def create_app(node: Node) -> FastAPI:
         openapi_url="/api/v1/openapi.json",
     )
     app.state.node = node
-    app.state.events = Events(lambda: queries.version(node.database))
+    app.state.events = Events(lambda: version(node.database))
     app.state.slices = Slices(node.database, node.storage)
     app.openapi = document(app)  # type: ignore[method-assign]  # FastAPI's own way to extend the document
     for part in (health, login, oidc, pages, api):

@@ -2,67 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import uuid
-from dataclasses import dataclass
-
-import sqlalchemy as sa
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
-from dicom_node.errors import OutOfSpace, StorageError
 from dicom_node.metrics.exposition import CONTENT_TYPE
 from dicom_node.web.access.principal import Denied, the_caller, the_node, this_principal
-from dicom_node.web.node import Node
+from dicom_node.web.answers.health import health
 
 router = APIRouter(include_in_schema=False)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Check:
-    """One thing that the node needs. text: for those who are logged in."""
-
-    name: str
-    ok: bool
-    text: str
-
-
-def checks(node: Node) -> tuple[Check, ...]:
-    return _database(node), _storage(node), _disk(node)
-
-
-def _database(node: Node) -> Check:
-    try:
-        with node.database.engine.connect() as connection:
-            connection.execute(sa.text("SELECT 1"))
-    except sa.exc.SQLAlchemyError:
-        return Check(name="database", ok=False, text="does not answer")
-    return Check(name="database", ok=True, text="answers")
-
-
-def _storage(node: Node) -> Check:
-    """By a file of one byte: permissions alone don't tell of a file system that went read-only or away."""
-    probe = node.storage.path(f".web-{uuid.uuid4().hex}")
-    try:
-        descriptor = os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        try:
-            os.write(descriptor, b".")
-        finally:
-            os.close(descriptor)
-            probe.unlink()
-    except OSError as err:
-        return Check(name="storage", ok=False, text=f"cannot be written to: {err.strerror}")
-    return Check(name="storage", ok=True, text="can be written to")
-
-
-def _disk(node: Node) -> Check:
-    try:
-        node.storage.check_space()
-        return Check(name="disk", ok=True, text=f"{node.storage.free_bytes() / 1e9:.1f} GB free")
-    except (OutOfSpace, StorageError) as err:
-        return Check(name="disk", ok=False, text=str(err))
-    except OSError as err:
-        return Check(name="disk", ok=False, text=f"does not answer: {err.strerror}")
 
 
 @router.get("/healthz")
@@ -74,7 +21,7 @@ async def healthz() -> Response:
 @router.get("/readyz")
 def readyz(request: Request) -> Response:
     """Database, storage and disk are there. What is wrong, /api/v1/health tells those who are logged in."""
-    ready = all(check.ok for check in checks(the_node(request)))
+    ready = health(the_node(request)).ready
     return JSONResponse({"ready": ready}, 200 if ready else 503)
 
 

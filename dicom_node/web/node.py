@@ -12,7 +12,6 @@ from dicom_node.db import Database
 from dicom_node.engine import EngineClient
 from dicom_node.metrics.exposition import Exposition
 from dicom_node.storage import Storage
-from dicom_node.web.access.limits import LoginLimits
 from dicom_node.web.access.rows import AccessRows
 from dicom_node.web.access.users import UsersFile
 from dicom_node.web.trail import Trail
@@ -24,7 +23,6 @@ class Access:
 
     users: UsersFile
     rows: AccessRows
-    limits: LoginLimits = field(default_factory=LoginLimits)
     proxy_key: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False)
 
 

@@ -13,13 +13,13 @@ from fastapi import FastAPI
 
 from dicom_node import roles
 from dicom_node.audit import Auditor, application_started, application_stopped
-from dicom_node.config import Config, ReceiveTLS, WebConfig, is_loopback
-from dicom_node.dimse.tls import server_context
+from dicom_node.config import Config, WebConfig, is_loopback
 from dicom_node.engine import EngineClient
 from dicom_node.errors import ConfigError, DicomNodeError
 from dicom_node.life import Life
 from dicom_node.metrics.exposition import Exposition
 from dicom_node.web.app import create_app
+from dicom_node.web.check import tls_context
 from dicom_node.web.node import Node, open_access
 from dicom_node.web.trail import Trail
 
@@ -35,6 +35,8 @@ def web(config: Config, stop: roles.Stop, *, source: Path | None = None) -> None
     """Listen until `stop`. Raises ConfigError where nobody could log in,
     DicomNodeError where the port is taken. source: the settings'
     file, read again on SIGHUP."""
+    if config.web.port is None:
+        raise ConfigError("web.port is null: the web role is off. Set web.port, or leave the role out")
     life = Life(config, "web", source)
     storage, database = roles.open_state(config)
     auditor = Auditor.of(config)
@@ -123,13 +125,12 @@ def _server(node: Node, app: FastAPI) -> uvicorn.Server:
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     settings.load()
     if web.tls is not None:
-        # The same words on a file that is no good, and the same suites, as at the DICOM port.
-        tls = ReceiveTLS(**web.tls.model_dump(), client_certificate="none")
-        settings.ssl = server_context(tls, "web.tls")
+        settings.ssl = tls_context(web.tls)
     return uvicorn.Server(settings)
 
 
 def _listen(web: WebConfig) -> socket.socket:
+    assert web.port is not None  # noqa: S101  the caller looked
     host = "127.0.0.1" if web.host == "localhost" else web.host
     try:
         return socket.create_server(

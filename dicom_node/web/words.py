@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-import time
+from datetime import UTC, datetime
 
 from dicom_node.dimse.statuses import OTHER, SUCCESS, store_meaning
 from dicom_node.rows import Row
@@ -30,16 +30,22 @@ def tone(state: str) -> str:
     return TONES.get(state, "calm")
 
 
-def clock(at: float) -> str:
-    return time.strftime("%H:%M:%S", time.localtime(at))
+def clock(at: datetime) -> str:
+    """On the node's own clock, as `moment`."""
+    return at.astimezone().strftime("%H:%M:%S")
 
 
-def moment(at: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))
+def moment(at: datetime) -> str:
+    return at.astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
-def iso(at: float) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(at))
+def iso(at: datetime) -> str:
+    return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def between(begin: datetime, end: datetime) -> str:
+    """How long from one to the other."""
+    return duration((end - begin).total_seconds())
 
 
 def duration(seconds: float) -> str:

@@ -6,17 +6,20 @@ import json
 import statistics
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from itertools import islice
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from pydantic import ValidationError
 
+from dicom_node import schema
 from dicom_node.config import ROLES, Config, WebConfig
 from dicom_node.errors import ConfigError, DicomNodeError
-from dicom_node.web.access.limits import TRIES_OF_ADDRESS, TRIES_OF_ONE, WINDOW_S, LoginLimits
+from dicom_node.web.access.limits import TRIES_OF_ADDRESS, TRIES_OF_ONE, WINDOW_S
 from dicom_node.web.access.principal import ALLOWED, Deed
 from dicom_node.web.access.users import UsersFile
 from tests.web import PASSWORD, QUICK, Web, cookie, log_in, web_role
@@ -117,13 +120,13 @@ def test_an_unknown_user_takes_as_long_as_a_wrong_password(tmp_path: Any) -> Non
 
 
 def test_too_many_tries_of_one_user_from_one_address_wait_and_nobody_else_does(web: Web) -> None:
-    limits = web.node.access.limits
+    limits = web.node.access.rows
     for _ in range(TRIES_OF_ONE):
-        assert limits.begin("anna", "10.0.0.9") == 0
-    assert limits.begin("anna", "10.0.0.9") == WINDOW_S
-    assert limits.begin("anna", "10.0.0.10") == limits.begin("vera", "10.0.0.9") == 0
+        assert limits.begin_login("anna", "10.0.0.9") == 0
+    assert limits.begin_login("anna", "10.0.0.9") == WINDOW_S
+    assert limits.begin_login("anna", "10.0.0.10") == limits.begin_login("vera", "10.0.0.9") == 0
     web.clock += WINDOW_S
-    assert limits.begin("anna", "10.0.0.9") == 0
+    assert limits.begin_login("anna", "10.0.0.9") == 0
 
 
 def test_tries_at_the_same_time_count_each_other(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,15 +157,55 @@ def test_the_right_password_does_not_get_past_the_limit(web: Web) -> None:
     assert log_in(client, "anna").status_code == 303
 
 
-def test_one_address_has_a_limit_over_all_users_and_a_whole_ipv6_network_counts_as_one() -> None:
-    limits = LoginLimits(lambda: 0.0)
+def test_one_address_has_a_limit_over_all_users_and_a_whole_ipv6_network_counts_as_one(web: Web) -> None:
+    limits = web.node.access.rows
     for number in range(TRIES_OF_ADDRESS - 1):
-        assert limits.begin(f"user{number}", f"2001:db8::{number:x}") == 0
-    assert limits.begin("vera", "2001:db8::1") == 0
-    limits.succeeded("vera", "2001:db8::1")
-    assert limits.begin("anna", "2001:db8::ffff") == 0
-    assert limits.begin("anna", "2001:db8::ffff") == WINDOW_S, "one known password must not buy tries at the others"
-    assert limits.begin("anna", "2001:db8:0:1::1") == 0
+        assert limits.begin_login(f"user{number}", f"2001:db8::{number:x}") == 0
+    assert limits.begin_login("vera", "2001:db8::1") == 0
+    limits.login_succeeded("vera", "2001:db8::1")
+    assert limits.begin_login("anna", "2001:db8::ffff") == 0
+    assert limits.begin_login("anna", "2001:db8::ffff") == WINDOW_S, "one known password buys no tries at others"
+    assert limits.begin_login("anna", "2001:db8:0:1::1") == 0
+
+
+@pytest.mark.parametrize("kind", ["sqlite", pytest.param("postgresql", marks=pytest.mark.peers)])
+def test_two_web_roles_over_one_database_count_together_also_after_a_restart(
+    build: Callable[..., Config], kind: str, request: pytest.FixtureRequest
+) -> None:
+    sections = {"database": {"url": request.getfixturevalue("postgres_url")}} if kind == "postgresql" else {}
+    with web_role(build(**sections)) as one, web_role(build(**sections)) as two:
+        one.user("anna", "operator")
+        clients = [web.client(Origin="http://127.0.0.1:8114") for web in (one, two)]
+        with ThreadPoolExecutor(8) as pool:
+            tries = [pool.submit(log_in, clients[number % 2], "anna", "wrong") for number in range(8)]
+            answers = Counter(each.result().status_code for each in tries)
+        assert answers == {401: TRIES_OF_ONE, 429: 8 - TRIES_OF_ONE}
+    with web_role(build(**sections)) as again:
+        client = again.client(Origin="http://127.0.0.1:8114")
+        assert log_in(client, "anna").status_code == 429
+        again.clock += WINDOW_S
+        assert log_in(client, "anna").status_code == 303
+        with again.node.database.engine.connect() as connection:
+            assert connection.execute(sa.select(schema.login_try)).all() == [], "what is over does not stay"
+
+
+def test_what_was_typed_as_a_name_is_not_kept(web: Web) -> None:
+    web.node.access.rows.begin_login(PASSWORD, "10.0.0.9")
+    with web.node.database.engine.connect() as connection:
+        [row] = connection.execute(sa.select(schema.login_try)).all()
+    assert len(row.name_mark) == 4
+    assert row.network == "10.0.0.9"
+
+
+def test_nobody_logs_in_while_the_database_is_away(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    checked: list[str] = []
+    monkeypatch.setattr(UsersFile, "verify", lambda *_: checked.append("tried"))
+    client = web.client(Origin="http://127.0.0.1:8114")
+    with web.node.database.engine.begin() as connection:
+        connection.execute(sa.text("ALTER TABLE login_try RENAME TO away"))
+    answer = log_in(client, "anna")
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+    assert checked == []
 
 
 # -- what ends a login -----------------------------------------------------------------------------------
@@ -389,7 +432,7 @@ def test_an_unexpected_error_tells_nothing(web: Web, monkeypatch: pytest.MonkeyP
     def fail(*_: Any, **__: Any) -> None:
         raise RuntimeError("Canary^Secret")
 
-    monkeypatch.setattr("dicom_node.web.queries.jobs", fail)
+    monkeypatch.setattr("dicom_node.web.answers.jobs.jobs", fail)
     answer = web.token("viewer").get("/api/v1/jobs")
     assert (answer.status_code, answer.headers["content-type"]) == (500, "application/problem+json")
     assert "Canary" not in answer.text + caplog.text

@@ -176,7 +176,7 @@ def test_today_peers_models_and_settings_are_told(node: Node, web: Web) -> None:
     [model] = client.get("/api/v1/models").json()
     assert (model["bundle_name"], model["routes"]) == ("lung_nodule_small", ["chest"])
     assert "#" in model["card"]
-    assert client.get("/api/v1/config").json()["routes"][0]["name"] == "chest"
+    assert client.get("/api/v1/config").json()["settings"]["routes"][0]["name"] == "chest"
 
 
 def test_an_echo_says_why_a_peer_does_not_answer(node_config: Callable[..., Config]) -> None:

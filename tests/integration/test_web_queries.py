@@ -11,8 +11,10 @@ import sqlalchemy as sa
 
 from dicom_node import schema
 from dicom_node.db import Database, ResultObject
-from dicom_node.web import queries
-from dicom_node.web.queries import Cursor, JobFilter, Percentiles
+from dicom_node.web.answers.jobs import Cursor, Filters, JobFilter, JobPage, filters, jobs
+from dicom_node.web.answers.live import version
+from dicom_node.web.answers.peers import destination
+from dicom_node.web.answers.today import Percentiles, counts
 from tests.dashboard import job
 
 
@@ -28,7 +30,7 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Databas
     opened.close()
 
 
-def _ids(page: queries.JobPage) -> list[str]:
+def _ids(page: JobPage) -> list[str]:
     return [each.job_id for each in page.jobs]
 
 
@@ -38,18 +40,18 @@ def test_pages_hold_each_job_once_in_both_directions_also_where_times_are_equal(
     with database.engine.begin() as connection:
         connection.execute(sa.update(schema.job).values(created_at=sa.func.round(schema.job.c.created_at / 5) * 5))
     there: list[list[str]] = []
-    page = queries.jobs(database, limit=5)
+    page = jobs(database, limit=5)
     assert page.newer is None
     while True:
         there.append(_ids(page))
         if page.older is None:
             break
-        page = queries.jobs(database, older_than=Cursor.parse(str(page.older)), limit=5)
+        page = jobs(database, older_than=Cursor.parse(page.older), limit=5)
     assert [len(each) for each in there] == [5, 5, 5, 5, 3]
     assert len({each for some in there for each in some}) == 23
     for expected in reversed(there[:-1]):
         assert page.newer is not None
-        page = queries.jobs(database, newer_than=page.newer, limit=5)
+        page = jobs(database, newer_than=Cursor.parse(page.newer), limit=5)
         assert _ids(page) == expected
     assert page.newer is None
 
@@ -71,8 +73,9 @@ def test_a_filter_lets_through_what_it_names(database: Database, which: JobFilte
     job(database, "1.2.0-00", "1.2.0")
     job(database, "1.2.1-01", "1.2.1", state="failed", reason="FAILED")
     job(database, "1.2.2-02", "1.2.2", state="rejected", reason="SLICE_GAP")
-    assert _ids(queries.jobs(database, which)) == expected
-    assert queries.count_jobs(database, which) == len(expected)
+    found = jobs(database, which)
+    assert (_ids(found), found.count, found.more_than_counted) == (expected, len(expected), False)
+    assert jobs(database, which, limit=1).count == len(expected)
 
 
 @pytest.mark.parametrize("text", ["", "5", "nan_x", "inf_x", "1.0_", "a_b"])
@@ -90,18 +93,18 @@ def test_today_counts_what_ended_and_what_waits(database: Database) -> None:
     job(database, "1.2.4-04", "1.2.4")
     database.start_job("1.2.4-04", "work")
     database.finish_job("1.2.4-04", state="complete", objects=[_object("1.9.1")])
-    now = queries.today(database, 0.0)
+    now = counts(database, 0.0)
     assert (now.waiting, now.running, now.failed, now.rejected) == (1, 1, 1, 1)
     assert (now.delivered, now.undelivered, now.attention) == (0, 1, 1)
-    assert now.oldest_waiting_at == database.job("1.2.0-00")["created_at"]  # type: ignore[index]
-    assert queries.destination(database, "pacs", 0.0).condition == "idle"
+    assert now.oldest_waiting_at.timestamp() == database.job("1.2.0-00")["created_at"]  # type: ignore[index, union-attr]
+    assert destination(database, "pacs", 0.0).condition == "idle"
     database.move_delivery("1.9.1", "pacs", ("waiting",), "sending", attempt=True)
     database.move_delivery("1.9.1", "pacs", ("sending",), "waiting", message="refused")
-    assert queries.destination(database, "pacs", 0.0).condition == "down"
+    assert destination(database, "pacs", 0.0).condition == "down"
     database.move_delivery("1.9.1", "pacs", ("waiting",), "stored")
-    assert queries.destination(database, "pacs", 0.0).condition == "up"
-    assert queries.today(database, 0.0).delivered == 1
-    assert queries.today(database, 10.0**9).failed == 0
+    assert destination(database, "pacs", 0.0).condition == "up"
+    assert counts(database, 0.0).delivered == 1
+    assert counts(database, 10.0**9).failed == 0
 
 
 def _object(uid: str) -> ResultObject:
@@ -112,18 +115,18 @@ def _object(uid: str) -> ResultObject:
 
 
 def test_choices_are_what_the_rows_hold(database: Database) -> None:
-    assert queries.choices(database) == queries.Choices(peers=(), routes=())
+    assert filters(database) == Filters(states=list(schema.JOB_STATES), peers=[], routes=[])
     job(database, "1.2.0-00", "1.2.0")
-    assert queries.choices(database) == queries.Choices(peers=("ORTHANC",), routes=("chest-ct",))
+    assert filters(database) == Filters(states=list(schema.JOB_STATES), peers=["ORTHANC"], routes=["chest-ct"])
 
 
 def test_the_version_changes_with_a_jobs_progress_and_not_by_itself(database: Database) -> None:
     job(database, "1.2.0-00", "1.2.0")
     database.start_job("1.2.0-00", "work")
-    before = queries.version(database)
-    assert queries.version(database) == before
+    before = version(database)
+    assert version(database) == before
     database.job_progress("1.2.0-00", "work", 0.5)
-    assert queries.version(database) != before
+    assert version(database) != before
 
 
 def test_sent_again_is_due_again_and_no_longer_what_was_said_of_it(database: Database) -> None:

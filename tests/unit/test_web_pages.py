@@ -11,9 +11,12 @@ import pytest
 
 import dicom_node.web
 from dicom_node.config import Config
+from dicom_node.config.masked import resolved
 from dicom_node.errors import DatabaseUnavailable
-from dicom_node.web import cards, settings, words
+from dicom_node.web import cards, words
+from dicom_node.web.answers.configuration import warnings
 from dicom_node.web.events import Events
+from dicom_node.web.pages.settings import sections
 
 _VENDORED = Path(dicom_node.web.__file__).parent / "static" / "vendor"
 
@@ -67,10 +70,10 @@ def test_each_state_has_a_sign_beside_its_colour() -> None:
 
 def test_settings_show_no_password_and_warn_of_open_doors(node_config: Callable[..., Config]) -> None:
     config = node_config(database={"url": "postgresql+psycopg://node:s3cret@db/node"})
-    text = str(settings.sections(config))
+    text = str(sections(resolved(config)))
     assert "s3cret" not in text
     assert "db/node" in text
-    assert any("unknown_peers is accept" in each for each in settings.warnings(config, 0.0))
+    assert any("unknown_peers is accept" in each for each in warnings(config, 0.0))
 
 
 def test_all_clients_share_one_look_and_nobody_looks_without_them() -> None:

@@ -1,4 +1,5 @@
-"""Logins and API tokens as rows. A secret is never kept, only its SHA-256: it has 256 random bits, so that suffices."""
+"""Logins and API tokens as rows, beside the tries to log in. A secret is never kept, only its SHA-256: it has 256
+random bits, so that suffices."""
 
 from __future__ import annotations
 
@@ -12,7 +13,8 @@ import sqlalchemy as sa
 from dicom_node import schema
 from dicom_node.config import WebRole
 from dicom_node.errors import DicomNodeError
-from dicom_node.rows import Row, Rows
+from dicom_node.rows import Row
+from dicom_node.web.access.limits import LoginLimits
 
 # Told apart from other secrets by scanners of source code and logs.
 TOKEN_PREFIX = "dnt_"  # noqa: S105  the beginning of each, no secret
@@ -33,8 +35,8 @@ class Session:
     mark: str | None
 
 
-class AccessRows(Rows):
-    """Statements on web_session and api_token."""
+class AccessRows(LoginLimits):
+    """Statements on web_session and api_token, and those of the limits."""
 
     def open_session(self, user: str, role: WebRole, method: str, mark: str | None, *, longest_s: float) -> str:
         """The secret for the cookie. Sessions that are over go."""

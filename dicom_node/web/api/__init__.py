@@ -2,11 +2,11 @@
 
 from fastapi import APIRouter
 
-from dicom_node.web.api import jobs, node
+from dicom_node.web.api import job, jobs, models, node, peers
 from dicom_node.web.api.openapi import PROBLEMS
 
 router = APIRouter(prefix="/api/v1", responses=PROBLEMS)
-router.include_router(jobs.router)
-router.include_router(node.router)
+for _subject in (jobs, job, peers, models, node):
+    router.include_router(_subject.router)
 
 __all__ = ["router"]
