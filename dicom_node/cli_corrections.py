@@ -14,7 +14,7 @@ from dicom_node import logs, present
 from dicom_node.cli_common import DEFAULT_CONFIG, ConfigOption, JsonOption, out, print_json
 from dicom_node.config import load_config
 from dicom_node.errors import ConfigError, DicomNodeError
-from dicom_node.reviews import Reviews, shown
+from dicom_node.reviews import Reviews, newest_corrections, shown
 
 corrections_app = typer.Typer(help="Results that a radiologist corrected and a peer sent back.", no_args_is_help=True)
 
@@ -58,7 +58,7 @@ def corrections_list(
     """
     with reviews(config) as known:
         job_id = None if job is None else known.database.find_job(job)
-        found = [shown(row) for row in known.database.corrections(job_id=job_id, limit=limit)]
+        found = newest_corrections(known.database, job_id=job_id, limit=limit)
     if as_json:
         print_json(found)
     else:
@@ -77,12 +77,13 @@ def corrections_show(
     """
     with reviews(config) as known:
         row = known.database.correction(correction)
-    if row is None:
-        raise DicomNodeError(f"no correction, or more than one, has {correction!r} in its UID")
+        if row is None:
+            raise DicomNodeError(f"no correction, or more than one, has {correction!r} in its UID")
+        told = shown(row, known.database)
     if as_json:
-        print_json(shown(row))
+        print_json(told)
     else:
-        present.print_correction(out, shown(row))
+        present.print_correction(out, told)
 
 
 @cases_app.command("export")

@@ -97,7 +97,7 @@ def _export(
     reviews: Reviews, row: Row, out: Path, names: Pseudonyms, *, deidentify: bool, when: datetime
 ) -> tuple[str, dict[str, int], Study]:
     seen = reviews.examined(row)
-    series = read_series(reviews.manifest(row["job_id"]), reviews.config.gate)
+    series = read_series(reviews.examiner.manifest(row["job_id"]), reviews.config.gate)
     identity, series_uid = identity_of(series.header), series.series_uid
     part = names.part(identity)
     case = f"{names.patient(identity)}_{names.uid(series_uid).rpartition('.')[2][:12]}"
