@@ -107,15 +107,16 @@ def cases_export(
     from dicom_node.audit import Auditor, User, exported
     from dicom_node.audit.events import os_user
     from dicom_node.cases import export_cases
-    from dicom_node.cases.pseudonyms import Pseudonyms, read_salt
+    from dicom_node.cases.pseudonyms import Pseudonyms, patients_file, read_salt
 
     if deidentify == identified:
         raise ConfigError("say --deidentify, or --identified where the cases may name patients")
     now = datetime.now().astimezone()
     with reviews(config) as known:
-        salt = read_salt(salt_file or known.config.export_salt_file())
+        secret = salt_file or known.config.export_salt_file()
+        names, patients = Pseudonyms(salt=read_salt(secret)), patients_file(secret)
         out_dir.mkdir(parents=True, exist_ok=True)
-        made = export_cases(known, out_dir, Pseudonyms(salt=salt), deidentify=deidentify, when=now, since=_day(since))
+        made = export_cases(known, out_dir, names, patients, deidentify=deidentify, when=now, since=_day(since))
         Auditor.of(known.config).write(exported(User(name=os_user()), made.studies, to=str(out_dir.absolute())))
         known.database.cases_exported(len(made.cases), deidentified=deidentify)
     if as_json:

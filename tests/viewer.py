@@ -188,7 +188,7 @@ _ON_SCREEN = """(point) => {
     const viewport = cornerstone.getEnabledElements()[0].viewport;
     const box = viewport.element.getBoundingClientRect();
     const [x, y] = viewport.worldToCanvas(point);
-    return [box.left + x, box.top + y];
+    return [x, y, box.left, box.top];
 }"""
 _OUTLINES = """() => {
     const viewport = cornerstone.getEnabledElements()[0].viewport;
@@ -288,15 +288,19 @@ class Page:
         self.page.locator('[data-cy="data-row-title"]').nth(row).click()
 
     def paint(self, at_mm: Sequence[float]) -> None:
-        """One dab of the brush, seen when it is there."""
-        before = self.page.evaluate(_READ_VIEWPORT)["png"]
-        x, y = self.page.evaluate(_ON_SCREEN, [float(value) for value in at_mm])
-        self.page.mouse.move(x, y)
-        self.page.mouse.down()
-        self.page.mouse.move(x + 2, y + 2, steps=2)
-        self.page.mouse.up()
-        self.page.mouse.move(5, 5)
-        self.page.wait_for_function(f"before => ({_READ_VIEWPORT})().png !== before", arg=before)
+        """A dab of the brush on a place that is grey yet, again until it has a colour: the tool may be on its way."""
+        for _ in range(20):
+            x, y, left, top = self.page.evaluate(_ON_SCREEN, [float(value) for value in at_mm])
+            self.page.mouse.move(left + x, top + y)
+            self.page.mouse.down()
+            self.page.mouse.move(left + x + 2, top + y + 2, steps=2)
+            self.page.mouse.up()
+            self.page.mouse.move(5, 5)
+            self.page.wait_for_timeout(500)
+            picture = self.picture()
+            if picture is not None and picture.coloured()[round(y), round(x)]:
+                return
+        raise AssertionError("the brush paints nothing")
 
     def drawn_text(self) -> list[str]:
         """The lines of text drawn over the image."""

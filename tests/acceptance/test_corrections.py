@@ -1,4 +1,4 @@
-"""Corrections as a PACS routes them: DCMTK's storescu to a running receiver, before and after the CT, twice, by strangers."""
+"""Corrections as a PACS routes them: storescu to a running receiver, before and after the CT, twice, by strangers."""
 
 from __future__ import annotations
 
@@ -129,9 +129,7 @@ def test_corrections_by_storescu_are_compared_in_whatever_order_and_strangers_ar
     assert len(node.jobs()) == 2, "the CT's, and that of what came before it"
 
 
-def test_other_software_s_objects_by_storescu_are_each_turned_down_with_a_reason(
-    node: Node, shared_data: Path
-) -> None:
+def test_other_software_s_objects_by_storescu_are_each_turned_down_with_a_reason(node: Node, shared_data: Path) -> None:
     files = sorted((shared_data / "seg_sr_reference").glob("*/*.dcm"))
     assert len(files) == 16
     storescu(node, files)

@@ -326,7 +326,9 @@ def corrected_node(node: Node, **header: Any) -> str:
 
 def export(node: Node, out: Path, *, deidentify: bool = True, **options: Any) -> Exported:
     out.mkdir(exist_ok=True)
-    return export_cases(node.flow.reviews, out, NAMES, deidentify=deidentify, when=WHEN, **options)
+    return export_cases(
+        node.flow.reviews, out, NAMES, node.folder / "export.patients", deidentify=deidentify, when=WHEN, **options
+    )
 
 
 def test_an_exported_case_is_read_by_training_with_its_very_voxels(node: Node, tmp_path: Path) -> None:
