@@ -165,6 +165,7 @@ def _places(config: Config) -> dict[str, Path]:
     return {
         "web_users.json": config.web_users_file(),
         "export.salt": config.export_salt_file(),
+        "export.patients": config.export_salt_file().with_suffix(".patients"),
         "audit": config.audit_folder(),
     }
 

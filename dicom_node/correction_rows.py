@@ -37,9 +37,31 @@ class CorrectionRows(Rows):
         """The series of a study that have a job, with its newest one's state; newest first."""
         j = schema.job.c
         return self._all(
-            sa.select(j.series_uid, j.job_id, j.state, j.created_at)
+            sa.select(j.series_uid, j.job_id, j.state, j.reason, j.created_at)
             .where(j.study_uid == study_uid)
             .order_by(j.created_at.desc())
+        )
+
+    def was_purged(self, series_uid: str) -> bool:
+        """Whether the series was here and was deleted, as long as events tell of it."""
+        e = schema.event.c
+        query = sa.select(e.event_id).where(e.series_uid == series_uid, e.action == "series purged").limit(1)
+        return self._one(query) is not None
+
+    def not_recognised(self, study_uid: str, sop_class_uids: Collection[str]) -> list[Row]:
+        """Instances of a study that came when nothing told that they are corrections, each with its source_ae."""
+        i, j, s, c = schema.instance.c, schema.job.c, schema.series.c, schema.correction.c
+        return self._all(
+            sa.select(schema.instance, s.source_ae)
+            .join(schema.job, j.series_uid == i.series_uid)
+            .join(schema.series, s.series_uid == i.series_uid)
+            .where(
+                j.study_uid == study_uid,
+                j.reason == "NOT_CT",
+                i.sop_class_uid.in_(sop_class_uids),
+                ~sa.select(c.sop_instance_uid).where(c.sop_instance_uid == i.sop_instance_uid).exists(),
+            )
+            .distinct()
         )
 
     def record_correction(self, sop_instance_uid: str, **values: Any) -> None:

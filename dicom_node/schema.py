@@ -389,7 +389,8 @@ upkeep = sa.Table(
 
 # A result of ours that somebody corrected: one row an Instance. of_series_uid: the series that was analysed. job_id:
 # the revision that it was compared with; no foreign key, for what was learned stays when a purge takes the job.
-# recognised_by: see reviews.py. made: content date and time, the newest counts. verdicts: of corrections.Compared.
+# recognised_by: see reviews/analyses.py. made: content date and time, the newest counts. verdicts: as JSON of
+# corrections.Compared.
 correction = sa.Table(
     "correction",
     metadata,

@@ -13,7 +13,7 @@ import json
 import os
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -184,6 +184,12 @@ _SHOW_SLICE = """(uid) => {
         id => cornerstone.metaData.get('instance', id).SOPInstanceUID === uid);
     return cornerstone.utilities.jumpToSlice(viewport.element, { imageIndex: index });
 }"""
+_ON_SCREEN = """(point) => {
+    const viewport = cornerstone.getEnabledElements()[0].viewport;
+    const box = viewport.element.getBoundingClientRect();
+    const [x, y] = viewport.worldToCanvas(point);
+    return [x, y, box.left, box.top];
+}"""
 _OUTLINES = """() => {
     const viewport = cornerstone.getEnabledElements()[0].viewport;
     const box = viewport.element.getBoundingClientRect();
@@ -227,13 +233,13 @@ class Picture:
 
 
 class Page:
-    """One study in the viewer."""
+    """One study in the viewer; mode: "viewer" to look, "segmentation" to draw."""
 
-    def __init__(self, browser: Browser, url: str, study_uid: str) -> None:
+    def __init__(self, browser: Browser, url: str, study_uid: str, mode: str = "viewer") -> None:
         self.page: BrowserPage = browser.new_page(viewport={"width": 1280, "height": 800})
         self.page.add_init_script("localStorage.setItem('shownTours', '[\"basicViewerTour\"]')")
         self.page.set_default_timeout(60_000)
-        address = f"{url}/viewer?StudyInstanceUIDs={study_uid}"
+        address = f"{url}/{mode}?StudyInstanceUIDs={study_uid}"
         try:
             self._open(address)
         except Error as error:
@@ -268,6 +274,33 @@ class Page:
         titles = self.page.locator('[data-cy="data-row-title"]')
         titles.first.wait_for()
         return titles.all_inner_texts()
+
+    def choose(self, *names: str) -> None:
+        """From a menu that is open, and its submenus."""
+        for name in names:
+            self.page.get_by_role("menuitem", name=name, exact=True).click()
+
+    def menu_of_row(self, row: int) -> None:
+        """That of an entry in the panel at the right, counted from 0."""
+        self.page.locator('[data-cy="actionsMenuTrigger"]').nth(row).click()
+
+    def choose_row(self, row: int) -> None:
+        self.page.locator('[data-cy="data-row-title"]').nth(row).click()
+
+    def paint(self, at_mm: Sequence[float]) -> None:
+        """A dab of the brush on a place that is grey yet, again until it has a colour: the tool may be on its way."""
+        for _ in range(20):
+            x, y, left, top = self.page.evaluate(_ON_SCREEN, [float(value) for value in at_mm])
+            self.page.mouse.move(left + x, top + y)
+            self.page.mouse.down()
+            self.page.mouse.move(left + x + 2, top + y + 2, steps=2)
+            self.page.mouse.up()
+            self.page.mouse.move(5, 5)
+            self.page.wait_for_timeout(500)
+            picture = self.picture()
+            if picture is not None and picture.coloured()[round(y), round(x)]:
+                return
+        raise AssertionError("the brush paints nothing")
 
     def drawn_text(self) -> list[str]:
         """The lines of text drawn over the image."""

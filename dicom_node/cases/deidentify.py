@@ -1,19 +1,27 @@
 """A CT image -> the same pixels and geometry, and nothing that says whose they are (PS3.15 Annex E, Basic Profile).
 
 The other way round than the table E.1-1: only the attributes named here are kept, all others go, private ones and what
-the standard does not know yet among them. UIDs are replaced, dates are left out.
+the standard does not know yet among them. UIDs are replaced, dates are left out. Of words only those are kept that the
+standard or scanners use; pixels are written anew, so that no comment in a codestream, byte behind the image or plane in
+unused bits (PS3.5 8.1.1) goes along.
 """
 
 from __future__ import annotations
 
 import re
+from pathlib import Path
+from typing import Any
 
+import pydicom
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import UID, CTImageStorage
+from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian
 
 from dicom_node.cases.pseudonyms import Pseudonyms
 from dicom_node.errors import CaseRefused
 from dicom_node.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from dicom_node.series.decode import decode_frame
+from dicom_node.series.frames import open_frames
 
 # What training reads, and what the CT Image IOD (PS3.3 A.3) needs to stay valid.
 KEPT = (
@@ -25,7 +33,7 @@ KEPT = (
     "BitsStored", "HighBit", "PixelRepresentation", "SmallestImagePixelValue", "LargestImagePixelValue",
     "PixelPaddingValue", "PixelPaddingRangeLimit", "WindowCenter", "WindowWidth", "RescaleIntercept", "RescaleSlope",
     "RescaleType", "LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod",
-    "BurnedInAnnotation", "BodyPartExamined", "PixelData",
+    "BurnedInAnnotation", "BodyPartExamined",
 )  # fmt: skip
 REPLACED_UIDS = ("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")
 EMPTY = (
@@ -34,12 +42,45 @@ EMPTY = (
 )  # fmt: skip
 _TYPE_2 = ("KVP", "AcquisitionNumber", "InstanceNumber", "SeriesNumber", "Manufacturer")
 METHOD = "dicom_node: kept attributes only, UIDs replaced, dates removed"  # LO: at most 64 characters
-_TEXTS = ("Manufacturer", "ManufacturerModelName", "ConvolutionKernel", "ImageType")
-_IDENTIFYING = ("PatientName", "PatientID", "AccessionNumber", "InstitutionName", "ReferringPhysicianName")
+# Code strings by their terms: what is no such word was put there by somebody.
+_TERMS = {
+    "Modality": {"CT"},
+    "ImageType": {
+        "ORIGINAL", "DERIVED", "PRIMARY", "SECONDARY", "AXIAL", "LOCALIZER", "REFORMATTED", "MPR", "AVERAGE", "VOLUME",
+        "HELIX", "HELICAL", "SEQUENCE", "SPI", "ADD", "SUB", "OTHER", "AIDR", "FBP",
+    },
+    "RotationDirection": {"CW", "CC"},
+    "PatientPosition": {"HFS", "HFP", "HFDR", "HFDL", "FFS", "FFP", "FFDR", "FFDL"},
+    "PhotometricInterpretation": {"MONOCHROME1", "MONOCHROME2"},
+    "RescaleType": {"HU", "HU_MOD", "US"},
+    "LossyImageCompression": {"00", "01"},
+    "LossyImageCompressionMethod": {"ISO_10918_1", "ISO_14495_1", "ISO_15444_1", "ISO_15444_15"},
+    "BurnedInAnnotation": {"NO"},
+    "BodyPartExamined": {"CHEST", "LUNG", "THORAX", "CHESTABDOMEN", "CHESTABDPELVIS", "NECKCHEST", "WHOLEBODY"},
+}  # fmt: skip
+# Free texts: kept in this form, and where none of their words names somebody.
+_TEXTS = ("Manufacturer", "ManufacturerModelName", "ConvolutionKernel")
+_PLAIN = re.compile(r"[A-Za-z0-9 .,+_/()&-]{1,64}")
+_IDENTIFYING_VR = {"PN"}
+# Descriptions hold these, too; no kernel is to be lost for them.
+_SAID_OF_SCANS = {
+    "lung", "chest", "thorax", "standard", "soft", "bone", "sharp", "kernel", "siemens", "medical", "philips",
+    "toshiba", "canon", "systems", "healthcare",
+}  # fmt: skip
+_IDENTIFYING = (
+    "PatientID", "OtherPatientIDs", "AccessionNumber", "InstitutionName", "InstitutionAddress", "StationName",
+    "InstitutionalDepartmentName", "PatientAddress", "PatientComments", "StudyDescription", "SeriesDescription",
+    "StudyID", "RequestedProcedureDescription", "DeviceSerialNumber", "ProtocolName", "ImageComments",
+    "AdditionalPatientHistory",
+)  # fmt: skip
 
 
-def deidentified(ds: Dataset, names: Pseudonyms) -> Dataset:
-    """A new data set. Raises CaseRefused where pixels may show who it is, or for what is no single-frame CT image."""
+def deidentified(path: Path, names: Pseudonyms, patient: str) -> Dataset:
+    """A new data set under the pseudonym `patient`.
+
+    Raises CaseRefused where pixels may show who it is, or for what is no single-frame CT image.
+    """
+    ds = pydicom.dcmread(path)
     if ds.SOPClassUID != CTImageStorage:
         raise CaseRefused("a multi-frame CT is not exported")
     if str(ds.get("BurnedInAnnotation") or "NO") != "NO" or str(ds.get("RecognizableVisualFeatures") or "NO") != "NO":
@@ -47,19 +88,46 @@ def deidentified(ds: Dataset, names: Pseudonyms) -> Dataset:
     clean = Dataset()
     words = _words(ds)
     for keyword in KEPT:
-        if keyword in ds and not (keyword in _TEXTS and _tells(str(ds[keyword].value), words)):
-            clean[keyword] = ds[keyword]
+        if keyword in ds and (kept := _kept(keyword, ds[keyword].value, words)) is not None:
+            setattr(clean, keyword, kept)
     for keyword in REPLACED_UIDS:
         setattr(clean, keyword, names.uid(str(ds[keyword].value)))
     for keyword in (*EMPTY, *(k for k in _TYPE_2 if k not in clean)):
         setattr(clean, keyword, None if keyword in _TYPE_2 else "")
     if "BodyPartExamined" not in clean:
         clean.Laterality = ""  # type 2C: of a body part that may be a paired one
-    if "ImageType" not in clean:
+    if len(clean.get("ImageType") or ()) < 3:
         clean.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]
-    put_identity(clean, names.patient(identity_of(ds)))
-    clean.file_meta = file_meta_of(clean, str(ds.file_meta.TransferSyntaxUID))
+    put_identity(clean, patient)
+    _put_pixels(clean, path)
+    clean.file_meta = file_meta_of(clean, str(ExplicitVRLittleEndian))
     return clean
+
+
+def _kept(keyword: str, value: Any, words: set[str]) -> Any:
+    """What of a value says nothing of anybody; None for nothing."""
+    if (terms := _TERMS.get(keyword)) is not None:
+        values = [str(v) for v in ([value] if isinstance(value, str) else value or ())]
+        found = [v for v in values if v in terms]
+        return (found if len(found) > 1 else found[0]) if found else None
+    if keyword in _TEXTS:
+        values = [str(v) for v in ([value] if isinstance(value, str) else value or ())]
+        plain = all(_PLAIN.fullmatch(v) and not _tells(v, words) for v in values)
+        return value if values and plain else None
+    return value
+
+
+def _put_pixels(clean: Dataset, path: Path) -> None:
+    """Stored values of the one frame, as they are decoded for the model."""
+    try:
+        with open_frames(str(path)) as frames:
+            stored = decode_frame(frames.read(1), frames.layout)
+            bits, signed = frames.layout.bits_stored, frames.layout.signed
+    except Exception as err:  # decoders raise whatever they like
+        raise CaseRefused(f"an image can't be decoded ({type(err).__name__})") from err
+    clean.BitsAllocated, clean.BitsStored, clean.HighBit = 16, bits, bits - 1
+    clean.PixelRepresentation = int(signed)
+    clean["PixelData"] = DataElement("PixelData", "OW", stored.astype("<i2" if signed else "<u2").tobytes())
 
 
 def put_identity(ds: Dataset, patient: str) -> None:
@@ -84,18 +152,19 @@ def file_meta_of(ds: Dataset, transfer_syntax_uid: str) -> FileMetaDataset:
     return meta
 
 
-def identity_of(header: Dataset) -> str:
-    """What makes two studies those of one patient; the study, where the patient has no ID."""
-    if not header.get("PatientID"):
-        return f"study {header.StudyInstanceUID}"
-    return "\\".join(str(header.get(k) or "").strip() for k in ("IssuerOfPatientID", "PatientID"))
-
-
 def _words(ds: Dataset) -> set[str]:
-    """What names the patient, in lower case: pieces of four characters and more."""
-    texts = (str(ds.get(keyword) or "") for keyword in _IDENTIFYING)
-    return {word for text in texts for word in re.split(r"[\W_]+", text.lower()) if len(word) >= 4}
+    """What names somebody, in lower case; of names also the pieces of two and three letters."""
+    named = [str(e.value) for e in ds.iterall() if e.VR in _IDENTIFYING_VR]
+    others = [str(ds.get(keyword) or "") for keyword in _IDENTIFYING]
+    words = {word for text in named for word in _pieces(text) if len(word) >= 2}
+    return words | {word for text in others for word in _pieces(text) if len(word) >= 4 and word not in _SAID_OF_SCANS}
+
+
+def _pieces(text: str) -> list[str]:
+    return re.split(r"[\W_]+", text.lower())
 
 
 def _tells(text: str, words: set[str]) -> bool:
-    return any(word in text.lower() for word in words)
+    """A long word anywhere, a short one as a word of its own."""
+    pieces = set(_pieces(text))
+    return any(word in text.lower() if len(word) >= 4 else word in pieces for word in words)

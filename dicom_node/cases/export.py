@@ -14,7 +14,8 @@ import json
 import logging
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -24,17 +25,18 @@ import pydicom
 from pydicom.dataset import Dataset
 
 from dicom_node.audit import Patient, Study
-from dicom_node.cases.deidentify import deidentified, identity_of, put_identity
+from dicom_node.cases.deidentify import deidentified, put_identity
 from dicom_node.cases.labels import segmentation
+from dicom_node.cases.patients import Place, identities_of, settle
 from dicom_node.cases.pseudonyms import Pseudonyms
 from dicom_node.cases.truth import note_of, truth_of
 from dicom_node.db import Row
 from dicom_node.domain import CTSeries
-from dicom_node.errors import DicomNodeError
+from dicom_node.errors import CaseRefused, DicomNodeError
 from dicom_node.logs import describe
 from dicom_node.results.headers import TYPE_2
 from dicom_node.reviews import Reviews
-from dicom_node.series import read_series
+from dicom_node.series import read_headers, read_series
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +57,7 @@ def export_cases(
     reviews: Reviews,
     out: Path,
     names: Pseudonyms,
+    patients: Path,
     *,
     deidentify: bool,
     when: datetime,
@@ -62,22 +65,42 @@ def export_cases(
 ) -> Exported:
     """An export into a folder that has cases already replaces those that are there, and adds to them.
 
+    patients: the file of what earlier exports said of patients.
     since: only corrections that came or changed since then, seconds since the epoch.
     """
     cases: dict[str, Mapping[str, int]] = {}
     left_out: dict[str, str] = {}
     studies: list[Study] = []
+    wanted: dict[str, tuple[Row, tuple[str, ...]]] = {}
     for row in _newest(reviews, since):
-        try:
-            name, counts, study = _export(reviews, row, out, names, deidentify=deidentify, when=when)
+        with _leaving_out(left_out, row):
+            wanted[row["of_series_uid"]] = row, _identities(reviews, row)
+    places = settle([identities for _, identities in wanted.values()], names, patients)
+    for row, identities in wanted.values():
+        with _leaving_out(left_out, row):
+            name, counts, study = _export(
+                reviews, row, out, names, places[identities[0]], deidentify=deidentify, when=when
+            )
             cases[name] = counts
             studies.append(study)
-        except DicomNodeError as err:
-            left_out[row["of_series_uid"]] = str(err)
-        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as err:
-            log.exception("case not exported", extra={"action": "export", "series": row["of_series_uid"]})
-            left_out[row["of_series_uid"]] = f"it can't be exported: {describe(err)}"
     return Exported(cases=cases, left_out=left_out, studies=tuple(studies))
+
+
+@contextmanager
+def _leaving_out(left_out: dict[str, str], row: Row) -> Iterator[None]:
+    """What stands against one case stops no other."""
+    try:
+        yield
+    except DicomNodeError as err:
+        left_out[row["of_series_uid"]] = str(err)
+    except (OSError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as err:
+        log.exception("case not exported", extra={"action": "export", "series": row["of_series_uid"]})
+        left_out[row["of_series_uid"]] = f"it can't be exported: {describe(err)}"
+
+
+def _identities(reviews: Reviews, row: Row) -> tuple[str, ...]:
+    paths = reviews.examiner.manifest(row["job_id"])
+    return identities_of(read_headers(paths[:1])[0].header)
 
 
 def _newest(reviews: Reviews, since: float | None) -> list[Row]:
@@ -94,28 +117,29 @@ def _newest(reviews: Reviews, since: float | None) -> list[Row]:
 
 
 def _export(
-    reviews: Reviews, row: Row, out: Path, names: Pseudonyms, *, deidentify: bool, when: datetime
+    reviews: Reviews, row: Row, out: Path, names: Pseudonyms, place: Place, *, deidentify: bool, when: datetime
 ) -> tuple[str, dict[str, int], Study]:
+    if place.apart:
+        raise CaseRefused("its patient is in another part under another Patient ID")
     seen = reviews.examined(row)
-    series = read_series(reviews.manifest(row["job_id"]), reviews.config.gate)
-    identity, series_uid = identity_of(series.header), series.series_uid
-    part = names.part(identity)
-    case = f"{names.patient(identity)}_{names.uid(series_uid).rpartition('.')[2][:12]}"
+    series = read_series(reviews.examiner.manifest(row["job_id"]), reviews.config.gate)
+    series_uid, part, patient = series.series_uid, place.part, place.patient
+    case = f"{patient}_{names.uid(series_uid).rpartition('.')[2][:12]}"
     folder = out / f".{uuid.uuid4().hex}"
     try:
         (folder / "ct").mkdir(parents=True)
         images = []
         paths = dict.fromkeys(image.path for image in series.images)
         for number, path in enumerate(paths, start=1):
-            images.append(_write_image(Path(path), folder / "ct" / f"{number:04}.dcm", names, deidentify=deidentify))
+            target = folder / "ct" / f"{number:04}.dcm"
+            images.append(_write_image(Path(path), target, names, patient if deidentify else None))
         truth = truth_of(seen)
         if truth.positives:
             uids = names.uid(f"{series_uid} truth"), names.uid(f"{series_uid} truth {row['sop_instance_uid']}")
             ds = segmentation(truth, images, uids=uids, when=when)
             if deidentify:
-                put_identity(ds, str(images[0].PatientID))
+                put_identity(ds, patient)
             ds.save_as(folder / "truth.dcm", enforce_file_format=True)
-        patient = names.patient(identity)
         note = note_of(truth, series_uid=str(images[0].SeriesInstanceUID), patient=patient, part=part, seen=seen)
         (folder / "case.json").write_text(json.dumps(note, indent=1) + "\n")
         final = out / part / case
@@ -149,10 +173,10 @@ def _write_hard(path: Path, note: Mapping[str, Any]) -> None:
     path.write_text(json.dumps({**form, "candidates": false}, indent=1) + "\n")
 
 
-def _write_image(source: Path, target: Path, names: Pseudonyms, *, deidentify: bool) -> Dataset:
-    """The image as it is exported, without its pixels."""
-    if deidentify:
-        ds = deidentified(pydicom.dcmread(source), names)
+def _write_image(source: Path, target: Path, names: Pseudonyms, patient: str | None) -> Dataset:
+    """The image as it is exported, without its pixels. patient: the pseudonym; None where identities stay."""
+    if patient is not None:
+        ds = deidentified(source, names, patient)
         ds.save_as(target, enforce_file_format=True)
         del ds.PixelData
         return ds

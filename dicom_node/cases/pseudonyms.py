@@ -62,3 +62,8 @@ def read_salt(path: Path) -> bytes:
         return path.read_bytes().strip()
     except OSError as err:
         raise ConfigError(f"{path}: the salt can't be read: {err.strerror}") from err
+
+
+def patients_file(salt: Path) -> Path:
+    """Beside the salt: what was said of patients under it."""
+    return salt.with_name(f"{salt.stem}.patients")

@@ -14,7 +14,7 @@ from dicom_node import present
 from dicom_node.cli.common import DEFAULT_CONFIG, ConfigOption, JsonOption, out, print_json
 from dicom_node.cli.state import rows
 from dicom_node.errors import ConfigError, DicomNodeError
-from dicom_node.reviews import Reviews, shown
+from dicom_node.reviews import Reviews, newest_corrections, shown
 
 corrections_app = typer.Typer(help="Results that a radiologist corrected and a peer sent back.", no_args_is_help=True)
 cases_app = typer.Typer(help="Training cases made of corrected results.", no_args_is_help=True)
@@ -47,7 +47,7 @@ def corrections_list(
     """
     with reviews(config) as known:
         job_id = None if job is None else known.database.find_job(job)
-        found = [shown(row) for row in known.database.corrections(job_id=job_id, limit=limit)]
+        found = newest_corrections(known.database, job_id=job_id, limit=limit)
     if as_json:
         print_json(found)
     else:
@@ -66,12 +66,13 @@ def corrections_show(
     """
     with reviews(config) as known:
         row = known.database.correction(correction)
-    if row is None:
-        raise DicomNodeError(f"no correction, or more than one, has {correction!r} in its UID")
+        if row is None:
+            raise DicomNodeError(f"no correction, or more than one, has {correction!r} in its UID")
+        told = shown(row, known.database)
     if as_json:
-        print_json(shown(row))
+        print_json(told)
     else:
-        present.print_correction(out, shown(row))
+        present.print_correction(out, told)
 
 
 @cases_app.command("export")
@@ -95,15 +96,16 @@ def cases_export(
     from dicom_node.audit import Auditor, User, exported
     from dicom_node.audit.events import os_user
     from dicom_node.cases import export_cases
-    from dicom_node.cases.pseudonyms import Pseudonyms, read_salt
+    from dicom_node.cases.pseudonyms import Pseudonyms, patients_file, read_salt
 
     if deidentify == identified:
         raise ConfigError("say --deidentify, or --identified where the cases may name patients")
     now = datetime.now().astimezone()
     with reviews(config) as known:
-        salt = read_salt(salt_file or known.config.export_salt_file())
+        secret = salt_file or known.config.export_salt_file()
+        names, patients = Pseudonyms(salt=read_salt(secret)), patients_file(secret)
         out_dir.mkdir(parents=True, exist_ok=True)
-        made = export_cases(known, out_dir, Pseudonyms(salt=salt), deidentify=deidentify, when=now, since=_day(since))
+        made = export_cases(known, out_dir, names, patients, deidentify=deidentify, when=now, since=_day(since))
         Auditor.of(known.config).write(exported(User(name=os_user()), made.studies, to=str(out_dir.absolute())))
         known.database.cases_exported(len(made.cases), deidentified=deidentify)
     if as_json:

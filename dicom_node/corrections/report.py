@@ -16,10 +16,11 @@ from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 
 from dicom_node.corrections import raster
-from dicom_node.corrections.segmentation import own_label, read_segmentation
+from dicom_node.corrections.segmentation import read_segmentation
 from dicom_node.corrections.structures import on_slice
 from dicom_node.corrections.words import Drawn, Extent, Region, Sizes, SourceGrid, sizes_of
 from dicom_node.errors import CorrectionUnusable
+from dicom_node.nodules import own_label
 
 # SOP Instance UID -> the Segmentation of that name that is here, or None.
 Segmentations = Callable[[str], Dataset | None]

@@ -5,7 +5,7 @@ Frames are placed by their own position and orientation, so order, cropping and 
 
 from __future__ import annotations
 
-import re
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,17 +14,15 @@ from pydicom.dataset import Dataset
 from dicom_node.corrections.words import Drawn, Region, SourceGrid, sizes_of
 from dicom_node.errors import CorrectionUnusable
 from dicom_node.growth.segments import frames_of
+from dicom_node.nodules import MOST_MM3, Marks, marks, own_label
 
 OFF_GRID = 0.1  # parts of a voxel
-# PS3.16 CID 7150: an organ is no finding. "Tissue" may be one: OHIF gives it to whatever is drawn.
-_ORGANS = {("SCT", "123037004"), ("SRT", "T-D000A"), ("SCT", "91723000")}
-_OWN_LABEL = re.compile(r"Nodule \d{1,6}")
-# Of one nodule; a sphere of 124 mm. What is larger was no nodule, and might be drawn to fill our memory.
-MOST_MM3 = 1e6
 
 
 def read_segmentation(ds: Dataset, grid: SourceGrid, only: int | None = None) -> list[Drawn]:
-    """The nodules that it marks. only: the number of the one segment that is wanted.
+    """The nodules that it marks; what else it says it has is left aside (`nodules.marks`).
+
+    only: the number of the one segment that is wanted.
 
     Raises CorrectionUnusable, PriorUnusable (its pixels), and what a data set without its attributes raises.
     """
@@ -32,19 +30,9 @@ def read_segmentation(ds: Dataset, grid: SourceGrid, only: int | None = None) ->
     if foreign:
         raise CorrectionUnusable("it lies in another frame of reference than the CT")
     segments = {int(s.SegmentNumber): s for s in ds.SegmentSequence if int(s.SegmentNumber) > 0}
-    wanted = {n for n, s in segments.items() if not is_organ(s) and only in (None, n)}
+    wanted = {n: kind for n, s in segments.items() if (kind := marks(s)) != "other" and only in (None, n)}
     found = _voxels(ds, grid, wanted)
     return [_drawn(number, segments[number], Region.of_voxels(index), grid) for number, index in sorted(found.items())]
-
-
-def is_organ(segment: Dataset) -> bool:
-    categories = segment.get("SegmentedPropertyCategoryCodeSequence") or ()
-    return any((str(c.get("CodingSchemeDesignator")), str(c.get("CodeValue"))) in _ORGANS for c in categories)
-
-
-def own_label(text: object) -> str:
-    """A name of our own form; anything else may hold anything, a patient's name among it."""
-    return str(text) if _OWN_LABEL.fullmatch(str(text)) else ""
 
 
 def _drawn(number: int, segment: Dataset, region: Region, grid: SourceGrid) -> Drawn:
@@ -58,14 +46,15 @@ def _drawn(number: int, segment: Dataset, region: Region, grid: SourceGrid) -> D
     )
 
 
-def _voxels(ds: Dataset, grid: SourceGrid, wanted: set[int]) -> dict[int, NDArray[np.int64]]:
+def _voxels(ds: Dataset, grid: SourceGrid, wanted: Mapping[int, Marks]) -> dict[int, NDArray[np.int64]]:
+    """wanted: by the number of the segment. One that may be anything and is larger than a nodule is left aside."""
     kind = str(ds.SegmentationType)
     least = 0.5 * float(ds.MaximumFractionalValue) if kind == "FRACTIONAL" else 1
     found: dict[int, list[NDArray[np.int64]]] = {}
     counts: dict[int, int] = {}
     for frame, pixels in zip(ds.PerFrameFunctionalGroupsSequence, frames_of(ds, kind), strict=True):
         if kind == "LABELMAP":
-            present = set(np.unique(pixels).tolist()) & wanted
+            present = set(np.unique(pixels).tolist()) & set(wanted)
             marked = [(n, pixels == n) for n in sorted(present)]
         else:
             number = int(_group(ds, frame, "SegmentIdentificationSequence").ReferencedSegmentNumber)
@@ -74,6 +63,9 @@ def _voxels(ds: Dataset, grid: SourceGrid, wanted: set[int]) -> dict[int, NDArra
             at = np.argwhere(mask)
             counts[number] = counts.get(number, 0) + len(at)
             if counts[number] * grid.voxel_mm3 > MOST_MM3:
+                if wanted[number] == "vague":
+                    found.pop(number, None)
+                    continue
                 raise CorrectionUnusable(f"segment {number} is larger than a nodule can be")
             if len(at):
                 found.setdefault(number, []).append(_on_grid(at, _affine(ds, frame), grid, number))

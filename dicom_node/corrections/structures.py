@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import re
-
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from dicom_node.corrections import raster
-from dicom_node.corrections.segmentation import MOST_MM3, own_label
 from dicom_node.corrections.words import Drawn, Region, SourceGrid, sizes_of
 from dicom_node.errors import CorrectionUnusable
+from dicom_node.nodules import MOST_MM3, named_nodule, own_label
 
 # A plan's other structures (PS3.3 C.8.8.8.1, RT ROI Interpreted Type).
 _NO_NODULE = {
     "EXTERNAL", "BOLUS", "MARKER", "REGISTRATION", "ISOCENTER", "CONTRAST_AGENT", "CAVITY", "SUPPORT", "FIXATION",
     "DOSE_REGION", "DOSE_MEASUREMENT", "CONTROL", "AVOIDANCE", "PTV", "TREATED_VOLUME", "IRRAD_VOLUME",
 }  # fmt: skip
-_NAMED_NODULE = re.compile(r"nodul|lesion|gtv|tumou?r|\bmass\b|metasta|knoten|herd", re.IGNORECASE)
 FLAT = 0.25  # of a slice: an outline may leave its plane by rounding
 NEAR_SLICE = 0.5
 
@@ -64,7 +61,7 @@ def read_structures(ds: Dataset, grid: SourceGrid) -> list[Drawn]:
 def _is_nodule(roi: Dataset, interpreted: str) -> bool:
     if interpreted in _NO_NODULE:
         return False
-    return interpreted == "GTV" or _NAMED_NODULE.search(str(roi.get("ROIName") or "")) is not None
+    return interpreted == "GTV" or named_nodule(roi.get("ROIName"))
 
 
 def _outlines(item: Dataset, grid: SourceGrid, number: int) -> list[tuple[int, NDArray[np.float64]]]:

@@ -6,19 +6,23 @@ docs/viewers.md tells it in words; its pictures are what these tests saw:
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
 from playwright.sync_api import Browser
 from pydicom.dataset import Dataset
 
+from dicom_node.corrections import SourceGrid, compare, read_correction, read_ours, references_of
 from dicom_node.errors import Reason, SeriesRejected
 from dicom_node.profiles import BUILT_IN_PROFILES, ResultProfile
 from dicom_node.results import to_bytes
-from dicom_node.results.build import build_objects, refuse
+from dicom_node.results.build import build_objects, finding_rows, refuse
 from dicom_node.results.narrative import narrative, refusal_text
 from dicom_node.results.objects import refusals_for
 from dicom_node.results.reading import Made, Reading
@@ -27,6 +31,7 @@ from tests.fakes.findings import JOB
 from tests.fakes.shipped import FILES, read_shipped
 from tests.peers import Orthanc, run_orthanc
 from tests.viewer import Page, Picture, run_chromium, run_ohif
+from training.readers.dicom_seg import read_segments
 
 pytestmark = [
     pytest.mark.slow,
@@ -45,7 +50,7 @@ EVERYTHING = ResultProfile(
     pdf=True,
 )
 
-Show = Callable[[Sequence[Made]], Page]
+Show = Callable[..., Page]
 
 
 @pytest.fixture(scope="module")
@@ -73,16 +78,16 @@ def address(pacs: Orthanc, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 @pytest.fixture
 def show(pacs: Orthanc, address: str, chromium: Browser, reading: Reading) -> Iterator[Show]:
-    """`show(objects)`: the study of the shipped CT and these objects, opened in the viewer."""
+    """`show(objects)`: the study of the shipped CT and these objects, opened in the viewer, to look or to draw."""
     opened: list[Page] = []
 
-    def store_and_open(objects: Sequence[Made]) -> Page:
+    def store_and_open(objects: Sequence[Made], mode: str = "viewer") -> Page:
         pacs.clear()
         for path in FILES:
             pacs.upload(path.read_bytes())
         for made in objects:
             pacs.upload(to_bytes(made.ds))
-        opened.append(Page(chromium, address, reading.series.study_uid))
+        opened.append(Page(chromium, address, reading.series.study_uid, mode))
         return opened[-1]
 
     yield store_and_open
@@ -236,3 +241,56 @@ def test_none_found_and_not_analysed_can_be_read(show: Show, reading: Reading) -
         assert title in page.series(series_of(objects, "sr")).inner_text()
         page.open_series(series_of(objects, "sr_text"))
         reads(page, sentences)
+
+
+def saved_by_ohif(page: Page, pacs: Orthanc) -> Dataset:
+    """The Segmentation on the screen, exported and saved to the archive."""
+    before = set(pacs.instances())
+    page.press("segmentation-collapsed-more-btn-Labelmap")
+    page.choose("Export", "DICOM SEG")
+    page.press("input-dialog-save-button")
+    page.until(lambda _: set(pacs.instances()) != before)
+    [new] = set(pacs.instances()) - before
+    return pydicom.dcmread(io.BytesIO(pacs.file(new)))
+
+
+def test_a_segmentation_of_ours_edited_and_saved_in_ohif_is_our_correction_and_a_case(
+    show: Show, reading: Reading, pacs: Orthanc, tmp_path: Path
+) -> None:
+    objects = build_objects(reading, BUILT_IN_PROFILES["ohif"])
+    page = show(objects, "segmentation")
+    page.open_series(series_of(objects, "seg"))
+    page.say("Do you want to open this Segmentation?", "Yes")
+    assert page.rows() == ["Nodule 1", "Nodule 2"]
+    page.menu_of_row(1)
+    page.choose("Delete")
+    first = reading.measurements[0]
+    page.show_slice(reading.series.images[first.slice_index].sop_instance_uid)
+    page.until(lambda p: p.sop_instance_uid == reading.series.images[first.slice_index].sop_instance_uid)
+    page.choose_row(0)
+    page.press("Brush-btn")
+    x, y, z = reading.findings[0].center_mm
+    page.paint((x - 22, y, z))
+    page.page.get_by_text("Add Segment").click()
+    page.until(lambda _: len(page.rows()) == 2)
+    page.choose_row(1)
+    page.paint((x - 100, y - 60, z))
+    page.keep("ohif-correction")
+    ds = saved_by_ohif(page, pacs)
+
+    of = references_of(ds)
+    assert of.series_uids == {reading.series.series_uid}
+    grid = SourceGrid.of(reading.series)
+    [seg] = [made.ds for made in objects if made.kind == "seg"]
+    tracking_uids = [str(segment.TrackingUID) for segment in seg.SegmentSequence]
+    ours = read_ours(finding_rows(reading.findings, reading.measurements, tracking_uids), seg, grid)
+    drawn = read_correction(ds, of.kind, grid, lambda _: None)
+    verdicts = compare(ours, drawn, grid, answers_ours=False)
+    assert [(v.verdict, v.number) for v in verdicts] == [("changed", 1), ("removed", 2), ("added", None)]
+    grown = verdicts[0].volume_change_percent
+    assert grown is not None
+    assert grown > 10
+
+    ds.save_as(tmp_path / "saved.dcm")
+    nodules = read_segments(tmp_path / "saved.dcm", reading.volume, "x")
+    assert [int(n.mask.sum()) for n in nodules] == [d.region.voxels for d in drawn if d.region is not None]

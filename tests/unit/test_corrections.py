@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.uid import EnhancedSRStorage
 
-from dicom_node.corrections import Ours, Region, SourceGrid, compare, read_correction, references_of
+from dicom_node.corrections import Ours, Region, SourceGrid, compare, read_correction, references_of, segmentation
 from dicom_node.corrections.raster import fill, voxels
 from dicom_node.corrections.words import sizes_of
 from dicom_node.domain import Volume
@@ -248,3 +248,83 @@ def test_when_a_correction_was_made_is_a_date_and_a_time_whatever_is_written_the
     with pydicom.config.disable_value_validation():
         ds.ContentDate, ds.ContentTime = date, time
     assert references_of(ds).made == made
+
+
+# -- as other programs save them -------------------------------------------------------------------
+
+TISSUE, ANATOMY = ("T-D0050", "SRT", "Tissue"), ("123037004", "SCT", "Anatomical Structure")
+SPLEEN, BONE = ("78961009", "SCT", "x"), ("T-D016E", "SRT", "Bone")
+
+
+def coded(ds: Dataset, number: int, category: tuple[str, str, str], kind: tuple[str, str, str], label: str) -> None:
+    segment = ds.SegmentSequence[number - 1]
+    for keyword, (value, scheme, meaning) in (("Category", category), ("Type", kind)):
+        [code] = segment[f"SegmentedProperty{keyword}CodeSequence"].value
+        code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = value, scheme, meaning
+    segment.SegmentLabel = label
+    for keyword in ("TrackingID", "TrackingUID"):
+        if keyword in segment:
+            delattr(segment, keyword)
+
+
+def test_segments_that_viewers_code_as_tissue_or_spleen_are_nodules_by_what_they_are_called(scene: Scene) -> None:
+    balls = [scene.ball((18, 15, 50), 3.0), scene.ball((5, 50, 15), 3.0), scene.ball((20, 50, 50), 3.0)]
+    ds = corrected_seg(scene.images, [("x", "", mask) for mask in (*scene.masks, *balls)])
+    coded(ds, 1, TISSUE, TISSUE, "Nodule 1")  # OHIF and 3D Slicer, ours kept
+    coded(ds, 2, ANATOMY, SPLEEN, "lung nodule")  # MONAI Label
+    coded(ds, 3, TISSUE, TISSUE, "Segment 3")  # OHIF, a new one
+    coded(ds, 4, TISSUE, BONE, "Rib")
+    coded(ds, 5, ANATOMY, SPLEEN, "lung")
+    assert [v[:2] for v in scene.verdicts(ds)] == [("confirmed", 1), ("confirmed", 2), ("added", None)]
+
+
+def test_a_lung_that_a_viewer_calls_tissue_is_left_aside_and_costs_the_nodules_nothing(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(segmentation, "MOST_MM3", 50_000.0)  # the whole of the scene has 84,000
+    ds = corrected_seg(scene.images, [("x", "", np.ones_like(scene.masks[0])), ("x", "", scene.masks[0])])
+    coded(ds, 1, TISSUE, TISSUE, "Segment 1")
+    coded(ds, 2, TISSUE, TISSUE, "Segment 2")
+    assert [each.name for each in read_correction(ds, "seg", scene.grid, nothing)] == ["segment 2"]
+    coded(ds, 1, TISSUE, TISSUE, "Nodule 1")
+    with pytest.raises(CorrectionUnusable, match="larger than a nodule"):
+        read_correction(ds, "seg", scene.grid, nothing)
+
+
+def ring(center: tuple[float, float, float], radii_mm: tuple[float, float], form: str) -> list[NDArray[np.float64]]:
+    """A ring as planning systems write it: two outlines, of which one is a hole (XOR), or one over a bridge."""
+    outer, inner = (circle_mm(center, radius, 90) for radius in radii_mm)
+    if form == "XOR":
+        return [outer, inner]
+    return [np.concatenate([outer, outer[:1], inner[:1], inner[::-1], outer[:1]])]
+
+
+@pytest.mark.parametrize(
+    ("form", "kind"), [("keyhole", "CLOSED_PLANAR"), ("XOR", "CLOSED_PLANAR"), ("XOR", "CLOSEDPLANAR_XOR")]
+)
+def test_a_structure_set_s_hole_stays_open_however_the_planning_system_writes_it(
+    scene: Scene, form: str, kind: str
+) -> None:
+    x, y, z = scene.volume.to_mm((8, 20, 20)).tolist()
+    ds = structure_set(scene.images, {"GTV_lung": ring((x, y, z), (6.0, 3.0), form)})
+    for contour in ds.ROIContourSequence[0].ContourSequence:
+        contour.ContourGeometricType = kind
+    ds.RTROIObservationsSequence[0].RTROIInterpretedType = "GTV"
+    [drawn] = read_correction(ds, "rtstruct", scene.grid, nothing)
+    assert drawn.region is not None
+    area_mm2 = drawn.region.voxels * SPACING[1] * SPACING[2]
+    assert area_mm2 == pytest.approx(np.pi * (36 - 9), rel=0.05)
+
+
+def test_points_open_lines_and_organs_of_a_plan_are_left_aside(scene: Scene) -> None:
+    center = scene.volume.to_mm((8, 20, 20))
+    ds = structure_set(
+        scene.images,
+        {"Lesion": [circle_mm(center, 4.0)], "Isocentre lesion": [center[None]], "Heart": [circle_mm(center, 8.0)],
+         "Lesion line": [circle_mm(center, 4.0)[:20]], "PTV tumour": [circle_mm(center, 9.0)], "Nodule empty": []},
+    )  # fmt: skip
+    del ds.ROIContourSequence[5].ContourSequence  # Type 3: systems leave it out of an ROI that nobody drew
+    ds.ROIContourSequence[1].ContourSequence[0].ContourGeometricType = "POINT"
+    ds.ROIContourSequence[3].ContourSequence[0].ContourGeometricType = "OPEN_PLANAR"
+    ds.RTROIObservationsSequence[4].RTROIInterpretedType = "PTV"
+    assert [each.name for each in read_correction(ds, "rtstruct", scene.grid, nothing)] == ["ROI 1"]

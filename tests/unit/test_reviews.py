@@ -72,7 +72,7 @@ def ours_of(node: Node, job_id: str) -> tuple[Path, Dataset]:
 
 
 def mask_of(node: Node, job_id: str) -> np.ndarray[Any, Any]:
-    grid, [mine] = node.flow.reviews.analysed(job_id)
+    grid, [mine] = node.flow.reviews.examiner.analysed(job_id)
     assert mine.region is not None
     mask = np.zeros(grid.shape, np.bool_)
     mask[tuple(mine.region.index().T)] = True
@@ -115,7 +115,7 @@ def test_a_corrected_segmentation_becomes_a_row_and_no_job(node: Node) -> None:
     assert (row["state"], row["recognised_by"], row["kind"]) == ("compared", "tracking", "seg")
     assert verdicts(node) == ["changed", "added"]
     assert len(node.database.jobs()) == 1
-    assert job_summary(node.database, node.storage, job_id)["corrections"] == [shown(row)]
+    assert job_summary(node.database, node.storage, job_id)["corrections"] == [shown(row, node.database)]
 
 
 def test_our_own_objects_that_come_back_are_no_corrections(node: Node) -> None:
@@ -206,7 +206,7 @@ def test_a_correction_of_an_older_revision_is_compared_with_that_one(node: Node)
 
 def test_a_structure_set_is_known_by_study_and_frame_of_reference(node: Node) -> None:
     job_id = node.complete()
-    grid, [mine] = node.flow.reviews.analysed(job_id)
+    grid, [mine] = node.flow.reviews.examiner.analysed(job_id)
     x, y, z = mine.center_mm
     square = np.array([[x - 1, y - 1, z], [x + 1, y - 1, z], [x + 1, y + 1, z], [x - 1, y + 1, z]])
     z = float(grid.to_mm(np.array([4.0, 0, 0]))[2])
@@ -326,7 +326,9 @@ def corrected_node(node: Node, **header: Any) -> str:
 
 def export(node: Node, out: Path, *, deidentify: bool = True, **options: Any) -> Exported:
     out.mkdir(exist_ok=True)
-    return export_cases(node.flow.reviews, out, NAMES, deidentify=deidentify, when=WHEN, **options)
+    return export_cases(
+        node.flow.reviews, out, NAMES, node.folder / "export.patients", deidentify=deidentify, when=WHEN, **options
+    )
 
 
 def test_an_exported_case_is_read_by_training_with_its_very_voxels(node: Node, tmp_path: Path) -> None:

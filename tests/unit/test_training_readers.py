@@ -528,14 +528,46 @@ def test_a_segmentation_off_the_cts_grid_is_refused(tmp_path: Path):
         list_dicom_seg(tmp_path).scans[0].read()
 
 
+def called(segment: pydicom.Dataset, label: str) -> None:
+    segment.SegmentLabel = label
+    if "TrackingID" in segment:
+        segment.TrackingID = label
+
+
 def test_a_segment_of_an_organ_is_no_nodule(tmp_path: Path):
     volume, paths = write_case(tmp_path / "ct")
     seg = write_seg(tmp_path / "seg", volume, paths, BALLS)
     dataset = pydicom.dcmread(seg)
     category = dataset.SegmentSequence[0].SegmentedPropertyCategoryCodeSequence[0]
     category.CodingSchemeDesignator, category.CodeValue, category.CodeMeaning = "SCT", "123037004", "Anatomy"
+    called(dataset.SegmentSequence[0], "lung")
     dataset.save_as(seg)
     assert len(list_dicom_seg(tmp_path).scans[0].read().nodules) == 1
+
+
+@pytest.mark.parametrize(
+    ("category", "kind", "label", "counts"),
+    [
+        (("SRT", "T-D0050"), ("SRT", "T-D0050"), "Segment 1", True),  # OHIF
+        (("SCT", "85756007"), ("SCT", "85756007"), "Segment_1", True),  # 3D Slicer, unless told
+        (("SCT", "123037004"), ("SCT", "78961009"), "lung nodule", True),  # MONAI Label
+        (("SCT", "123037004"), ("SCT", "78961009"), "lung", False),
+        (("SCT", "85756007"), ("SCT", "272673000"), "rib", False),
+    ],
+)
+def test_what_a_viewer_saved_is_read_by_the_node_s_rule(
+    tmp_path: Path, category: tuple[str, str], kind: tuple[str, str], label: str, counts: bool
+):
+    volume, paths = write_case(tmp_path / "ct")
+    seg = write_seg(tmp_path / "seg", volume, paths, BALLS)
+    dataset = pydicom.dcmread(seg)
+    segment = dataset.SegmentSequence[0]
+    called(segment, label)
+    for sequence, code in (("Category", category), ("Type", kind)):
+        [item] = segment[f"SegmentedProperty{sequence}CodeSequence"].value
+        item.CodingSchemeDesignator, item.CodeValue = code
+    dataset.save_as(seg)
+    assert len(list_dicom_seg(tmp_path).scans[0].read().nodules) == 1 + counts
 
 
 def fractional(dataset: pydicom.Dataset) -> None:

@@ -1,4 +1,4 @@
-"""DICOM CT series and the Segmentations that refer to them -> Scans. A segment is a nodule.
+"""DICOM CT series and the Segmentations that refer to them -> Scans. A segment is a nodule, unless it says otherwise.
 
 A hospital's own cases: what the node received, and a radiologist's corrected SEG of it. Series pass the node's own
 geometry gate and are decoded by its code, so that training sees the very HU that the node will see.
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from dicom_node.domain import Volume
 from dicom_node.errors import SeriesRejected, UnreadableInstance
+from dicom_node.nodules import MOST_MM3, marks
 from training.cases import Case, DataProblem, Ignored, Nodule, Scan
 from training.readers import Listing, OnProblem, Problems
 from training.readers.masks import nodule_of
@@ -34,8 +35,6 @@ Several = Literal["newest", "refuse"]
 CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
 SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
 LABEL_MAP_SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.7"
-# PS3.16 CID 7150: organs and tissues are no findings, and a SEG of lungs is no SEG of nodules.
-NO_FINDING = {("SCT", "123037004"), ("SRT", "T-D0050"), ("SCT", "85756007"), ("SRT", "T-D000A")}
 OFF_GRID = 0.1  # parts of a voxel
 NOTE_FILE = "case.json"  # beside a case that the node exported: what is neither nodule nor background
 
@@ -105,14 +104,18 @@ def read_case(files: Sequence[Path], labels: Path | None, uid: str, ignored: tup
 
 
 def read_segments(path: Path, volume: Volume, uid: str) -> tuple[Nodule, ...]:
-    """One nodule a segment, organs left aside. Raises DataProblem where a frame is not on the volume's grid."""
+    """One nodule a segment; what else there is, is left aside by the node's own rule (`nodules.marks`).
+
+    Raises DataProblem where a frame is not on the volume's grid.
+    """
     import pydicom
 
     try:
         seg = pydicom.dcmread(path)
         frames = seg.pixel_array.reshape(-1, int(seg.Rows), int(seg.Columns))
         # 0 is the background of a label map, which may be described like a segment.
-        numbers = [int(s.SegmentNumber) for s in seg.SegmentSequence if int(s.SegmentNumber) > 0 and not _is_organ(s)]
+        kinds = {int(s.SegmentNumber): marks(s) for s in seg.SegmentSequence if int(s.SegmentNumber) > 0}
+        numbers = [number for number, kind in kinds.items() if kind != "other"]
         masks: dict[int, NDArray[np.bool_]] = {}
         for frame, number, pixels in _marked(seg, frames, numbers):
             mask = masks.setdefault(number, np.zeros(volume.hu.shape, dtype=np.bool_))
@@ -120,7 +123,11 @@ def read_segments(path: Path, volume: Volume, uid: str) -> tuple[Nodule, ...]:
     except (AttributeError, KeyError, IndexError, ValueError, NotImplementedError, RuntimeError) as err:
         # What pydicom raises for an object that lacks what a Segmentation must have; its text may quote the object.
         raise DataProblem(f"{path} is no readable Segmentation ({type(err).__name__}): export it again") from err
-    return tuple(nodule_of(mask, (0, 0, 0), volume, f"{uid}/{number}") for number, mask in sorted(masks.items()))
+    return tuple(
+        nodule_of(mask, (0, 0, 0), volume, f"{uid}/{number}")
+        for number, mask in sorted(masks.items())
+        if not (kinds[number] == "vague" and mask.sum() * volume.voxel_mm3 > MOST_MM3)
+    )
 
 
 def _sorted_out(folder: Path, problems: Problems) -> tuple[dict[str, list[InstanceFile]], list[_Labels], str]:
@@ -213,7 +220,7 @@ def _scan(
         subset=None,
         composite=False,
         files=paths if labels is None else (*paths, labels),
-        truth=("dicom_seg 1" if labels else "dicom_seg 1 negative") + (f" {ignored}" if ignored else ""),
+        truth=("dicom_seg 2" if labels else "dicom_seg 2 negative") + (f" {ignored}" if ignored else ""),
         read=partial(read_case, paths, labels, uid, ignored or ()),
     )
 
@@ -224,11 +231,6 @@ def _pseudonym(header: Dataset) -> str:
     if not header.get("PatientID"):
         identity = str(header.StudyInstanceUID)
     return hashlib.sha256(identity.encode()).hexdigest()[:16]
-
-
-def _is_organ(segment: Dataset) -> bool:
-    categories = segment.get("SegmentedPropertyCategoryCodeSequence") or ()
-    return any((str(c.get("CodingSchemeDesignator")), str(c.get("CodeValue"))) in NO_FINDING for c in categories)
 
 
 def _marked(seg: Dataset, frames: NDArray[Any], numbers: Sequence[int]) -> list[tuple[Dataset, int, NDArray[np.bool_]]]:
