@@ -38,7 +38,7 @@ class Item:
 def check(config: Config) -> Iterator[Item]:
     """Tries everything; one failure hides no other."""
     yield _try("storage", lambda: _storage(config))
-    if config.storage.root.exists():
+    if config.storage.root.is_dir():
         yield _try("storage file system", lambda: probe(config.storage.root))
     yield _try("database", lambda: _database(config))
     yield _try("port", lambda: _plain_port(config))

@@ -60,6 +60,8 @@ def probe(root: Path) -> str:
         folder.mkdir(parents=True, mode=0o750)
     except PermissionError:
         return f"{kind}; not tried, since this user may not write there"
+    except OSError as err:
+        raise StorageError(f"storage.root {root} cannot be written to: {err.strerror}") from err
     try:
         with _other_process() as ask:
             for promise, kept in _PROMISES.items():

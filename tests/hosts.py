@@ -14,8 +14,8 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-# RFC 2544: set aside for trials of networks, so that it is nobody's here.
-_NETWORK = "198.18.77"
+# RFC 2544: 198.18.0.0/15 is set aside for trials of networks, so that it is nobody's here. Each run has a part of it.
+_NETWORK = f"198.18.{os.getpid() % 256}"
 _REPOSITORY = Path(__file__).resolve().parent.parent
 # As `Restart=always` of a unit: what ends is started again.
 _FOREVER = 'hostname "$0"; eval "$MOUNT"; while :; do "$@"; sleep 0.5; done'

@@ -24,7 +24,7 @@ from dicom_node.db import Database
 from dicom_node.errors import BundleError, ConfigError, DicomNodeError, StaleState
 from dicom_node.promote import Change, models, promote, roll_back
 from dicom_node.promotion import pair_of
-from dicom_node.shadow import shadow_id
+from dicom_node.shadows import shadow_id
 from tests.integration.test_db import JOB, SERIES, finish, make_job, received, record
 from tests.node import fast_bundle
 from tests.web import web_role
