@@ -5,14 +5,17 @@ A row of `carrier` is an Association that brought something new of a series and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import sqlalchemy as sa
 
+from dicom_node.marks import LENGTH
 from dicom_node.schema import carrier, series
 
 Insert = Callable[[sa.Table], Any]
+
+_MARK = sa.func.substr(carrier.c.association, 1, LENGTH)
 
 
 def began(connection: sa.Connection, insert: Insert, series_uid: str, association: str) -> None:
@@ -34,12 +37,16 @@ def ended(connection: sa.Connection, series_uids: Sequence[str], association: st
     connection.execute(sa.update(series).where(these).values(released=sa.and_(~series.c.aborted, ~still_open)))
 
 
-def lost(connection: sa.Connection) -> list[str]:
-    """Whoever counted is dead: what was open counts as aborted. Where one lives on another machine after all, its
-    series waits the full quiet time. The series that were being brought."""
-    left = sa.select(carrier.c.series_uid)
+def marks(connection: sa.Connection) -> set[str]:
+    """Of the processes that count an Association here: each begins with its own (`dicom_node.marks`)."""
+    return set(connection.execute(sa.select(_MARK).distinct()).scalars())
+
+
+def lost(connection: sa.Connection, dead: Collection[str]) -> list[str]:
+    """What processes of these marks brought counts as aborted. The series that they were bringing."""
+    theirs = _MARK.in_(dead)
+    left = sa.select(carrier.c.series_uid).where(theirs)
     connection.execute(sa.update(series).where(series.c.series_uid.in_(left)).values(aborted=True))
-    uids = connection.execute(sa.select(carrier.c.series_uid).distinct().order_by(carrier.c.series_uid)).scalars()
-    cut = list(uids)
-    connection.execute(sa.delete(carrier))
+    cut = list(connection.execute(left.distinct().order_by(carrier.c.series_uid)).scalars())
+    connection.execute(sa.delete(carrier).where(theirs))
     return cut

@@ -21,6 +21,7 @@ from dicom_node.dimse.contexts import check_preferences
 from dicom_node.dimse.tls import DAY_S, WARN_DAYS, CertificateFile, certificate_files, days_left, server_context
 from dicom_node.errors import BundleError, ConfigError, DeliveryError, DicomNodeError, StorageError
 from dicom_node.peers import PeerConfig
+from dicom_node.root_probe import probe
 from dicom_node.rows import Row
 from dicom_node.storage import Storage
 
@@ -39,6 +40,8 @@ class Item:
 def check(config: Config) -> Iterator[Item]:
     """Tries everything; one failure hides no other."""
     yield _try("storage", lambda: _storage(config))
+    if config.storage.root.is_dir():
+        yield _try("storage file system", lambda: probe(config.storage.root))
     yield _try("database", lambda: _database(config))
     yield _try("port", lambda: _plain_port(config))
     if config.receive.tls is not None:

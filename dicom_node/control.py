@@ -14,6 +14,7 @@ from dicom_node.errors import DicomNodeError, StaleState
 from dicom_node.lookback import lookback_id
 from dicom_node.purges import DONE, Kept
 from dicom_node.retention import Gone, Purged, Purger, alone
+from dicom_node.shadows import SHADOW_PRIORITY, shadow_id
 from dicom_node.storage import Storage
 
 _ENDED = ("SUCCESS", "ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED")
@@ -37,6 +38,22 @@ def retry(database: Database, engine: EngineClient, job_id: str) -> str:
         return "queued; an earlier CT is looked for first"
     _start_again(engine, "analyse", job_id, job["priority"], job_id)
     return "queued for analysis"
+
+
+def retry_shadow(database: Database, engine: EngineClient, job_id: str) -> str:
+    """Let the second model look again at a job for which it came to no result."""
+    row = database.shadow(job_id)
+    if row is None:
+        raise DicomNodeError(f"job {job_id} has no second look; dicom-node model shadows list shows what failed")
+    workflow_id = shadow_id(job_id)
+    if row["state"] in ("failed", "given up"):
+        database.requeue_shadow(job_id)
+    elif row["state"] != "queued" or not all(_over(engine, each) for each in engine.ids(workflow_id)):
+        raise DicomNodeError(f"the second look at job {job_id} is {row['state']}: nothing to retry")
+    # Its later turns, too. A new one, and not the ended one again: that has its failure as its result.
+    engine.forget(workflow_id)
+    engine.enqueue("shadow", workflow_id, job_id, 0, priority=SHADOW_PRIORITY)
+    return f"queued: {row['model_name']} looks again, behind all jobs"
 
 
 def _decide_again(database: Database, engine: EngineClient, job_id: str, series_uid: str) -> str:

@@ -6,7 +6,7 @@ No row changed means that somebody else owns the row: StaleState. Everything her
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -125,10 +125,15 @@ class Database(Ledger, Purges, Commitments, Pulls, Priors, Shadows, CorrectionRo
         with self._begin() as connection:
             carriers.ended(connection, series_uids, association, released=released)
 
-    def associations_lost(self) -> list[str]:
-        """No Association lives, whatever the rows say: the receivers before us died. The series that were coming."""
+    def association_marks(self) -> set[str]:
+        """The marks of all that count an Association, the living ones' and the dead ones'."""
         with self._begin() as connection:
-            return carriers.lost(connection)
+            return carriers.marks(connection)
+
+    def associations_lost(self, dead: Collection[str]) -> list[str]:
+        """The processes of these marks died, and their Associations with them. The series that were coming."""
+        with self._begin() as connection:
+            return carriers.lost(connection, dead)
 
     def series(self, series_uid: str) -> Row | None:
         return self._one(sa.select(schema.series).where(schema.series.c.series_uid == series_uid))

@@ -265,6 +265,11 @@ class EngineClient:
         found = self._client.list_workflows(workflow_ids=[workflow_id], load_input=False, load_output=False)
         return _state(found[0]) if found else None
 
+    def ids(self, prefix: str) -> list[str]:
+        """Of the workflows whose ids begin so."""
+        rows = self._client.list_workflows(workflow_id_prefix=prefix, load_input=False, load_output=False)
+        return [row.workflow_id for row in rows]
+
     def states(self, *, status: Sequence[str] | None = None, name: str | None = None) -> list[WorkflowState]:
         rows = self._client.list_workflows(
             status=list(status) if status else None, name=name, load_input=False, load_output=False

@@ -8,6 +8,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from dicom_node.rows import Row
+
 _SIZES = (
     ("diameter_mm", "longest diameter, mm", "+.2f"),
     ("volume_mm3", "volume, mm3", "+.1f"),
@@ -58,6 +60,14 @@ def print_agreement(out: Console, shown: Mapping[str, Any]) -> None:
     if unended:
         out.print(f"second looks without a result: {', '.join(unended)}", markup=False, highlight=False)
     out.print(f"{shown['rule']}. {shown['notice']}.", markup=False, highlight=False)
+
+
+def print_failed_shadows(out: Console, rows: Sequence[Row]) -> None:
+    """One line each. The problem is the node's own text, which quotes no patient."""
+    table = Table("job", "route", "model", "state", "why", box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(row["job_id"], row["route"], row["model_name"], row["state"], row["problem"] or "")
+    out.print(table if rows else "no second look failed")
 
 
 def named(bundle: Mapping[str, Any]) -> str:

@@ -145,7 +145,7 @@ class Landing:
     @contextlib.contextmanager
     def landing(self, series_uid: str, source_ae: str) -> Iterator[Store]:
         """Over one retrieval, which counts as an Association that brings the series: how it ended is evidence."""
-        association, begun = uuid.uuid4().hex, False
+        association, begun = self._storage.mark.on(uuid.uuid4().hex), False
 
         def store(request: StoreRequest) -> StoreAnswer:
             nonlocal begun

@@ -447,7 +447,7 @@ def _park(database: Database, workflow_id: str, name: str) -> None:
     if name == "analyse" and database.park_job(workflow_id, text):
         metrics.series_ended("parked", "PARKED")
     elif name == "shadow":
-        from dicom_node.shadow import shadowed_job
+        from dicom_node.shadows import shadowed_job
 
         with contextlib.suppress(StaleState):
             database.fail_shadow(shadowed_job(workflow_id), "its workers died while they ran it", given_up=True)

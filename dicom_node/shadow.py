@@ -20,12 +20,11 @@ from dicom_node.db import Database, Row
 from dicom_node.engine import Json, Run
 from dicom_node.errors import DatabaseUnavailable, DicomNodeError, StaleState
 from dicom_node.logs import describe
+from dicom_node.shadows import SHADOW_PRIORITY, shadow_id
 from dicom_node.storage import Storage
 
 log = logging.getLogger(__name__)
 
-# Behind any job of any route.
-PRIORITY = "last"
 # A worker that is free takes up a job within half a second: only one that waits for longer needs ours.
 _PATIENCE_S = 2.0
 _LOOK_S = 1.0
@@ -35,16 +34,6 @@ _MOST_TURNS = 5
 
 class _GaveWay(Exception):
     """A job waits for this worker."""
-
-
-def shadow_id(job_id: str) -> str:
-    """The workflow of a job's second look. No destination's name has a slash, so it is none of the deliveries'."""
-    return f"{job_id}/shadow"
-
-
-def shadowed_job(workflow_id: str) -> str:
-    """The job of `shadow_id`, of any turn."""
-    return workflow_id.partition("/")[0]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +56,7 @@ class Shadow:
     def begin(self, run: Run, job_id: str) -> None:
         """After the first result is stored and its deliveries are on their way."""
         if run.step("want shadow", self.want, job_id)["wanted"]:
-            run.enqueue("shadow", shadow_id(job_id), job_id, 0, priority=PRIORITY)
+            run.enqueue("shadow", shadow_id(job_id), job_id, 0, priority=SHADOW_PRIORITY)
 
     def want(self, job_id: str) -> Json:
         return {"wanted": self.database.shadow_wanted(job_id)}
@@ -75,7 +64,7 @@ class Shadow:
     def look(self, run: Run, job_id: str, turn: int) -> None:
         outcome = run.step("shadow", self.look_at_job, job_id, turn)
         if outcome["verdict"] == "gave way":
-            run.enqueue("shadow", f"{shadow_id(job_id)}:{turn + 1}", job_id, turn + 1, priority=PRIORITY)
+            run.enqueue("shadow", f"{shadow_id(job_id)}:{turn + 1}", job_id, turn + 1, priority=SHADOW_PRIORITY)
 
     def look_at_job(self, job_id: str, turn: int) -> Json:
         """Whatever goes wrong ends in this row and nowhere else: the job is complete, and stays so."""

@@ -12,7 +12,10 @@ from dicom_node import schema
 from dicom_node.errors import StaleState
 from dicom_node.rows import Row, Rows
 
+# Behind any job of any route.
+SHADOW_PRIORITY = "last"
 _UNENDED = ("queued", "running")
+_WITHOUT_RESULT = ("failed", "given up")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +25,16 @@ class ShadowRun:
     row: Row
     first: tuple[dict[str, Any], ...]
     second: tuple[dict[str, Any], ...]
+
+
+def shadow_id(job_id: str) -> str:
+    """The workflow of a job's second look. No destination's name has a slash, so it is none of the deliveries'."""
+    return f"{job_id}/shadow"
+
+
+def shadowed_job(workflow_id: str) -> str:
+    """The job of `shadow_id`, of any turn."""
+    return workflow_id.partition("/")[0]
 
 
 class Shadows(Rows):
@@ -76,6 +89,17 @@ class Shadows(Rows):
         state = "given up" if given_up else "failed"
         self._move_shadow(job_id, _UNENDED, state, problem=problem, finished_at=self._now())
 
+    def failed_shadows(self, route: str | None = None) -> list[Row]:
+        """Those that ended without a result, oldest first."""
+        s = schema.shadow.c
+        which = [s.state.in_(_WITHOUT_RESULT)] + ([] if route is None else [s.route == route])
+        return self._all(sa.select(schema.shadow).where(*which).order_by(s.finished_at, s.job_id))
+
+    def requeue_shadow(self, job_id: str) -> None:
+        """failed or given up -> queued."""
+        ended = {"problem": None, "finished_at": None, "executor": None}
+        self._move_shadow(job_id, _WITHOUT_RESULT, "queued", **ended)
+
     def finish_shadow(
         self,
         job_id: str,
@@ -117,7 +141,7 @@ class Shadows(Rows):
             )
             if not done.rowcount:
                 raise StaleState(f"the second look at job {job_id} is not {' or '.join(expected)}")
-            if state in ("failed", "given up"):
+            if state in _WITHOUT_RESULT:
                 self._event(connection, f"shadow {state}", job_id=job_id, problem=values["problem"])
 
     def shadow_findings(self, job_id: str) -> list[dict[str, Any]]:

@@ -8,11 +8,13 @@ import hashlib
 import os
 import re
 import shutil
+import threading
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from dicom_node import marks
 from dicom_node.errors import FileGone, InvalidUID, OutOfSpace, StorageError
 
 # PS3.5 9.1: components of digits joined by dots, at most 64 characters. It forbids leading zeros too, but devices
@@ -59,6 +61,8 @@ class Storage:
 
     def __init__(self, root: Path, *, min_free_gb: float = 0.0) -> None:
         self.root = root.absolute()
+        self._mark: marks.Mark | None = None
+        self._marking = threading.Lock()
         self.keep_free(min_free_gb)
         try:
             for folder in (".", "incoming", "results"):
@@ -72,6 +76,29 @@ class Storage:
 
     def path(self, relative: str) -> Path:
         return self.root / relative
+
+    # -- who receives ------------------------------------------------------------------------------
+
+    @property
+    def mark(self) -> marks.Mark:
+        """This process's, as one that receives; taken when it is first asked for. Raises StorageError."""
+        with self._marking, _as_storage_error():
+            if self._mark is None:
+                self._mark = marks.Mark(self.root)
+            return self._mark
+
+    def keep_mark(self) -> None:
+        """To be called now and then: a machine that was cut off for longer than its locks last gets a new one."""
+        with self._marking, _as_storage_error():
+            if self._mark is not None and not self._mark.stands():
+                self._mark = marks.Mark(self.root)
+
+    def living_marks(self) -> frozenset[str]:
+        """Those of all processes that receive here, on any machine. To be asked after what they left was listed."""
+        with _as_storage_error():
+            return marks.living(self.root)
+
+    # -- files -------------------------------------------------------------------------------------
 
     def holds(self, relative: str, size_bytes: int) -> bool:
         """Whether the file is there at its full size."""
@@ -93,7 +120,8 @@ class Storage:
 
     def write_instance(self, study_uid: str, series_uid: str, sop_instance_uid: str, *parts: bytes) -> StoredFile:
         """The received file, durable on return; one that is there already with equal bytes is left alone."""
-        return self._write(instance_path(study_uid, series_uid, sop_instance_uid), *parts, keep_free=True)
+        path = instance_path(study_uid, series_uid, sop_instance_uid)
+        return self._write(path, *parts, keep_free=True, mark=self.mark.name)
 
     def write_instances(self, due: Iterable[DueFile]) -> list[StoredFile | None]:
         """Files of Instances that are safe elsewhere, all durable on return; their time is that of reception.
@@ -102,6 +130,7 @@ class Storage:
         """
         folders: dict[Path, None] = {}
         written: list[StoredFile | None] = []
+        mark = self.mark.name
         with _as_storage_error():
             for one in due:
                 stored, final = _described(one.path, one.parts), self.root / one.path
@@ -113,7 +142,7 @@ class Storage:
                 folders[final.parent] = None
                 if not same:
                     _make_durable_folder(final.parent, self.root)
-                    _rename_durable(final, one.parts, one.received_at)
+                    _rename_durable(final, one.parts, one.received_at, mark)
             for folder in folders:
                 sync_folder(folder)
         return written
@@ -158,7 +187,7 @@ class Storage:
             sync_folder(self.root / folder)
         return copied
 
-    def _write(self, relative: str, *parts: bytes, keep_free: bool = False) -> StoredFile:
+    def _write(self, relative: str, *parts: bytes, keep_free: bool = False, mark: str = "") -> StoredFile:
         stored = _described(relative, parts)
         final = self.root / relative
         with _as_storage_error():
@@ -169,17 +198,21 @@ class Storage:
             if keep_free:
                 self.check_space(stored.size_bytes)
             _make_durable_folder(final.parent, self.root)
-            _rename_durable(final, parts)
+            _rename_durable(final, parts, mark=mark)
             sync_folder(final.parent)
         return stored
 
     def sweep(self) -> int:
-        """Remove temporary files that a crash left behind. For the receiver alone, before it accepts anything."""
+        """Remove the temporary files of received Instances whose writer is dead, on whichever machine it ran."""
+        left = list((self.root / "incoming").rglob(f".*{_TEMPORARY}"))
+        # Only now: who marked such a file had its mark before.
+        living = self.living_marks() if left else frozenset()
         removed = 0
-        for path in (self.root / "incoming").rglob(f"*{_TEMPORARY}"):
-            with contextlib.suppress(FileNotFoundError):
-                path.unlink()
-                removed += 1
+        for path in left:
+            if path.name[1:].partition("-")[0] not in living:
+                with contextlib.suppress(FileNotFoundError):
+                    path.unlink()
+                    removed += 1
         return removed
 
     def discard(self, relative: str) -> None:
@@ -271,10 +304,10 @@ def _make_durable_folder(folder: Path, root: Path) -> None:
         sync_folder(new.parent)
 
 
-def _rename_durable(final: Path, parts: tuple[bytes, ...], received_at: float | None = None) -> None:
-    """The flushed bytes under their final name; the folder is still to be flushed."""
+def _rename_durable(final: Path, parts: tuple[bytes, ...], received_at: float | None = None, mark: str = "") -> None:
+    """The flushed bytes under their final name; the folder is still to be flushed. mark: whose temporary file it is."""
     # Two Associations may bring the same instance at once: each has a temporary name of its own.
-    temporary = final.with_name(f".{uuid.uuid4().hex}{_TEMPORARY}")
+    temporary = final.with_name(f".{mark}-{uuid.uuid4().hex}{_TEMPORARY}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
     try:
         with os.fdopen(descriptor, "wb", buffering=0) as file:

@@ -1,6 +1,7 @@
 """Several machines on one: a Linux network namespace each, on one bridge, each with a host name of its own.
 
-They share the file system, as machines with one storage root do. Needs root; nothing leaves the bridge.
+They share the file system of one kernel, or one over that network (`run_gluster`), as machines with one storage root
+do. Needs root; nothing leaves the bridge.
 """
 
 from __future__ import annotations
@@ -13,11 +14,11 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-# RFC 2544: set aside for trials of networks, so that it is nobody's here.
-_NETWORK = "198.18.77"
+# RFC 2544: 198.18.0.0/15 is set aside for trials of networks, so that it is nobody's here. Each run has a part of it.
+_NETWORK = f"198.18.{os.getpid() % 256}"
 _REPOSITORY = Path(__file__).resolve().parent.parent
 # As `Restart=always` of a unit: what ends is started again.
-_FOREVER = 'hostname "$0"; while :; do "$@"; sleep 0.5; done'
+_FOREVER = 'hostname "$0"; eval "$MOUNT"; while :; do "$@"; sleep 0.5; done'
 _ONCE = 'hostname "$0"; exec "$@"'
 
 
@@ -26,19 +27,36 @@ class NoHosts(Exception):
 
 
 class Host:
-    """One of them. `name` is its host name, `address` where the others and the test reach it."""
+    """One of them. `name` is its host name, `address` where the others and the test reach it.
+
+    mount: a shell command that mounts what it shares with others; each process does so for itself.
+    """
 
     def __init__(self, name: str, address: str, namespace: str, log_folder: Path) -> None:
         self.name, self.address, self._namespace, self._log_folder = name, address, namespace, log_folder
         self._line = f"{namespace}-l"
         self._running: list[subprocess.Popen[bytes]] = []
+        self.mount = ":"
 
     def inside(self, *command: str) -> list[str]:
         """The same command, run on this host."""
         return self._inside(_ONCE, command)
 
     def _inside(self, script: str, command: Sequence[str]) -> list[str]:
-        return ["ip", "netns", "exec", self._namespace, "unshare", "--uts", "sh", "-c", script, self.name, *command]
+        return [
+            "ip",
+            "netns",
+            "exec",
+            self._namespace,
+            "unshare",
+            "--uts",
+            "--mount",
+            "sh",
+            "-c",
+            script,
+            self.name,
+            *command,
+        ]
 
     def start(self, label: str, *command: str, environment: Mapping[str, str] | None = None) -> None:
         """Run a command here for as long as the host is on; started again when it ends. Its output: `log(label)`."""
@@ -50,7 +68,7 @@ class Host:
                     stdout=output,
                     stderr=output,
                     start_new_session=True,
-                    env={**os.environ, "PYTHONPATH": str(_REPOSITORY), **(environment or {})},
+                    env={**os.environ, "PYTHONPATH": str(_REPOSITORY), "MOUNT": self.mount, **(environment or {})},
                 )
             )
 
@@ -131,6 +149,64 @@ def _ip(*words: str) -> None:
         raise NoHosts("no ip command here: iproute2 has it") from err
     except subprocess.CalledProcessError as err:
         raise NoHosts(f"ip {' '.join(words)}: {err.stderr.strip()}") from err
+
+
+_BRICK = """
+volume posix
+  type storage/posix
+  option directory {folder}
+end-volume
+volume locks
+  type features/locks
+  subvolumes posix
+end-volume
+volume server
+  type protocol/server
+  option transport-type tcp
+  option transport.socket.bind-address {address}
+  option transport.socket.listen-port {port}
+  option auth.addr.locks.allow *
+  subvolumes locks
+end-volume
+"""
+# A machine that is not heard of for so long has lost its locks, and its own calls fail.
+_CLIENT = """
+volume remote
+  type protocol/client
+  option transport-type tcp
+  option remote-host {address}
+  option remote-port {port}
+  option remote-subvolume locks
+  option ping-timeout 10
+end-volume
+"""
+
+
+@contextlib.contextmanager
+def run_gluster(network: Network, folder: Path, mountpoint: Path, port: int) -> Iterator[None]:
+    """A GlusterFS server for `folder`, which what is started on the hosts from now on has at `mountpoint`.
+
+    Raises NoHosts where there is none, or where nothing can be mounted.
+    """
+    if not Path("/usr/sbin/glusterfsd").exists() or not os.access("/dev/fuse", os.W_OK):
+        raise NoHosts("no GlusterFS here (tests/peers.sh installs it), or no /dev/fuse")
+    folder.mkdir()
+    mountpoint.mkdir()
+    files = {name: folder.with_name(f"{name}.vol") for name in ("brick", "client")}
+    files["brick"].write_text(_BRICK.format(folder=folder, address=network.address, port=port))
+    files["client"].write_text(_CLIENT.format(address=network.address, port=port))
+    command = ["/usr/sbin/glusterfsd", "-N", "-f", str(files["brick"]), "-l", str(folder.with_name("brick.log"))]
+    process = subprocess.Popen(command)
+    mount = f"/usr/sbin/glusterfs -N -f {files['client']} -l {folder.with_name('client.log')} {mountpoint} &"
+    for host in network.hosts.values():
+        host.mount = f"{mount} until grep -q ' {mountpoint} fuse' /proc/mounts; do sleep 0.1; done"
+    try:
+        yield
+    finally:
+        for host in network.hosts.values():
+            host.power_off()
+        process.terminate()
+        process.wait(20)
 
 
 @contextlib.contextmanager

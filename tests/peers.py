@@ -188,12 +188,16 @@ def _orthanc_settings(folder: Path, dicom_port: int, http_port: int) -> dict[str
 class Postgres:
     """A running PostgreSQL cluster of its own; `url` of its database `node`."""
 
-    def __init__(self, url: str, restart: Callable[[], None]) -> None:
-        self.url, self._restart = url, restart
+    def __init__(self, url: str, control: Callable[..., None]) -> None:
+        self.url, self._control = url, control
 
-    def crash_and_restart(self) -> None:
-        """Every connection is gone at once, nothing is said to anybody, and the log is replayed."""
-        self._restart()
+    def crash(self) -> None:
+        """Every connection is gone at once, and nothing is said to anybody."""
+        self._control("-m", "immediate", "stop")
+
+    def start(self) -> None:
+        """After a crash: the log is replayed first."""
+        self._control("start")
 
 
 @contextlib.contextmanager
@@ -214,22 +218,23 @@ def postgres_cluster(
         folder, port, as_postgres = Path(name), port or free_port(), _as_postgres()
         if as_postgres:
             shutil.chown(folder, "postgres")
-        control = inside(*as_postgres, str(binaries / "pg_ctl"), "-D", str(folder / "data"), "-w")
+        pg_ctl = inside(*as_postgres, str(binaries / "pg_ctl"), "-D", str(folder / "data"), "-w")
         _run([*as_postgres, str(binaries / "initdb"), "-D", f"{name}/data", "-U", "node", "-A", "trust", "-N"], name)
         if host != "127.0.0.1":
             with (folder / "data" / "pg_hba.conf").open("a") as rules:
                 rules.write("host all all samenet trust\n")
         options = f"-h {host} -p {port} -k {name} -c fsync=off -c max_connections=200"
-        _run([*control, "-l", f"{name}/log", "-o", options, "start"], name)
+
+        def control(*words: str) -> None:
+            _run([*pg_ctl, "-l", f"{name}/log", "-o", options, *words], name)
+
+        control("start")
         try:
             createdb = [*as_postgres, str(binaries / "createdb"), "-h", name, "-p", str(port), "-U", "node"]
             _run([*createdb, "node"], name)
-            yield Postgres(
-                f"postgresql+psycopg://node@{host}:{port}/node",
-                lambda: _run([*control, "-l", f"{name}/log", "-o", options, "-m", "immediate", "restart"], name),
-            )
+            yield Postgres(f"postgresql+psycopg://node@{host}:{port}/node", control)
         finally:
-            _run([*control, "-m", "immediate", "stop"], name)
+            control("-m", "immediate", "stop")
 
 
 def _run(command: list[str], folder: str) -> None:

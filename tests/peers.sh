@@ -1,13 +1,14 @@
 #!/bin/sh
 # Install the third-party parts that tests run against: systemd-analyze, Orthanc, DCMTK, PostgreSQL, PixelMed's SR validator,
-# rsyslog, promtool, HAProxy before several receivers, the viewer OHIF with the nginx and the Chromium that it needs, and
-# axe-core, which judges the pages' accessibility.
+# rsyslog, promtool, HAProxy before several receivers, GlusterFS under them, the viewer OHIF with the nginx and the
+# Chromium that it needs, and axe-core, which judges the pages' accessibility.
 # Does nothing where they are installed; needs root or sudo for what is not.
 set -eu
 
 packages="orthanc orthanc-dicomweb orthanc-gdcm dcmtk postgresql rsyslog rsyslog-gnutls"
 packages="$packages libpixelmed-java pixelmed-apps libsaxonhe-java default-jre-headless"
 packages="$packages nginx-light chromium systemd prometheus haproxy iproute2"
+packages="$packages glusterfs-server glusterfs-client"
 
 ohif_version=3.13.2
 ohif_sha512="WZdxmpmG7rqFgW9ZJLcbgr3XCtLi1KDNPoMaeY5PPe6j4G4fjEjjkycZM6C6Zk2F87BKxFfpq+jd5xXZB9E8EA=="
@@ -39,7 +40,7 @@ install_packages() {
     $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $missing
 
     # Debian starts what it installs; tests start their own, on free ports and in folders of their own.
-    for service in orthanc postgresql nginx rsyslog prometheus haproxy; do
+    for service in orthanc postgresql nginx rsyslog prometheus haproxy glusterd; do
         if [ -x "/etc/init.d/$service" ]; then
             $as_root service "$service" stop >/dev/null 2>&1 || true
         fi

@@ -1,4 +1,4 @@
-"""The commands `model list | promote | rollback | agreement`: which model works where, and how two of them agree."""
+"""The commands `model ...`: which model works where, how two of them agree, and second looks that failed."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from dicom_node.cli.common import DEFAULT_CONFIG, ConfigOption, JsonOption, out,
 from dicom_node.cli.state import rows
 
 model_app = typer.Typer(help="List, compare, promote and roll back models.", no_args_is_help=True)
+shadows_app = typer.Typer(help="Second looks that came to no result.", no_args_is_help=True)
+model_app.add_typer(shadows_app, name="shadows")
 
 RouteOption = Annotated[str | None, typer.Option("--route", help="Only this route.")]
 
@@ -97,3 +99,47 @@ def model_agreement(
         print_json(shown)
     else:
         present_models.print_agreement(out, shown)
+
+
+@shadows_app.command("list")
+def shadows_list(route: RouteOption = None, config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> None:
+    """The jobs at which a second model looked in vain, and why.
+
+    Example: dicom-node model shadows list --route chest-ct
+    """
+    with _node(config) as (_, database):
+        rows = database.failed_shadows(route)
+    if as_json:
+        print_json(rows)
+    else:
+        present_models.print_failed_shadows(out, rows)
+
+
+@shadows_app.command("retry")
+def shadows_retry(
+    jobs: Annotated[list[str] | None, typer.Argument(metavar="[JOB]...", help="Jobs, by id or a part of it.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="Each that came to no result.")] = False,
+    route: RouteOption = None,
+    config: ConfigOption = DEFAULT_CONFIG,
+) -> None:
+    """Let the second model look again, at these jobs or at each that it failed on. It runs behind all jobs.
+
+    Example: dicom-node model shadows retry --all --route chest-ct
+    """
+    from dicom_node.control import retry_shadow
+    from dicom_node.engine import EngineClient
+
+    if bool(jobs) == every:
+        raise ConfigError("name jobs, or give --all: dicom-node model shadows list shows which there are")
+    with _node(config) as (settings, database):
+        engine = EngineClient(settings.database_url())
+        try:
+            due = [database.find_job(job) for job in jobs or ()]
+            due += [row["job_id"] for row in database.failed_shadows(route)] if every else []
+            for job_id in due:
+                cli_audit.tell(config, "shadow retry", job_id)
+                out.print(f"{job_id}: {retry_shadow(database, engine, job_id)}", markup=False, highlight=False)
+        finally:
+            engine.close()
+    if not due:
+        out.print("no second look failed")

@@ -13,7 +13,6 @@ import socketserver
 import ssl
 import threading
 import time
-import uuid
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -68,7 +67,8 @@ _NARRATORS = (
 class Caller:
     """The peer of one Association, the series that it brought so far, and those of them that grew by it.
 
-    association: its name among all Associations. begun_uids: the series that count it as one that brings them.
+    association: its name among all Associations; empty until a series counts it as one that brings it. begun_uids:
+    those that do.
     brought: series -> SOP Class -> how many Instances were answered Success. refused: how many were not.
     peer: its name in the settings, where it has one. since: when it came, seconds since the epoch.
     """
@@ -82,7 +82,7 @@ class Caller:
     begun_uids: set[str] = field(default_factory=set)
     brought: dict[str, Counter[str]] = field(default_factory=dict)
     refused: int = 0
-    association: str = field(default_factory=lambda: uuid.uuid4().hex)
+    association: str = ""
     peer: str | None = None
     since: float = field(default_factory=time.time)
 

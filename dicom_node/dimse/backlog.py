@@ -110,6 +110,7 @@ class Backlog:
         if time.monotonic() - self._tended_at < _TEND_S:
             return
         try:
+            self._storage.keep_mark()
             self._orphans.recover()
         except StorageError as err:
             log.error("journals not looked at", extra={"action": "journal", "why": str(err)})

@@ -74,6 +74,7 @@ class Intake:
 
     def start(self) -> None:
         """What a crash left in the journal becomes file and row. Raises StorageError or DatabaseUnavailable."""
+        _ = self._storage.mark  # whoever starts after us is to know that files without rows may be ours
         self._backlog.start()
 
     def tend(self) -> None:
@@ -149,9 +150,15 @@ class Intake:
         return arrival
 
     def adopt(self) -> int:
-        """Give durable files a row that a crash kept from them; how many there were."""
-        adopted = 0
-        files = map(PurePosixPath, self._storage.incoming_files())
+        """Give durable files a row that a crash kept from them; how many there were.
+
+        None of them while others receive here: a file of theirs has its row in a moment, and that says who sent it.
+        What was acknowledged has a row or a record, so the rest can wait for a start when nobody else receives.
+        """
+        files, adopted = list(map(PurePosixPath, self._storage.incoming_files())), 0
+        if files and self._storage.living_marks() - {self._storage.mark.name}:
+            log.info("others receive here: no file adopted", extra={"action": "adopt"})
+            return 0
         for folder, members in groupby(files, key=lambda path: path.parent):
             rows = {row["path"]: row for row in self._database.instances(folder.name)}
             for path in members:

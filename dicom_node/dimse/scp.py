@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+import uuid
 
 import sqlalchemy as sa
 
@@ -32,25 +33,26 @@ _COUNT_AGAIN_S = 10.0
 def mend(
     storage: Storage, database: Database, intake: Intake, *, ae_title: str = "", audit: Audit | None = None
 ) -> Lock | None:
-    """Start `intake` and mend what a crash left behind; the lock that keeps others from doing so meanwhile.
+    """Start `intake` and mend what dead receivers left behind; the lock that keeps others from doing so meanwhile.
 
-    `audit` is told of the series that were coming when the receivers before us died: they could not tell it.
+    `audit` is told of the series that were coming when they died: they could not tell it.
 
-    None where another receiver holds it: the temporary files of a living one, here or on another machine that
-    receives into the same storage root, are alive.
+    None where another receiver holds it: several that start need not all look through the storage root. What keeps the
+    files of the living from being taken away is their marks, not this lock, which may be free while some live.
     """
+    brought = database.association_marks()
+    cut = database.associations_lost(brought - storage.living_marks())
     housekeeper = try_lock(database.url, "receive")
     if housekeeper is None:
         log.info("another receiver runs: no sweep", extra={"action": "sweep"})
         intake.start()
-        return None
-    cut = database.associations_lost()
-    removed = storage.sweep()
-    if removed:
-        log.info("half-written files removed", extra={"action": "sweep", "files": removed})
-    # Records say who sent an Instance, a file without a row does not.
-    intake.start()
-    intake.adopt()
+    else:
+        removed = storage.sweep()
+        if removed:
+            log.info("half-written files removed", extra={"action": "sweep", "files": removed})
+        # Records say who sent an Instance, a file without a row does not.
+        intake.start()
+        intake.adopt()
     for series_uid in cut:
         _tell_cut(storage, database, series_uid, ae_title, audit or NoAudit())
     return housekeeper
@@ -181,6 +183,7 @@ class Receiver:
         if time.monotonic() < self._count_again_at:
             return
         try:
+            caller.association = caller.association or self._storage.mark.on(uuid.uuid4().hex)
             self._database.association_began(series_uid, caller.association)
             caller.begun_uids.add(series_uid)
         except (sa.exc.SQLAlchemyError, DicomNodeError) as err:

@@ -14,6 +14,7 @@ import pytest
 from pydicom.uid import generate_uid
 
 from dicom_node.agreements import agreement_of
+from dicom_node.audit.events import os_user
 from dicom_node.dimse.archive import Archive
 from dicom_node.dimse.scu import send
 from dicom_node.model.bundle import load_bundle
@@ -33,10 +34,20 @@ def another_bundle(folder: Path) -> Path:
 
 
 def command(node: Node, *args: str) -> str:
-    whole = [sys.executable, "-m", "dicom_node", "model", *args, "--config", str(node.config_path)]
-    done = subprocess.run(whole, capture_output=True, text=True, check=False)
+    done = model(node, *args)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def refused(node: Node, *args: str) -> str:
+    done = model(node, *args)
+    assert done.returncode == 1, done.stdout
+    return done.stderr
+
+
+def model(node: Node, *args: str) -> subprocess.CompletedProcess[str]:
+    whole = [sys.executable, "-m", "dicom_node", "model", *args, "--config", str(node.config_path)]
+    return subprocess.run(whole, capture_output=True, text=True, check=False)
 
 
 def renamed(uid: str, number: int) -> str:
@@ -57,16 +68,35 @@ def new_series(folder: Path, files: list[Path], number: int) -> tuple[str, list[
     return str(ds.SeriesInstanceUID), uids
 
 
-def analysed(node: Node, folder: Path, files: list[Path], number: int) -> tuple[dict[str, Any], Any]:
-    """A new series through the node: its job, delivered, and what came of its shadow."""
+def sent(node: Node, folder: Path, files: list[Path], number: int) -> str:
+    """A new series on its way through the node; the job that it will be."""
     series_uid, uids = new_series(folder / f"series{number}", files, number)
     peer = PeerConfig(ae_title="DICOMNODE", host="127.0.0.1", port=node.port, response_timeout_s=20)
-    sent = send(sorted((folder / f"series{number}").iterdir()), peer, "SENDER")
-    assert all(outcome.kind == "stored" for outcome in sent)
-    job = node.wait_ended(node.job_of(uids, series_uid))
-    job_id = job["job_id"]
-    node.wait(lambda: (node.database.shadow(job_id) or {}).get("state") == "complete", "the second look")
+    outcomes = send(sorted((folder / f"series{number}").iterdir()), peer, "SENDER")
+    assert all(outcome.kind == "stored" for outcome in outcomes)
+    return node.job_of(uids, series_uid)
+
+
+def seen(node: Node, job_id: str, second_look: str = "complete") -> tuple[dict[str, Any], Any]:
+    """The job, delivered, and what came of its shadow."""
+    job = node.wait_ended(job_id)
+    node.wait(lambda: (node.database.shadow(job_id) or {}).get("state") == second_look, "the second look")
     return job, node.database.shadow(job_id)
+
+
+def segmentation(archive: Archive, job: dict[str, Any]) -> tuple[bytes, list[str]]:
+    """The voxels that arrived of a job, as bytes, and what was found."""
+    uids = {row["sop_instance_uid"] for row in job["deliveries"]}
+    arrived = [pydicom.dcmread(path) for path in archive.folder.glob("*.dcm")]
+    [seg] = [ds for ds in arrived if ds.SOPInstanceUID in uids and ds.Modality == "SEG"]
+    found = [{key: value for key, value in one.items() if key != "tracking_uid"} for one in job["findings"]]
+    return seg.PixelData, [json.dumps(one, sort_keys=True) for one in found]
+
+
+def told(node: Node, action: str) -> list[str]:
+    """The lines of the audit trail on that action."""
+    files = sorted(node.config.audit_folder().glob("*.jsonl"))
+    return [line for path in files for line in path.read_text().splitlines() if action in line]
 
 
 @pytest.mark.slow
@@ -82,11 +112,25 @@ def test_the_second_model_is_compared_promoted_and_rolled_back_and_only_the_firs
         assemble={"quiet_time_s": 2},
     )
     settings = node.config_path.read_bytes()
-    node.start("receive", "work", "deliver")
     sha256 = {name: load_bundle(folder).sha256 for name, folder in bundles.items()}
+    weights = (bundles["daring"] / "weights.safetensors").read_bytes()
 
-    # The first works, the second sees the same.
-    first, shadow = analysed(node, tmp_path, tiny_files, 1)
+    # A second bundle that is damaged keeps no job from its end, and neither force nor time puts it first.
+    (bundles["daring"] / "weights.safetensors").write_bytes(weights[:-1])
+    node.start("receive", "work", "deliver")
+    first_id = sent(node, tmp_path, tiny_files, 1)
+    first, _ = seen(node, first_id, "failed")
+    assert "weights" in refused(node, "promote", "daring", "--force")
+    assert node.database.promotions() == {}
+    (bundles["daring"] / "weights.safetensors").write_bytes(weights)
+
+    # Mended, it looks again at what it failed on: the first works, the second sees the same.
+    node.kill("work")
+    node.start("work")
+    assert first_id in command(node, "shadows", "list", "--json")
+    assert "daring looks again" in command(node, "shadows", "retry", "--all")
+    assert node.database.failed_shadows() == []
+    _, shadow = seen(node, first_id)
     assert (first["model"]["bundle_sha256"], shadow["model"]["bundle_sha256"]) == (sha256["steady"], sha256["daring"])
     [pair] = agreement_of(node.database)["pairs"]
     assert (pair["first"]["bundle_sha256"], pair["second"]["bundle_sha256"]) == (sha256["steady"], sha256["daring"])
@@ -96,20 +140,36 @@ def test_the_second_model_is_compared_promoted_and_rolled_back_and_only_the_firs
 
     # Promoted without a restart: the next job is the second's, and the older one keeps its name.
     assert "daring works on all (was steady)" in command(node, "promote", "daring")
-    second, shadow = analysed(node, tmp_path, tiny_files, 2)
+    second_id = sent(node, tmp_path, tiny_files, 2)
+    node.wait(lambda: (node.database.job(second_id) or {}).get("state") == "running", "the second job")
+
+    # Taken back while it runs: it ends as it began, and what is decided from then on is the first one's again.
+    assert command(node, "rollback") == "all: steady works (was daring)\n"
+    third_id = sent(node, tmp_path, tiny_files, 3)
+    second, shadow = seen(node, second_id)
     assert (second["model"]["bundle_sha256"], second["promoted_over"]) == (sha256["daring"], "steady")
     assert shadow["model"]["bundle_sha256"] == sha256["steady"]
     assert node.database.job(first["job_id"])["model"]["bundle_sha256"] == sha256["steady"]  # type: ignore[index]
+    third, shadow = seen(node, third_id)
+    assert (third["model"]["bundle_sha256"], shadow["model"]["bundle_sha256"]) == (sha256["steady"], sha256["daring"])
+    assert segmentation(archive, third) == segmentation(archive, first) != segmentation(archive, second)
 
-    assert command(node, "rollback") == "all: steady works (was daring)\n"
     assert node.config_path.read_bytes() == settings
     node.stop()
+    for action in ("model promote", "model rollback", "shadow retry"):
+        [line] = told(node, action)
+        assert f'"{os_user()}"' in line.replace("\\", ""), action
+
+    # One that is not there any more is refused, too, and what works is not touched.
+    bundles["daring"].rename(tmp_path / "gone")
+    assert str(bundles["daring"]) in refused(node, "promote", "daring", "--force")
+    assert node.database.promotions() == {}
 
     # What arrived is what the ledgers of the two jobs name, each of the model that worked for its job.
-    made = {row["sop_instance_uid"] for job in (first, second) for row in job["deliveries"]}
+    made = {row["sop_instance_uid"] for job in (first, second, third) for row in job["deliveries"]}
     assert {one.sop_instance_uid for one in archive.received()} == made
-    assert len(made) == 4
-    worked_on = {job["series"]["series_instance_uid"]: job["model"] for job in (first, second)}
+    assert len(made) == 6
+    worked_on = {job["series"]["series_instance_uid"]: job["model"] for job in (first, second, third)}
     for path in archive.folder.glob("*.dcm"):
         text = pydicom.dcmread(path).to_json()
         [worked] = [model["bundle_sha256"] for uid, model in worked_on.items() if uid in text]

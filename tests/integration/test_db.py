@@ -364,13 +364,22 @@ def test_an_abort_is_remembered_until_the_series_was_decided_on(database: Databa
     assert released(database)
 
 
-def test_associations_of_a_dead_receiver_count_as_aborted(database: Database) -> None:
+def test_associations_of_a_dead_receiver_count_as_aborted_and_those_of_a_living_one_go_on(database: Database) -> None:
+    dead, living = "d" * 16, "a" * 16
     record(database, received(1))
-    database.association_began(SERIES, "a")
-    database.associations_lost()
-    database.association_began(SERIES, "a")
-    database.association_ended([SERIES], "a", released=True)
+    record(database, received(2, series="1.2.99"))
+    for series_uid, mark in ((SERIES, dead), (SERIES, living), ("1.2.99", living)):
+        database.association_began(series_uid, f"{mark}{series_uid[-2:]}")
+    assert database.association_marks() == {dead, living}
+    assert database.associations_lost([dead]) == [SERIES]
+    assert database.associations_lost([]) == []
+    assert database.association_marks() == {living}
+    for series_uid in (SERIES, "1.2.99"):
+        database.association_ended([series_uid], f"{living}{series_uid[-2:]}", released=True)
     assert not released(database)
+    other = database.series("1.2.99")
+    assert other is not None
+    assert other["released"]
 
 
 def test_a_series_knows_who_sent_it_last_and_whether_the_association_ended(database: Database) -> None:

@@ -7,6 +7,8 @@ import errno
 import os
 import socket
 import struct
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -630,14 +632,82 @@ def test_start_mends_what_a_crash_left(start_receiver: Start) -> None:
     assert {uid for uid, _ in bounced} == {SERIES}, "what grew is announced, though nobody sends"
 
 
-def test_a_second_receiver_on_one_root_leaves_temporary_files_alone(start_receiver: Start) -> None:
+# A receiver on another machine, stopped in the middle of writing a file; an Association brings it.
+_ELSEWHERE = """
+import os, sys, uuid
+from pathlib import Path
+from dicom_node.db import Database
+from dicom_node.storage import Storage
+
+root, url, study, series, instance = sys.argv[1:]
+storage, database, flush = Storage(Path(root)), Database(url), os.fsync
+
+def slow(descriptor):
+    if Path(f"/proc/self/fd/{descriptor}").readlink().suffix == ".part":
+        print("writing", flush=True)
+        sys.stdin.readline()
+    flush(descriptor)
+
+os.fsync = slow
+database.association_began(series, storage.mark.on(uuid.uuid4().hex))
+storage.write_instance(study, series, instance, b"from elsewhere")
+print("written", flush=True)
+sys.stdin.readline()
+"""
+
+
+@pytest.fixture
+def elsewhere(start_receiver: Start) -> Iterator[tuple[RunningReceiver, subprocess.Popen[str]]]:
+    """The first receiver is gone; the second lives, and writes an Instance whose row is yet to come."""
     running = start_receiver()
-    part = running.storage.root / "incoming" / ".0a1b.part"
-    part.write_bytes(b"being written by the first")
-    second, _ = restarted(running)
-    second.start()
-    second.stop(0.0)
-    assert part.exists()
+    where = [str(running.storage.root), running.config.database_url(), STUDY, SERIES, "1.2.999"]
+    with subprocess.Popen(
+        [sys.executable, "-c", _ELSEWHERE, *where], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "writing\n"
+        running.receiver.stop(5.0)
+        yield running, process
+        process.kill()
+
+
+def bringing(running: RunningReceiver) -> int:
+    return len(running.database.association_marks())
+
+
+def test_one_that_starts_leaves_alone_what_a_living_one_elsewhere_is_doing(
+    elsewhere: tuple[RunningReceiver, subprocess.Popen[str]],
+) -> None:
+    running, process = elsewhere
+    assert process.stdin is not None
+    assert process.stdout is not None
+    third, _ = restarted(running)
+    third.start()
+    third.stop(0.0)
+    assert bringing(running) == 1
+    process.stdin.write("go on\n")
+    process.stdin.flush()
+    assert process.stdout.readline() == "written\n", "its file had its name still"
+    fourth, _ = restarted(running)
+    fourth.start()
+    fourth.stop(0.0)
+    file = running.storage.path(f"incoming/{STUDY}/{SERIES}/1.2.999.dcm")
+    assert file.read_bytes() == b"from elsewhere"
+    assert running.database.instance("1.2.999") is None, "who sent it only the other one knows"
+
+
+def test_one_that_starts_mends_what_a_dead_one_elsewhere_was_doing(
+    elsewhere: tuple[RunningReceiver, subprocess.Popen[str]],
+) -> None:
+    running, process = elsewhere
+    process.kill()
+    process.wait()
+    third, _ = restarted(running)
+    third.start()
+    third.stop(0.0)
+    assert bringing(running) == 0
+    assert not list(running.storage.root.rglob("*.part"))
+    assert [path.stem for path in running.storage.root.glob("marks/*")] == [running.storage.mark.name]
 
 
 @pytest.mark.peers

@@ -20,11 +20,13 @@ from dicom_node.audit import Auditor, User
 from dicom_node.check import check
 from dicom_node.cli import app
 from dicom_node.config import Config, bundle_folder, load_config
+from dicom_node.control import retry_shadow
 from dicom_node.db import Database
+from dicom_node.engine import EngineClient, migrate
 from dicom_node.errors import BundleError, ConfigError, DicomNodeError, StaleState
 from dicom_node.promote import Change, models, promote, roll_back
 from dicom_node.promotion import pair_of
-from dicom_node.shadow import shadow_id
+from dicom_node.shadows import shadow_id
 from tests.integration.test_db import JOB, SERIES, finish, make_job, received, record
 from tests.node import fast_bundle
 from tests.web import web_role
@@ -138,6 +140,32 @@ def test_what_killed_its_workers_is_given_up_and_the_job_stays_complete(database
         database.start_shadow(JOB, "w1")
     roles._park(database, shadow_id("1.2.3-unknown"), "shadow")
     assert agreement_of(database)["pairs"] == []
+
+
+def test_one_that_failed_is_listed_until_it_is_asked_for_again(database: Database) -> None:
+    migrate(database.url)
+    database.shadow_wanted(JOB)
+    with pytest.raises(StaleState):
+        database.requeue_shadow(JOB)
+    database.start_shadow(JOB, "w1")
+    database.fail_shadow(JOB, "no such model")
+    assert [row["job_id"] for row in database.failed_shadows()] == [JOB]
+    assert database.failed_shadows("another") == []
+    client = EngineClient(database.url)
+    assert "daring looks again" in retry_shadow(database, client, JOB)
+    assert database.failed_shadows() == []
+    assert client.ids(shadow_id(JOB)) == [shadow_id(JOB)]
+    with pytest.raises(DicomNodeError, match="is queued"):
+        retry_shadow(database, client, JOB)
+    client.forget(shadow_id(JOB))
+    assert "daring looks again" in retry_shadow(database, client, JOB), "killed between the row and the queue"
+    assert database.start_shadow(JOB, "w2")["problem"] is None
+    finish_second(database, executor="w2")
+    with pytest.raises(DicomNodeError, match="is complete"):
+        retry_shadow(database, client, JOB)
+    with pytest.raises(DicomNodeError, match="no second look"):
+        retry_shadow(database, client, "1.2.3-unknown")
+    client.close()
 
 
 def test_only_a_complete_job_that_was_decided_with_a_second_model_wants_one(database: Database) -> None:

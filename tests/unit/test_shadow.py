@@ -21,7 +21,7 @@ from dicom_node.errors import DatabaseUnavailable, OutOfSpace, Reason, SeriesRej
 from dicom_node.flow import Flow
 from dicom_node.promotion import pair_of, promotion_lines
 from dicom_node.retention import kept
-from dicom_node.shadow import shadow_id, shadowed_job
+from dicom_node.shadows import shadow_id, shadowed_job
 from dicom_node.summary import job_summary
 from tests.unit.test_flow import SETTINGS, FakeDetector, FakeRun, Node
 
