@@ -7,6 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Form, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
+from dicom_node import metrics
 from dicom_node.config import WebRole
 from dicom_node.web import templating
 from dicom_node.web.access.caller import from_ourselves
@@ -44,6 +45,7 @@ def log_in(
         raise Denied(403, "This request does not come from a page of this node.")
     wait_s = node.access.limits.begin(user, who.address)
     if wait_s > 0:
+        metrics.login_tried("limited")
         page = _page(request, inside(next), f"Too many tries. Wait {max(1, round(wait_s / 60))} min.", 429)
         page.headers["retry-after"] = str(int(wait_s) + 1)
         return page
