@@ -7,7 +7,7 @@ Success, so neither a crash nor an answer that comes hours later loses anything.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import sqlalchemy as sa
@@ -35,10 +35,10 @@ class Settled:
     again: int = 0
     parked: int = 0
     strangers: int = 0
-    destination: str = ""
-    asked_at: float = 0.0
-    answered_at: float = 0.0
-    jobs: frozenset[str] = frozenset()
+    destination: str = field(default="", compare=False)
+    asked_at: float = field(default=0.0, compare=False)
+    answered_at: float = field(default=0.0, compare=False)
+    jobs: frozenset[str] = field(default=frozenset(), compare=False)
 
 
 class Commitments(Rows):
