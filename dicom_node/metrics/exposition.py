@@ -22,6 +22,7 @@ from dicom_node.db import Database
 from dicom_node.errors import DicomNodeError
 from dicom_node.metrics.catalogue import CATALOGUE, OTHER
 from dicom_node.metrics.files import merged
+from dicom_node.metrics.zeros import with_zeros
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 _OPEN_JOBS = ("queued", "running", "failed", "parked")
@@ -62,8 +63,7 @@ class Exposition:
         """As prometheus-client asks a collector."""
         config = self._latest()
         folder = config.metrics_folder()
-        if folder.is_dir():
-            yield from merged(folder)
+        yield from with_zeros(config, merged(folder) if folder.is_dir() else [])
         families: dict[str, GaugeMetricFamily] = {}
         for name, labels, value in [*self._of_rows(config), *self._of_audit(config), *_of_disk(config), *_of_build()]:
             definition = CATALOGUE[name]

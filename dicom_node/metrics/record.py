@@ -28,6 +28,7 @@ _REJECTED = {
     (0x01, 0x02, 0x02): "version",
     (0x02, 0x03, 0x02): "limit",
 }
+REJECTIONS = (*_REJECTED.values(), "not_opened")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -150,8 +150,19 @@ def test_a_histogram_counts_each_value_in_its_bucket(folder: Path) -> None:
     assert found["dicom_node_stage_seconds_bucket le=0.1 stage=wait"] == 1
     assert found["dicom_node_stage_seconds_bucket le=120.0 stage=wait"] == 3
     assert found["dicom_node_stage_seconds_bucket le=+Inf stage=wait"] == 4
+    assert found["dicom_node_stage_seconds_bucket le=3600.0 stage=wait"] == 3, "also one that nothing fell into"
     assert found["dicom_node_stage_seconds_count stage=wait"] == 4
     assert found["dicom_node_stage_seconds_sum stage=wait"] == pytest.approx(1e6 + 70.3)
+
+
+def test_a_histogram_is_whole_though_few_of_its_buckets_were_hit(folder: Path) -> None:
+    metrics.start(folder, "work")
+    metrics.result_made(Acquisition(), [{"score": 0.85, "long_axis_mm": 7.0}] * 3, {})
+    where = "kernel=other le={} scanner=other"
+    found = shown(folder)
+    bounds = [*CATALOGUE["dicom_node_finding_score"].buckets, "+Inf"]
+    counts = [found[f"dicom_node_finding_score_bucket {where.format(bound)}"] for bound in bounds]
+    assert counts == [0.0] * 8 + [3.0] * 4
 
 
 # -- labels ----------------------------------------------------------------------------------------
@@ -293,7 +304,25 @@ def test_the_audit_queue_is_shown_with_its_age_where_a_server_is_to_be_told(tmp_
     assert found["dicom_node_audit_waiting_bytes"] > 4
     assert found["dicom_node_audit_waiting_oldest_seconds"] == 50
     quiet = scraped(Exposition(config(tmp_path), database, now=lambda: NOW))
-    assert not any("audit" in key for key in quiet)
+    assert not any("audit_waiting" in key for key in quiet)
+
+
+def test_what_may_fail_and_has_not_is_zero_so_that_its_first_time_is_an_increase(
+    folder: Path, tmp_path: Path, database: Database
+) -> None:
+    sender = {"ae_title": "CT1", "host": "127.0.0.1", "may_send": True, "may_receive": False}
+    peers = {"pacs": {"ae_title": "PACS", "host": "h", "port": 104}, "ct": sender}
+    exposition = Exposition(config(tmp_path, peers=peers, metrics={"folder": str(folder)}), database)
+    failed = "dicom_node_series_total outcome=failed reason=FAILED"
+    refused = "dicom_node_instances_received_total peer=ct status=0xA700"
+    parked = "dicom_node_deliveries_total destination=pacs status=parked"
+    assert [scraped(exposition)[name] for name in (failed, refused, parked)] == [0, 0, 0]
+    assert "dicom_node_deliveries_total destination=pacs status=committed" not in scraped(exposition)
+    metrics.start(folder, "work")
+    metrics.series_ended("failed", "FAILED")
+    metrics.series_ended("failed", "of an older version")
+    found = scraped(exposition)
+    assert (found[failed], found["dicom_node_series_total outcome=failed reason=of an older version"]) == (1, 1)
 
 
 def test_rows_are_asked_once_in_a_few_seconds(tmp_path: Path, database: Database) -> None:
