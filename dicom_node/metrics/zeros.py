@@ -44,7 +44,7 @@ def _expected(config: Config) -> Iterator[tuple[str, list[_Labels]]]:
     for name in ("dicom_node_instances_received_total", "dicom_node_received_bytes_total"):
         yield name, list(product(senders, answers))
     archives = [(name, peer.retrieve_by) for name, peer in config.peers.items() if peer.may_be_queried]
-    fetched = [(name, by, f"0x{SUCCESS:04X}") for name, by in archives if by != "c_move"]
+    fetched: list[_Labels] = [(name, by, f"0x{SUCCESS:04X}") for name, by in archives if by != "c_move"]
     for name in ("dicom_node_instances_retrieved_total", "dicom_node_retrieved_bytes_total"):
         yield name, fetched
     yield "dicom_node_associations_total", list(product(senders, ("accepted", "released", "aborted")))
