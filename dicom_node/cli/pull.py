@@ -14,6 +14,7 @@ from dicom_node import logs
 from dicom_node.audit import Auditor
 from dicom_node.cli.common import DEFAULT_CONFIG, ConfigOption, JsonOption, err, out, print_json, progress_bar
 from dicom_node.cli.network import peer_named
+from dicom_node.cli.state import counted
 from dicom_node.config import Config
 from dicom_node.errors import ConfigError
 from dicom_node.forms import did_you_mean
@@ -61,7 +62,7 @@ def pull(
     )
     logs.configure("error", "text", "pull")
     audit = Auditor.of(settings)
-    with _landing(settings) as (database, landing):
+    with counted(settings), _landing(settings) as (database, landing):
         puller = Puller(settings, database, landing, name=name, peer=target, route=route, audit=audit)
         plan = _planned(puller, wanted, name)
         if not as_json:

@@ -88,6 +88,7 @@ def seen(
                 lambda: watching.query('increase(dicom_node_deliveries_total{status="committed"}[1m]) > 0'),
                 "all counts",
             )
+            watching.wait(lambda: watching.query("dicom_node_commitments_open == 0"), "the rows of a moment ago")
             watching.wait(lambda: watching.query("dicom_node:finding_score:increase1h > 0"), "the hour's sums")
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=20) as answer:
                 text = answer.read().decode()
