@@ -25,6 +25,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -122,10 +123,25 @@ def timed_send(storescu: str, folder: Path, port: int, associations: int) -> flo
 
 @contextlib.contextmanager
 def our_receiver(folder: Path) -> Iterator[Running]:
-    """The Receiver in a process of its own, as the receive role runs it."""
+    with receiver_process(folder) as running:
+        yield running.port, running.count
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Process:
+    """port: of the Storage SCP. count: its rows, once all that it took has one. cpu_s: user and system, so far."""
+
+    port: int
+    count: Callable[[], int]
+    cpu_s: Callable[[], float]
+
+
+@contextlib.contextmanager
+def receiver_process(folder: Path, *, counted: bool = True) -> Iterator[Process]:
+    """The Receiver in a process of its own, as the receive role runs it; `counted`: with metrics."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=_serve, args=(folder, theirs))
+    process = context.Process(target=_serve, args=(folder, theirs, counted))
     process.start()
     try:
         database = Database(f"sqlite:///{folder / 'node.sqlite'}")
@@ -136,14 +152,18 @@ def our_receiver(folder: Path) -> Iterator[Running]:
             ours.recv()
             return sum(len(database.instances(s["series_uid"])) for s in database.series_to_assemble())
 
-        yield port, count
+        def cpu_s() -> float:
+            ours.send("cpu")
+            return float(ours.recv())
+
+        yield Process(port=port, count=count, cpu_s=cpu_s)
         database.close()
     finally:
         ours.send("stop")
         process.join()
 
 
-def _serve(folder: Path, channel: Connection) -> None:
+def _serve(folder: Path, channel: Connection, counted: bool) -> None:
     logs.configure("error", "text", "receive")
     config = Config.model_validate(
         {
@@ -153,12 +173,13 @@ def _serve(folder: Path, channel: Connection) -> None:
     )
     database = Database(config.database_url())
     database.migrate()
-    metrics.start(config.metrics_folder(), "receive")
+    if counted:
+        metrics.start(config.metrics_folder(), "receive")
     announcer = Announcer(lambda series_uid, quiet_time_s: None, config.quiet_time_s)
     receiver = Receiver(config, Storage(folder), database, announcer)
     channel.send(receiver.start())
-    while channel.recv() == "settle":
-        channel.send(receiver.settle())
+    while (asked := channel.recv()) != "stop":
+        channel.send(receiver.settle() if asked == "settle" else time.process_time())
     receiver.stop(10.0)
     metrics.stop()
     database.close()

@@ -103,7 +103,9 @@ def seed(database: Database, count: int, now: float, *, days: float = 365.0) -> 
     }
     with database.engine.begin() as connection:
         for statement in (_SERIES, _JOBS, _RESULTS, _DELIVERIES, _EVENTS, _FINDINGS):
-            connection.exec_driver_sql(statement.format(**values))
+            made = statement.format(**values)
+            # psycopg takes a single % for the place of a parameter.
+            connection.exec_driver_sql(made if database.engine.dialect.name == "sqlite" else made.replace("%", "%%"))
     with database.engine.begin() as connection:
         connection.execute(sa.text("ANALYZE"))
 

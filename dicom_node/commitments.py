@@ -7,7 +7,7 @@ Success, so neither a crash nor an answer that comes hours later loses anything.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import sqlalchemy as sa
@@ -28,13 +28,17 @@ _DUPLICATE_TRANSACTION = 0x0131
 class Settled:
     """What a destination's report changed. word: taken; repeated: known already; unknown: no transaction of ours;
     foreign: one that another destination was asked; strange: nothing in it was asked about. strangers: references that
-    were not."""
+    were not. Of what was taken: the destination, when it was asked and answered, and the jobs whose objects changed."""
 
     word: Word
     committed: int = 0
     again: int = 0
     parked: int = 0
     strangers: int = 0
+    destination: str = field(default="", compare=False)
+    asked_at: float = field(default=0.0, compare=False)
+    answered_at: float = field(default=0.0, compare=False)
+    jobs: frozenset[str] = field(default=frozenset(), compare=False)
 
 
 class Commitments(Rows):
@@ -177,17 +181,22 @@ class Commitments(Rows):
                 .where(c.transaction_uid == transaction_uid)
                 .values(state="answered", changed_at=self._now(), message=None)
             )
-            counts = {"committed": 0, "waiting": 0, "parked": 0}
+            counts, jobs = {"committed": 0, "waiting": 0, "parked": 0}, set()
             for pair, row in fresh.items():
                 state = self._settle_object(connection, row, transaction_uid, reasons[pair])
                 if state is not None:
                     counts[state] += 1
+                    jobs.add(row["job_id"])
         return Settled(
             word="taken",
             committed=counts["committed"],
             again=counts["waiting"],
             parked=counts["parked"],
             strangers=strangers,
+            destination=known.destination,
+            asked_at=known.created_at,
+            answered_at=self._now(),
+            jobs=frozenset(jobs),
         )
 
     def _asked_about(self, connection: sa.Connection, known: Any) -> list[Row]:

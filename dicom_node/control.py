@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
+from dicom_node import metrics
 from dicom_node.config import SeriesState
 from dicom_node.db import Database
 from dicom_node.delivery import delivery_id
@@ -115,6 +116,7 @@ def cancel(database: Database, engine: EngineClient, job_id: str) -> str:
     ended = True
     with contextlib.suppress(StaleState):
         database.cancel_job(job_id)
+        metrics.series_ended("cancelled")
         ended = False
         if engine.state(job_id) is not None:
             engine.cancel(job_id)

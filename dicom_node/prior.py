@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 import pydicom
 from pydicom.dataset import Dataset
 
-from dicom_node import growth, subjects
+from dicom_node import growth, subjects, tracing
 from dicom_node.audit import Audit, NoAudit, Patient, Study, instances_transferred
 from dicom_node.comparison import NoPrior
 from dicom_node.config import Config
@@ -44,7 +44,7 @@ from dicom_node.prior_search import (
     earlier_studies,
     series_of,
 )
-from dicom_node.pull import AFTERWARDS_S, arrived, asking, check_allowed
+from dicom_node.pull import AFTERWARDS_S, Ask, arrived, asking, check_allowed, counted
 from dicom_node.results.headers import SERIES_NUMBER, Kind
 from dicom_node.storage import Storage
 
@@ -98,7 +98,23 @@ class PriorFinder:
 
         Raises StorageError where the database or the disk may be back later.
         """
-        search = _Search(self, job_id, archive, until, settle)
+        search, begun_at, outcome = _Search(self, job_id, archive, until, settle), self.now(), "failed"
+        try:
+            missed = self._looked(search, header)
+            outcome = "found" if missed is None else missed.said.outcome
+            return missed
+        finally:
+            tracing.spent(
+                "priors",
+                job_id.rpartition("-")[0],
+                job_id=job_id,
+                begun_at=begun_at,
+                ended_at=self.now(),
+                parts_s=search.spent_s,
+                about={"archive": archive, "outcome": outcome},
+            )
+
+    def _looked(self, search: _Search, header: Dataset) -> Missed | None:
         try:
             return search.run(header)
         except _GiveUp as err:
@@ -108,13 +124,13 @@ class PriorFinder:
         except StorageError:
             raise
         except (DeliveryError, ConfigError) as err:
-            log.warning("archive not looked in", extra={"action": "prior", "job": job_id, "why": str(err)})
+            log.warning("archive not looked in", extra={"action": "prior", "job": search.job_id, "why": str(err)})
             return not_available("The archive could not be asked for earlier CTs.", str(err))
 
 
 @dataclass(slots=True)
 class _Search:
-    """One look for one job."""
+    """One look for one job. copied: bytes that lie nowhere else. spent_s: seconds by part of the look."""
 
     finder: PriorFinder
     job_id: str
@@ -122,6 +138,7 @@ class _Search:
     until: float
     settle: Callable[[Found], None]
     copied: int = field(default=0, init=False)
+    spent_s: dict[str, float] = field(default_factory=dict, init=False)
 
     @property
     def database(self) -> Database:
@@ -136,7 +153,7 @@ class _Search:
         check_allowed(config, self.archive, peer)
         current = _checked_current(header)
         self.check_time()
-        with asking(self._hurried(), config.receive.ae_title, self.finder.audit) as ask:
+        with self._asking() as ask:
             studies, strangers = earlier_studies(ask, current, config.priors.max_age_days)
         if strangers:
             extra = {"action": "prior", "job": self.job_id, "studies": len(strangers)}
@@ -146,7 +163,7 @@ class _Search:
         newest: EarlierStudy | None = None
         for study in studies:
             self.check_time()
-            with asking(self._hurried(), config.receive.ae_title, self.finder.audit) as ask:
+            with self._asking() as ask:
                 series = series_of(ask, study)
             if not any(one.modality == "CT" for one in series):
                 continue
@@ -156,6 +173,12 @@ class _Search:
                     self.settle(found)
                     return None
         return _nothing(newest, strangers, config.priors.max_age_days)
+
+    @contextmanager
+    def _asking(self) -> Iterator[Ask]:
+        calling_ae = self.finder.config.receive.ae_title
+        with self._timed("ask"), asking(self._hurried(), calling_ae, self.finder.audit) as ask:
+            yield ask
 
     # -- one study ---------------------------------------------------------------------------------
 
@@ -302,16 +325,21 @@ class _Search:
         here = self.database.instance_count(uid)
         if here and series.there is not None and here >= series.there:
             return self._moved_over(uid, folder, self.finder.now() + _ECHOES_S)
+        if self.peer.retrieve_by == "c_move" and here and not self.database.is_expected(uid):
+            raise _GiveUp("A part of the earlier study lies on this node already, so it was not fetched.")
+        with self._timed("fetch"):
+            return self._retrieved(series, classes, folder)
+
+    def _retrieved(self, series: EarlierSeries, classes: Sequence[str], folder: str) -> dict[str, Path]:
         if self.peer.retrieve_by == "c_move":
-            if here and not self.database.is_expected(uid):
-                raise _GiveUp("A part of the earlier study lies on this node already, so it was not fetched.")
             return self._by_move(series, folder)
         shelf = _Shelf(self, folder)
+        store = counted(shelf.store, self.archive, self.peer.retrieve_by)
         peer, calling_ae = self._hurried(), self.finder.config.receive.ae_title
         if self.peer.retrieve_by == "c_get":
-            said = retrieve.get(peer, calling_ae, series.key, classes, shelf.store)
+            said = retrieve.get(peer, calling_ae, series.key, classes, store)
         else:
-            said = web.fetch(peer, series.key, shelf.store)
+            said = web.fetch(peer, series.key, store)
         self._tell(series, shelf.files, said.problem)
         self._log(series, len(shelf.files), said.problem)
         return shelf.files
@@ -419,12 +447,21 @@ class _Search:
             raise _GiveUp(f"The archive did not answer, or send an earlier CT, within {longest_s:g} seconds.")
 
     @contextmanager
+    def _timed(self, part: str) -> Iterator[None]:
+        begun_at = self.finder.now()
+        try:
+            yield
+        finally:
+            self.spent_s[part] = self.spent_s.get(part, 0.0) + self.finder.now() - begun_at
+
+    @contextmanager
     def _alone(self, study_uid: str) -> Iterator[None]:
         """Two series of one new study want the same earlier one: the second finds what the first has fetched."""
         lock: Lock | None = None
-        while (lock := try_lock(self.database.url, f"prior:{study_uid}")) is None:
-            self.check_time()
-            self.finder.sleep(_LOOK_S)
+        with self._timed("wait"):
+            while (lock := try_lock(self.database.url, f"prior:{study_uid}")) is None:
+                self.check_time()
+                self.finder.sleep(_LOOK_S)
         try:
             yield
         finally:

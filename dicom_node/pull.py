@@ -19,6 +19,7 @@ from typing import Protocol
 from pydicom.dataset import Dataset
 
 from dicom_node import audit as trail
+from dicom_node import metrics, tracing
 from dicom_node.audit import Audit, NoAudit
 from dicom_node.config import Config
 from dicom_node.db import Database
@@ -199,6 +200,7 @@ class Puller:
         audit: Audit | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
+        now: Callable[[], float] = time.time,
     ) -> None:
         check_allowed(config, name, peer)
         if route is not None:
@@ -206,7 +208,7 @@ class Puller:
         self._config, self._database, self._landing = config, database, landing
         self._name, self._peer, self._route = name, peer, route
         self._audit = audit or NoAudit()
-        self._clock, self._sleep = clock, sleep
+        self._clock, self._sleep, self._now = clock, sleep, now
 
     def plan(self, wanted: Selection) -> Plan:
         """What the peer has of it. Raises DeliveryError when it cannot be asked."""
@@ -231,7 +233,7 @@ class Puller:
 
     def fetch(self, planned: Planned, progress: Callable[[int], None] = lambda here: None) -> Fetched:
         """One series. Its route is remembered before its first Instance comes. progress: Instances here so far."""
-        uid = planned.key.series_uid
+        uid, begun_at = planned.key.series_uid, self._now()
         self._database.pull_asked(
             uid, study_uid=planned.key.study_uid, peer=self._name, route=self._route, there=planned.there
         )
@@ -241,6 +243,7 @@ class Puller:
         except DeliveryError as err:
             reached = not isinstance(err, CannotAssociate)
             said = Said(sent=0, failed=0, status=0, problem=str(err))
+        fetched_at = self._now()
         here = self._arrived(uid, expected=min(planned.there, said.sent) if said.problem else planned.there)
         if here > planned.here and self._peer.retrieve_by != "c_move":  # else our receiver tells it
             self._tell(planned, here)
@@ -252,7 +255,30 @@ class Puller:
         else:
             self._database.pull_done(uid, here=here)
             log.info("series pulled", extra=extra)
+        self._trace(planned, here, begun_at, fetched_at)
         return Fetched(planned=planned, here=here, problem=problem, reached=reached)
+
+    def _trace(self, planned: Planned, here: int, begun_at: float, fetched_at: float) -> None:
+        """fetched_at: when the peer had its last word; what a C-MOVE sends may come after it."""
+        ended_at = self._now()
+        tracing.spent(
+            "pull",
+            planned.key.series_uid,
+            begun_at=begun_at,
+            ended_at=ended_at,
+            parts_s={"fetch": fetched_at - begun_at, "arrive": ended_at - fetched_at},
+            about={
+                "peer": self._known_name or metrics.UNKNOWN_PEER,
+                "by": self._peer.retrieve_by,
+                "there": planned.there,
+                "here": here,
+            },
+        )
+
+    @property
+    def _known_name(self) -> str | None:
+        """None for a peer that was named by its address alone."""
+        return self._name if self._name in self._config.peers else None
 
     def _tell(self, planned: Planned, here: int) -> None:
         self._audit.write(
@@ -329,7 +355,7 @@ class Puller:
     @contextlib.contextmanager
     def _landed(self, series: SeriesKey) -> Iterator[Store]:
         with self._no_sweep(), self._landing.landing(series.series_uid, self._peer.ae_title) as store:
-            yield store
+            yield counted(store, self._known_name, self._peer.retrieve_by)
 
     @contextlib.contextmanager
     def _no_sweep(self) -> Iterator[None]:
@@ -346,6 +372,17 @@ class Puller:
         return arrived(
             lambda: self._database.instance_count(series_uid), expected, patience_s, self._clock, self._sleep
         )
+
+
+def counted(store: Store, peer: str | None, by: str) -> Store:
+    """`store`, and each Instance that it answers is counted. peer: its name in the settings, None where it has none."""
+
+    def counting(request: StoreRequest) -> StoreAnswer:
+        answer = store(request)
+        metrics.instance_retrieved(peer, by, answer.status, len(request.data_set))
+        return answer
+
+    return counting
 
 
 def arrived(

@@ -15,6 +15,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
+from dicom_node import metrics
 from dicom_node.audit import Audit, Patient, Study, User, studies_deleted
 from dicom_node.config import Config, RetentionConfig, SeriesState
 from dicom_node.db import Database, Row
@@ -204,6 +205,7 @@ class Purger:
         )
         if not went:
             return None
+        metrics.series_deleted(why, gone.bytes)
         extra = {"action": "purge", "series": gone.series_uid, "state": gone.state, "why": why}
         log.info("series deleted", extra={**extra, "jobs": gone.jobs, "bytes": gone.bytes})
         gone = replace(gone, header_file=next(filter(None, map(self._discarded.header_file, aside)), None))

@@ -450,4 +450,7 @@ def _park(database: Database, workflow_id: str, name: str) -> None:
         from dicom_node.shadows import shadowed_job
 
         with contextlib.suppress(StaleState):
-            database.fail_shadow(shadowed_job(workflow_id), "its workers died while they ran it", given_up=True)
+            job_id = shadowed_job(workflow_id)
+            database.fail_shadow(job_id, "its workers died while they ran it", given_up=True)
+            if (row := database.shadow(job_id)) is not None:
+                metrics.shadow_looked(row["model_name"], "given_up")

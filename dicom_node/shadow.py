@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from dicom_node import analysis
+from dicom_node import analysis, metrics
 from dicom_node.config import Config
 from dicom_node.db import Database, Row
 from dicom_node.engine import Json, Run
@@ -30,6 +30,8 @@ _PATIENCE_S = 2.0
 _LOOK_S = 1.0
 # On a node that is never idle the second model would else never come to its end.
 _MOST_TURNS = 5
+# Verdict of a look -> as it is counted.
+_OUTCOMES = {"done": "complete", "failed": "failed", "gave way": "gave_way"}
 
 
 class _GaveWay(Exception):
@@ -70,22 +72,32 @@ class Shadow:
         """Whatever goes wrong ends in this row and nowhere else: the job is complete, and stays so."""
         try:
             row = self.database.start_shadow(job_id, self.executor_id)
+        except StaleState:
+            return {"verdict": "over"}  # purged meanwhile, or done by the worker before us
+        verdict = self._verdict(row, turn)
+        if verdict != "over":
+            metrics.shadow_looked(row["model_name"], _OUTCOMES[verdict])
+        return {"verdict": verdict}
+
+    def _verdict(self, row: Row, turn: int) -> str:
+        job_id = row["job_id"]
+        try:
             with self.watched():
                 self._look(row, turn)
         except _GaveWay:
             with contextlib.suppress(StaleState):
                 self.database.shadow_gave_way(job_id)
-            return {"verdict": "gave way"}
+            return "gave way"
         except StaleState:
-            return {"verdict": "over"}  # purged meanwhile, or done by the worker before us
+            return "over"
         except DatabaseUnavailable:
             raise  # the engine tries again; no job could run meanwhile
         except Exception as err:
             # No space among them: waiting for it here would hold up jobs, which may still write.
             log.exception("shadow failed", extra={"action": "shadow failed", "job": job_id})
             self._fail(job_id, str(err) if isinstance(err, DicomNodeError) else describe(err))
-            return {"verdict": "failed"}
-        return {"verdict": "done"}
+            return "failed"
+        return "done"
 
     def _fail(self, job_id: str, problem: str) -> None:
         with contextlib.suppress(StaleState):

@@ -15,12 +15,14 @@ from typing import Any
 
 import pytest
 
-from dicom_node import logs
+from dicom_node import logs, metrics
 from dicom_node.audit import Auditor
 from dicom_node.config import Config
 from dicom_node.db import Database
 from dicom_node.dimse.announce import Announcer
 from dicom_node.dimse.scp import Receiver
+from dicom_node.metrics.catalogue import CATALOGUE
+from dicom_node.metrics.files import merged
 from dicom_node.peers import PeerConfig, PeerTLS
 from dicom_node.storage import Storage
 from tests import peers
@@ -116,6 +118,21 @@ class RunningReceiver:
         self.settle()
         incoming = self.storage.root / "incoming"
         return sorted(str(p.relative_to(self.storage.root)) for p in incoming.rglob("*") if p.is_file())
+
+
+@pytest.fixture
+def counts(tmp_path: Path) -> Iterator[Callable[[str], dict[str, float]]]:
+    """This process counts. Called with a metric: its values by their labels' values, in the catalogue's order."""
+    folder = tmp_path / "counts"
+    metrics.start(folder, "test")
+
+    def of(name: str) -> dict[str, float]:
+        labels = CATALOGUE[name].labels
+        samples = [sample for metric in merged(folder) for sample in metric.samples if sample.name == name]
+        return {" ".join(sample.labels[label] for label in labels): sample.value for sample in samples}
+
+    yield of
+    metrics.stop()
 
 
 @pytest.fixture

@@ -24,20 +24,25 @@ from dicom_node.audit.events import (
     studies_deleted,
     user_change,
 )
+from dicom_node.audit.forwarder import Backlog, backlog
 from dicom_node.audit.message import Event
+from dicom_node.audit.trail import Trail
 
 __all__ = [
     "Audit",
     "Auditor",
+    "Backlog",
     "Event",
     "NoAudit",
     "Outcome",
     "Patient",
     "Study",
+    "Trail",
     "User",
     "application_started",
     "application_stopped",
     "audit_log_used",
+    "backlog",
     "begin_transferring",
     "exported",
     "instances_accessed",

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Protocol
 
+from dicom_node import metrics
 from dicom_node.audit.events import security_alert
 from dicom_node.audit.forwarder import Forwarder
 from dicom_node.audit.message import Event, to_xml
@@ -88,9 +89,11 @@ class Auditor:
         try:
             self._trail.append(to_xml(event, at=at, source_id=self._source_id), at)
         except TrailBroken as err:
+            metrics.audit_lost()
             log.error("audit message lost", extra={"action": "audit", "event": event.id.meaning, "why": str(err)})
         except OSError as err:
             why = err.strerror or type(err).__name__
+            metrics.audit_lost()
             log.error("audit message lost", extra={"action": "audit", "event": event.id.meaning, "why": why})
         if self._forwarder is not None:
             self._forwarder.wake()

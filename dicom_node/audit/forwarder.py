@@ -13,6 +13,7 @@ import os
 import ssl
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from dicom_node.audit.syslog import Link, syslog_message
@@ -23,6 +24,14 @@ log = logging.getLogger(__name__)
 _LOOK_S = 1.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0
 _BATCH = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backlog:
+    """What a syslog server has not got. oldest_at: of its first message, seconds since the epoch; None without one."""
+
+    size_bytes: int
+    oldest_at: float | None
 
 
 class Forwarder:
@@ -38,7 +47,7 @@ class Forwarder:
     ) -> None:
         self._trail, self._connect = trail, connect
         self._first_pause_s, self._longest_pause_s = first_pause_s, longest_pause_s
-        self._cursor_path = trail.folder / f"{trail.host}.cursor"
+        self._cursor_path = _cursor_path(trail)
         self._link: Link | None = None
         self._new, self._stop = threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
@@ -92,9 +101,8 @@ class Forwarder:
 
     def send_due(self) -> int:
         """Send some of what the server has not got; how many. Raises OSError, TrailBroken."""
-        name, offset = self._cursor()
         sent = 0
-        for file, entry, end in self._due(name, offset):
+        for file, entry, end in _due(self._trail):
             if self._link is None:
                 self._link = self._connect()
             message = syslog_message(entry.message, at=entry.at, host=self._trail.host, process=str(os.getpid()))
@@ -104,34 +112,6 @@ class Forwarder:
             if sent == _BATCH or self._stop.is_set():
                 break
         return sent
-
-    def _due(self, name: str, offset: int) -> Iterator[tuple[str, Entry, int]]:
-        """File, line and where the next one begins, from the cursor on."""
-        for path in self._trail.files():
-            if path.name < name:
-                continue
-            end = offset if path.name == name else 0
-            if path.stat().st_size <= end:
-                continue
-            with path.open("rb") as file:
-                file.seek(end)
-                for line in file:
-                    if not line.endswith(b"\n"):
-                        break
-                    end += len(line)
-                    try:
-                        entry = Entry.read(line)
-                    except (ValueError, KeyError, TypeError):
-                        log.error("line of the audit trail not sent: changed", extra={"action": "audit"})
-                        continue
-                    yield path.name, entry, end
-
-    def _cursor(self) -> tuple[str, int]:
-        try:
-            said = json.loads(self._cursor_path.read_text())
-            return str(said["file"]), int(said["offset"])
-        except (FileNotFoundError, ValueError, KeyError, TypeError):
-            return "", 0
 
     def _move(self, file: str, offset: int) -> None:
         fresh = self._cursor_path.with_suffix(".new")
@@ -146,6 +126,49 @@ class Forwarder:
         link, self._link = self._link, None
         if link is not None:
             link.close()
+
+
+def backlog(trail: Trail) -> Backlog:
+    """What the thread still has to send; seen from any process of the machine. Raises OSError."""
+    name, offset = _cursor(trail)
+    sizes = [path.stat().st_size - (offset if path.name == name else 0) for path in trail.files() if path.name >= name]
+    oldest = next((entry.at for _, entry, _ in _due(trail)), None)
+    return Backlog(size_bytes=sum(sizes), oldest_at=oldest)
+
+
+def _due(trail: Trail) -> Iterator[tuple[str, Entry, int]]:
+    """File, line and where the next one begins, from the cursor on."""
+    name, offset = _cursor(trail)
+    for path in trail.files():
+        if path.name < name:
+            continue
+        end = offset if path.name == name else 0
+        if path.stat().st_size <= end:
+            continue
+        with path.open("rb") as file:
+            file.seek(end)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break
+                end += len(line)
+                try:
+                    entry = Entry.read(line)
+                except (ValueError, KeyError, TypeError):
+                    log.error("line of the audit trail not sent: changed", extra={"action": "audit"})
+                    continue
+                yield path.name, entry, end
+
+
+def _cursor(trail: Trail) -> tuple[str, int]:
+    try:
+        said = json.loads(_cursor_path(trail).read_text())
+        return str(said["file"]), int(said["offset"])
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return "", 0
+
+
+def _cursor_path(trail: Trail) -> Path:
+    return trail.folder / f"{trail.host}.cursor"
 
 
 def _try_lock(path: Path) -> int | None:

@@ -15,6 +15,7 @@ from dicom_node.audit import user_change
 from dicom_node.cli.audit import trail_and_user
 from dicom_node.cli.common import DEFAULT_CONFIG, ConfigOption, JsonOption, err, out, print_json, progress_bar
 from dicom_node.cli.network import peer_named
+from dicom_node.cli.state import counted
 from dicom_node.config import Config
 from dicom_node.errors import ConfigError
 from dicom_node.forms import did_you_mean
@@ -64,7 +65,7 @@ def pull(
     audit, user = trail_and_user(settings)
     # Asking alone tells the archive, and who called, of patients: what is asked, the next messages say.
     audit.write(user_change(user, "pull", f"from {name}"))
-    with _landing(settings) as (database, landing):
+    with counted(settings), _landing(settings) as (database, landing):
         puller = Puller(settings, database, landing, name=name, peer=target, route=route, audit=audit)
         plan = _planned(puller, wanted, name)
         if not as_json:

@@ -38,6 +38,18 @@ def rows(config: Path, *, called: str = "cli") -> Iterator[tuple[Config, Databas
 
 
 @contextmanager
+def counted(settings: Config) -> Iterator[None]:
+    """What the command does is counted beside what the roles do, and shown by them."""
+    from dicom_node import metrics
+
+    metrics.start(settings.metrics_folder(), "command")
+    try:
+        yield
+    finally:
+        metrics.stop()
+
+
+@contextmanager
 def rows_and_files(config: Path) -> Iterator[tuple[Storage, Database]]:
     """Storage and database."""
     from dicom_node.storage import Storage
@@ -51,7 +63,7 @@ def rows_and_queues(config: Path) -> Iterator[tuple[Database, EngineClient]]:
     """Database and job engine, which takes a while to import."""
     from dicom_node.engine import EngineClient, migrate
 
-    with rows(config) as (settings, database):
+    with rows(config) as (settings, database), counted(settings):
         migrate(settings.database_url())
         client = EngineClient(settings.database_url())
         try:

@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 
+from dicom_node import metrics, tracing
 from dicom_node.commitments import Settled
 from dicom_node.config import Config
 from dicom_node.db import Database
@@ -147,6 +148,7 @@ def settle(database: Database, reporters: Iterable[str], message: Message, *, ca
     except StorageError as err:
         log.error("commitment report not recorded", extra=_of(calling_ae, RESOURCE_LIMITATION, why=str(err)))
         return RESOURCE_LIMITATION
+    _observe(settled)
     status = _status(settled)
     log.log(
         logging.INFO if status == SUCCESS and not settled.parked else logging.WARNING,
@@ -163,6 +165,21 @@ def settle(database: Database, reporters: Iterable[str], message: Message, *, ca
         ),
     )
     return status
+
+
+def _observe(settled: Settled) -> None:
+    metrics.commitment_settled(
+        settled.destination, committed=settled.committed, not_kept=settled.again, parked=settled.parked
+    )
+    for job_id in sorted(settled.jobs):
+        tracing.spent(
+            "commit",
+            job_id.rpartition("-")[0],
+            job_id=job_id,
+            begun_at=settled.asked_at,
+            ended_at=settled.answered_at,
+            about={"destination": settled.destination},
+        )
 
 
 def _status(settled: Settled) -> int:

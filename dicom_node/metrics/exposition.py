@@ -16,18 +16,18 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 
-from dicom_node import __version__, schema
+from dicom_node import __version__, audit, schema
 from dicom_node.config import Config
 from dicom_node.db import Database
 from dicom_node.errors import DicomNodeError
 from dicom_node.metrics.catalogue import CATALOGUE, OTHER
 from dicom_node.metrics.files import merged
+from dicom_node.metrics.zeros import with_zeros
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 _OPEN_JOBS = ("queued", "running", "failed", "parked")
 _AGING_JOBS = ("queued", "running")
 _OPEN_DELIVERIES = ("waiting", "sending", "unknown", "parked")
-_OPEN_COMMITMENTS = ("asking", "asked")
 
 # Metric, labels and value.
 _Sample = tuple[str, Mapping[str, str], float]
@@ -63,10 +63,9 @@ class Exposition:
         """As prometheus-client asks a collector."""
         config = self._latest()
         folder = config.metrics_folder()
-        if folder.is_dir():
-            yield from merged(folder)
+        yield from with_zeros(config, merged(folder) if folder.is_dir() else [])
         families: dict[str, GaugeMetricFamily] = {}
-        for name, labels, value in [*self._of_rows(config), *_of_disk(config), *_of_build()]:
+        for name, labels, value in [*self._of_rows(config), *self._of_audit(config), *_of_disk(config), *_of_build()]:
             definition = CATALOGUE[name]
             if name not in families:
                 families[name] = GaugeMetricFamily(name, definition.text, labels=definition.labels)
@@ -80,6 +79,17 @@ class Exposition:
                 self._rows = self._asked(config, now)
                 self._asked_at = now
             return self._rows
+
+    def _of_audit(self, config: Config) -> Iterator[_Sample]:
+        if not config.audit.file or config.audit.syslog is None:
+            return
+        try:
+            waiting = audit.backlog(audit.Trail(config.audit_folder()))
+        except OSError:
+            return  # the file system is away
+        yield "dicom_node_audit_waiting_bytes", {}, waiting.size_bytes
+        now = self._now()
+        yield "dicom_node_audit_waiting_oldest_seconds", {}, max(0.0, now - (waiting.oldest_at or now))
 
     def _asked(self, config: Config, now: float) -> list[_Sample]:
         try:
@@ -97,8 +107,10 @@ class Exposition:
 
 def _of_deliveries(config: Config, connection: sa.Connection, now: float) -> Iterator[_Sample]:
     d = schema.delivery.c
-    query = sa.select(d.destination, d.state, sa.func.count(), sa.func.min(d.created_at))
-    query = query.where(d.state.in_(_OPEN_DELIVERIES)).group_by(d.destination, d.state)
+    # No plain column: SQLite would read the whole ledger in an index's order rather than the few that are open.
+    where = d.destination.concat("").label("place")
+    query = sa.select(where, d.state, sa.func.count(), sa.func.min(d.created_at))
+    query = query.where(d.state.in_(_OPEN_DELIVERIES)).group_by(where, d.state)
     empty = {(name, state): (0, now) for name in _destinations(config) for state in _OPEN_DELIVERIES}
     rows = [
         ((_destination(config, name), state), count, oldest) for name, state, count, oldest in connection.execute(query)
@@ -110,11 +122,12 @@ def _of_deliveries(config: Config, connection: sa.Connection, now: float) -> Ite
 
 
 def _of_commitments(config: Config, connection: sa.Connection, now: float) -> Iterator[_Sample]:
-    c = schema.commitment.c
-    query = sa.select(c.destination, sa.func.count(), sa.func.min(c.created_at))
-    query = query.where(c.state.in_(_OPEN_COMMITMENTS)).group_by(c.destination)
+    # Not by the requests: one without a word is asked again after deliver.commit_wait_h, so none grows older.
+    d = schema.delivery.c
     empty = {name: (0, now) for name in _destinations(config) if config.peers[name].may_commit}
-    rows = [(_destination(config, name), count, oldest) for name, count, oldest in connection.execute(query)]
+    query = sa.select(d.destination, sa.func.count(), sa.func.min(d.changed_at))
+    query = query.where(d.destination.in_(empty), d.state == "stored").group_by(d.destination)
+    rows = [(name, count, oldest) for name, count, oldest in connection.execute(query)]
     for destination, (count, oldest) in _summed(empty, rows).items():
         yield "dicom_node_commitments_open", {"destination": destination}, count
         yield "dicom_node_commitments_oldest_seconds", {"destination": destination}, max(0.0, now - oldest)

@@ -20,6 +20,7 @@ from pathlib import Path
 from prometheus_client.metrics_core import Metric
 from prometheus_client.mmap_dict import MmapedDict, mmap_key
 from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.samples import Sample
 
 from dicom_node.metrics.catalogue import CATALOGUE, Definition
 
@@ -97,8 +98,28 @@ def merged(folder: Path) -> list[Metric]:
         definition = CATALOGUE.get(metric.name if metric.type != "counter" else f"{metric.name}_total")
         if definition is not None:  # else counted by another version
             metric.documentation = definition.text
+            if definition.kind == "histogram":
+                metric.samples = list(_whole(definition, metric.samples))
             found.append(metric)
     return found
+
+
+def _whole(definition: Definition, samples: Iterable[Sample]) -> Iterator[Sample]:
+    """A histogram with all its buckets: the files hold those alone that were hit. Prometheus makes no quantile without
+    the one up to infinity, and takes a bucket to reach down to the next one that there is."""
+    hit: dict[tuple[str, ...], dict[str, float]] = {}
+    for sample in samples:
+        if sample.name != f"{definition.name}_bucket":
+            yield sample
+            continue
+        values = tuple(sample.labels[label] for label in definition.labels)
+        hit.setdefault(values, {})[sample.labels["le"]] = sample.value
+    for values, counts in hit.items():
+        up_to = 0.0
+        for bound in (*map(str, definition.buckets), "+Inf"):
+            up_to = counts.get(bound, up_to)
+            labels = {**dict(zip(definition.labels, values, strict=True)), "le": bound}
+            yield Sample(f"{definition.name}_bucket", labels, up_to)
 
 
 def _readable(folder: Path) -> Iterator[Path]:

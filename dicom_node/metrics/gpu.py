@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 
 import torch
 
-from dicom_node.metrics.record import gpu_sampled
+from dicom_node.logs import describe
+from dicom_node.metrics.record import gpu_away, gpu_sampled
+
+log = logging.getLogger(__name__)
 
 _EVERY_S = 10.0
 
@@ -27,24 +31,33 @@ class GpuWatch:
         self._thread.join(wait_s)
 
     def _run(self) -> None:
+        answered = True
         while True:
-            sample(self._device)
+            answered, before = sample(self._device), answered
+            if before and not answered:
+                log.warning("the GPU's driver does not answer", extra={"action": "gpu", "device": self._device})
             if self._stopping.wait(self._every_s):
                 return
 
 
-def sample(device: str) -> None:
-    """One look. A driver that does not answer leaves the last values standing; the analysis says what is wrong."""
+def sample(device: str) -> bool:
+    """One look; whether the driver answered. Where it did not, the last values stand, marked as such."""
     try:
+        # Of a MIG instance this is its own memory, as CUDA sees it; NVML would tell the whole card's.
         free_bytes, total_bytes = torch.cuda.mem_get_info(device)
-    except RuntimeError:
-        return
+    except Exception as err:  # noqa: BLE001  CUDA's, torch's and the driver's errors have no common type; none matters
+        log.debug("GPU not seen", extra={"action": "gpu", "device": device, "why": describe(err)})
+        gpu_away(device)
+        return False
     gpu_sampled(device, used_bytes=total_bytes - free_bytes, total_bytes=total_bytes, use_ratio=_use_ratio(device))
+    return True
 
 
 def _use_ratio(device: str) -> float | None:
-    """None where NVML can't be asked: without the extra `gpu`, or where the driver does not tell it (MIG)."""
+    """None where NVML can't be asked: without the extra `gpu`, or where the driver does not tell it (MIG, vGPU)."""
     try:
-        return torch.cuda.utilization(device) / 100.0
+        percent = torch.cuda.utilization(device)
     except Exception:  # noqa: BLE001  NVML's errors have no class of torch, and none of them matters here
         return None
+    # NVML marks what it does not know by all bits set (NVML_VALUE_NOT_AVAILABLE), which is no share of anything.
+    return percent / 100.0 if 0 <= percent <= 100 else None

@@ -28,6 +28,7 @@ _REJECTED = {
     (0x01, 0x02, 0x02): "version",
     (0x02, 0x03, 0x02): "limit",
 }
+REJECTIONS = (*_REJECTED.values(), "not_opened")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +72,13 @@ def instance_received(peer: str | None, status: int, size_bytes: int) -> None:
     labels = {"peer": peer or UNKNOWN_PEER, "status": f"0x{status:04X}"}
     _add("dicom_node_instances_received_total", labels)
     _add("dicom_node_received_bytes_total", labels, size_bytes)
+
+
+def instance_retrieved(peer: str | None, by: str, status: int, size_bytes: int) -> None:
+    """An Instance that we fetched is kept, or refused with a status. by: the peer's retrieve_by."""
+    labels = {"peer": peer or UNKNOWN_PEER, "by": by, "status": f"0x{status:04X}"}
+    _add("dicom_node_instances_retrieved_total", labels)
+    _add("dicom_node_retrieved_bytes_total", labels, size_bytes)
 
 
 def association_accepted(peer: str | None) -> None:
@@ -119,8 +127,44 @@ def delivery_settled(destination: str, status: str, *, took_s: float | None = No
         stage_took("deliver", took_s)
 
 
+def commitment_settled(destination: str, *, committed: int, not_kept: int, parked: int) -> None:
+    """A destination said of so many objects that it keeps them, or does not: those are sent again, or parked."""
+    for status, objects in (("committed", committed), ("not_kept", not_kept), ("parked", parked)):
+        if objects:
+            _add("dicom_node_deliveries_total", {"destination": destination, "status": status}, objects)
+
+
+def shadow_looked(model: str, outcome: str) -> None:
+    _add("dicom_node_shadow_runs_total", {"model": model, "outcome": outcome})
+
+
+def correction_taken(kind: str, state: str) -> None:
+    _add("dicom_node_corrections_total", {"kind": kind, "state": state})
+
+
+def series_deleted(cause: str, size_bytes: int) -> None:
+    """cause: a word of ours, as the event has it."""
+    labels = {"cause": cause.replace(" ", "_")}
+    _add("dicom_node_series_deleted_total", labels)
+    _add("dicom_node_deleted_bytes_total", labels, size_bytes)
+
+
+def login_tried(outcome: str) -> None:
+    _add("dicom_node_logins_total", {"outcome": outcome})
+
+
+def audit_lost() -> None:
+    _add("dicom_node_audit_lost_total", {})
+
+
+def gpu_away(device: str) -> None:
+    """The driver does not answer."""
+    _set("dicom_node_gpu_up", {"device": device}, 0.0)
+
+
 def gpu_sampled(device: str, *, used_bytes: int, total_bytes: int, use_ratio: float | None) -> None:
     """use_ratio: None where nothing on this machine can tell it."""
+    _set("dicom_node_gpu_up", {"device": device}, 1.0)
     _set("dicom_node_gpu_memory_bytes", {"device": device, "kind": "used"}, used_bytes)
     _set("dicom_node_gpu_memory_bytes", {"device": device, "kind": "total"}, total_bytes)
     if use_ratio is not None:

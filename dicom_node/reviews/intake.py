@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from dicom_node import metrics
 from dicom_node.config import Config
 from dicom_node.corrections import KINDS, Compared, References
 from dicom_node.corrections import references_of as read_references
@@ -80,6 +81,7 @@ class Reviews:
 
     def _recognised(self, row: Row, source_ae: str, *, unchanged: bool) -> bool:
         if unchanged:
+            metrics.correction_taken(KINDS.get(row["sop_class_uid"], metrics.OTHER), "ours")
             log.info("a result of ours came back", extra={"action": "ours", "series": row["series_uid"]})
             return True
         before = self.database.correction(row["sop_instance_uid"])
@@ -108,6 +110,8 @@ class Reviews:
         self.database.record_correction(row["sop_instance_uid"], **values)
         extra = {"action": "correction", "series": row["series_uid"], "state": values["state"], "by": meant.by}
         log.info("correction", extra=extra)
+        if before is None or before["state"] != values["state"]:
+            metrics.correction_taken(references.kind, values["state"])
         if values["state"] == "waiting" and self.analyses.meant(references) != meant:
             # The series ended, and what waits for it was looked for, before this row was there.
             return self._recognised(row, source_ae, unchanged=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from dicom_node import audit
+from dicom_node import audit, metrics
 from dicom_node.audit import Audit, Study, User
 from dicom_node.audit.message import Instances
 from dicom_node.db import Database
@@ -37,6 +37,7 @@ class Trail:
         self.audit.write(audit.exported(_user(who), self._studies(series_uid, counts), to=to))
 
     def login(self, user: str, *, ok: bool, address: str) -> None:
+        metrics.login_tried("ok" if ok else "failed")
         self.audit.write(audit.login(user, ok, address or None))
 
     def logout(self, who: Principal) -> None:

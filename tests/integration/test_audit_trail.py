@@ -20,7 +20,7 @@ from lxml import etree
 
 from dicom_node.audit import Auditor, application_started, login
 from dicom_node.audit.auditor import connected
-from dicom_node.audit.forwarder import Forwarder
+from dicom_node.audit.forwarder import Backlog, Forwarder, backlog
 from dicom_node.audit.trail import Trail, TrailBroken
 from dicom_node.config.audit import SyslogConfig
 from tests.certificates import Authority
@@ -134,11 +134,14 @@ def test_processes_that_are_killed_while_they_write_leave_a_whole_chain_with_all
     assert set(said) <= set(there)
 
 
-def test_a_full_disk_stops_nobody(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_full_disk_stops_nobody(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, counts: Callable[[str], dict[str, float]]
+) -> None:
     trail = Trail(tmp_path / "file", "host")
     (tmp_path / "file").write_text("no folder")
     Auditor(trail, source_id="N").write(application_started("receive"))
     assert "audit message lost" in caplog.text
+    assert counts("dicom_node_audit_lost_total") == {"": 1}
 
 
 def test_the_same_alert_again_is_counted_not_written(tmp_path: Path) -> None:
@@ -242,12 +245,17 @@ def test_a_dead_server_holds_nobody_up_and_gets_all_once_it_lives(
     for number in range(20):
         auditor.write(login(f"user{number}", True, None))
     assert time.monotonic() - began < 5
+    [path] = trail.files()
+    waiting = backlog(trail)
+    assert waiting.size_bytes == path.stat().st_size
+    assert waiting.oldest_at == next(trail.entries()).at
     server = SyslogServer(authority, config.port)
     try:
         messages = server.wait_for(20)
         auditor.stop()
     finally:
         server.close()
+    assert backlog(trail) == Backlog(size_bytes=0, oldest_at=None)
     for number, message in enumerate(messages):
         header, _, xml = message.partition(b"\xef\xbb\xbf")
         assert header.startswith(b"<85>1 ")

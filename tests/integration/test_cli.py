@@ -22,8 +22,10 @@ from pydicom.data import get_testdata_file
 import dicom_node
 from dicom_node import cli, engine
 from dicom_node.alert_rows import Problem
+from dicom_node.config import load_config
 from dicom_node.db import Database, ReceivedInstance, ResultObject
 from dicom_node.engine import EngineClient
+from dicom_node.metrics.files import merged
 from dicom_node.storage import Storage
 from tests.fakes.ct import make_ct_series
 from tests.fakes.instances import fake_instance
@@ -335,6 +337,8 @@ def test_a_queued_job_is_cancelled_and_comes_back_by_a_retry(node: PreparedNode,
     state = node.client.state(JOB)
     assert state is not None
     assert (node.state(), state.status) == ("cancelled", "CANCELLED")
+    counted = [sample for metric in merged(load_config(node.config).metrics_folder()) for sample in metric.samples]
+    assert {"outcome": "cancelled", "reason": ""} in [sample.labels for sample in counted], "as what roles do"
     assert run("jobs", "retry", JOB, "-c", node.config).code == 0
     state = node.client.state(JOB)
     assert state is not None

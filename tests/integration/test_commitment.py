@@ -17,7 +17,7 @@ from pynetdicom import AE
 from pynetdicom.dimse_primitives import N_ACTION, N_EVENT_REPORT
 from pynetdicom.sop_class import StorageCommitmentPushModel, Verification
 
-from dicom_node import engine
+from dicom_node import engine, tracing
 from dicom_node.commitment import Commitments, Keeper
 from dicom_node.commitments import MOST_ROUNDS
 from dicom_node.dimse.commit_intake import ELSEWHERE_S
@@ -26,6 +26,7 @@ from dicom_node.dimse.scu import send
 from dicom_node.engine import EngineClient, WorkflowState
 from dicom_node.peers import PeerConfig
 from tests.conftest import RunningReceiver
+from tests.fakes.collector import collector
 from tests.fakes.committing import (
     INSTANCE,
     CommitmentUser,
@@ -137,6 +138,16 @@ def test_a_report_on_the_association_of_the_request_commits(deliverer: Deliverer
 def test_a_report_hours_later_on_another_association_commits_after_a_restart(
     deliverer: Deliverer, keeper: CommittingArchive
 ) -> None:
+    with collector() as collected:
+        tracing.start(collected.endpoint, "receive")
+        _commit_hours_later(deliverer, keeper)
+        tracing.stop()
+    [span] = collected.spans()
+    assert (span.name, span.trace_id) == ("commit", tracing.trace_id(JOB.rpartition("-")[0]).to_bytes(16, "big"))
+    assert span.end_time_unix_nano - span.start_time_unix_nano == 5 * 3600 * 10**9, "from the request to the word"
+
+
+def _commit_hours_later(deliverer: Deliverer, keeper: CommittingArchive) -> None:
     deliverer.look()
     assert deliverer.states() == {"seg": "stored", "sr": "stored"}
     deliverer.clock.now += 5 * 3600
@@ -164,7 +175,7 @@ def test_without_a_word_it_is_asked_again_with_a_new_transaction(
 
 
 def test_what_is_not_kept_is_sent_again_and_parked_after_some_rounds(
-    deliverer: Deliverer, keeper: CommittingArchive
+    deliverer: Deliverer, keeper: CommittingArchive, counts: Callable[[str], dict[str, float]]
 ) -> None:
     for number in range(1, MOST_ROUNDS + 1):
         deliverer.look()
@@ -180,6 +191,8 @@ def test_what_is_not_kept_is_sent_again_and_parked_after_some_rounds(
     assert deliverer.states() == {"seg": "committed", "sr": "parked"}
     [row] = [row for row in deliverer.database.deliveries(JOB) if row["kind"] == "sr"]
     assert row["message"] == "the peer stored it and does not keep it: no such object instance (0x0112), 3 times"
+    settled = {"keeper committed": 1, "keeper not_kept": 2, "keeper parked": 1}
+    assert counts("dicom_node_deliveries_total") == settled
 
 
 def test_each_object_is_sent_again_where_a_job_s_objects_are_reported_on_one_after_the_other(

@@ -13,11 +13,13 @@ import pydicom
 import pytest
 from pydicom.dataset import Dataset
 
+from dicom_node import tracing
 from dicom_node.dimse import retrieve
 from dicom_node.locks import try_lock
 from dicom_node.lookback import Found
 from dicom_node.prior import PriorFinder
 from tests.conftest import RunningReceiver
+from tests.fakes.collector import collector
 from tests.fakes.ct import HEADER, make_ct_series
 from tests.fakes.earlier import PRIOR_SERIES, PRIOR_STUDY, Archive, Earlier, earlier_exam
 from tests.peers import Orthanc, free_port
@@ -83,6 +85,20 @@ def assert_whole(node: RunningReceiver, found: Any, exam: Earlier) -> None:
     assert kept == {str(pydicom.dcmread(path).SOPInstanceUID) for path in exam.results}
 
 
+def assert_traced(spans: list[Any]) -> None:
+    """The look is in the trace of the series that is compared, with the time of questions and of fetching."""
+    mine = [
+        span for span in spans if span.trace_id == tracing.trace_id(HEADER["SeriesInstanceUID"]).to_bytes(16, "big")
+    ]
+    [root] = [span for span in mine if span.name == "priors"]
+    parts = {span.name for span in mine if span.parent_span_id == root.span_id}
+    assert parts == {"ask", "wait", "fetch"}
+    about = {each.key: each.value.string_value for each in root.attributes}
+    expected = {"archive": "pacs", "outcome": "found", "job": "0123456789abcdef"}
+    assert about == {f"dicom_node.{key}": value for key, value in expected.items()}
+    assert PRIOR_SERIES not in str(mine)
+
+
 def incoming(node: RunningReceiver) -> list[str]:
     return [path for path in node.files() if path.endswith(".dcm")]
 
@@ -93,13 +109,19 @@ def incoming(node: RunningReceiver) -> list[str]:
 @pytest.mark.peers
 @pytest.mark.parametrize("by", WAYS)
 def test_the_earlier_ct_and_our_results_come_into_the_jobs_folder_and_nowhere_else(
-    orthanc: Orthanc, start_receiver: Start, tmp_path: Path, by: str
+    orthanc: Orthanc, start_receiver: Start, tmp_path: Path, counts: Callable[[str], dict[str, float]], by: str
 ) -> None:
     """By C-MOVE, too, though the receiver takes no SR and no SEG from anybody else."""
     exam = earlier_exam(tmp_path / "earlier")
     fill(orthanc, exam)
     node = node_beside(orthanc, start_receiver, by)
-    found = look(node)
+    with collector() as collected:
+        tracing.start(collected.endpoint, "deliver")
+        found = look(node)
+        tracing.stop()
+    assert_traced(collected.spans())
+    retrieved = {} if by == "c_move" else {f"pacs {by} 0x0000": len(exam.files)}
+    assert counts("dicom_node_instances_retrieved_total") == retrieved
     assert_whole(node, found, exam)
     assert incoming(node) == []
     assert node.database.series(PRIOR_SERIES) is None

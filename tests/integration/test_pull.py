@@ -17,6 +17,7 @@ from pydicom.uid import CTImageStorage, RLELossless
 from pynetdicom import AE, evt
 from pynetdicom.dimse_primitives import C_GET
 
+from dicom_node import tracing
 from dicom_node.check import check
 from dicom_node.db import Database
 from dicom_node.dicomweb import retrieve as web
@@ -32,6 +33,7 @@ from dicom_node.peers import PeerConfig
 from dicom_node.pull import Landing, Puller, Selection, parse_age
 from dicom_node.pull_schedule import PullSchedule
 from tests.conftest import RunningReceiver
+from tests.fakes.collector import collector
 from tests.fakes.ct import make_ct_series
 from tests.fakes.web import Said, serving
 from tests.peers import Orthanc, free_port, run_dcmqrscp
@@ -41,6 +43,7 @@ NAMED = Selection(study_uid=STUDY)
 PLAIN = {"response_timeout_s": 10.0, "may_be_queried": True, "may_send": True}
 
 Start = Callable[..., RunningReceiver]
+Counts = Callable[[str], dict[str, float]]
 
 
 @pytest.fixture
@@ -90,7 +93,7 @@ def assert_here(node: RunningReceiver, files: list[Path]) -> None:
 @pytest.mark.peers
 @pytest.mark.parametrize("by", ["c_move", "c_get", "wado_rs"])
 def test_a_study_is_fetched_from_orthanc_and_not_a_second_time(
-    orthanc: Orthanc, start_receiver: Start, scan: list[Path], by: str
+    orthanc: Orthanc, start_receiver: Start, scan: list[Path], counts: Counts, by: str
 ) -> None:
     fill(orthanc, scan)
     node, peer = start_receiver(), orthanc_peer(orthanc, by)
@@ -109,6 +112,10 @@ def test_a_study_is_fetched_from_orthanc_and_not_a_second_time(
     assert series is not None
     assert series["source_ae"] == "ORTHANC"
     assert node.database.pulled([SERIES])[SERIES]["done_at"] is not None
+    came = {} if by == "c_move" else {f"unknown {by} 0x0000": 7}
+    assert counts("dicom_node_instances_retrieved_total") == came
+    # "unknown": this node's settings have no peer of the name, as after `pull --from AE@host:port`.
+    assert sum(counts("dicom_node_instances_received_total").values()) == (7 if by == "c_move" else 0)
 
 
 @pytest.mark.peers
@@ -142,6 +149,25 @@ def test_compressed_images_come_as_the_archive_holds_them(
             assert puller.fetch(puller.plan(NAMED).series[0]).problem == ""
         kept = {row["transfer_syntax_uid"] for row in node.database.instances(SERIES)}
         assert kept == {str(RLELossless)}, by
+
+
+@pytest.mark.peers
+def test_a_pull_is_a_span_of_the_trace_of_its_series(orthanc: Orthanc, start_receiver: Start, scan: list[Path]) -> None:
+    fill(orthanc, scan)
+    node = start_receiver()
+    with collector() as collected:
+        tracing.start(collected.endpoint, "deliver")
+        with pulling(node, orthanc_peer(orthanc, "c_get")) as puller:
+            puller.fetch(puller.plan(NAMED).series[0])
+        tracing.stop()
+    spans = {span.name: span for span in collected.spans()}
+    assert set(spans) == {"pull", "fetch", "arrive"}
+    assert {span.trace_id for span in spans.values()} == {tracing.trace_id(SERIES).to_bytes(16, "big")}
+    assert spans["fetch"].parent_span_id == spans["arrive"].parent_span_id == spans["pull"].span_id
+    about = {each.key.removeprefix("dicom_node."): each.value for each in spans["pull"].attributes}
+    assert (about["by"].string_value, about["there"].int_value, about["here"].int_value) == ("c_get", 7, 7)
+    assert about["peer"].string_value == "unknown", "its AE title is no name of the settings"
+    assert STUDY not in str(spans)
 
 
 @pytest.mark.peers

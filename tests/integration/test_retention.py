@@ -199,8 +199,11 @@ def test_of_two_machines_one_deletes(stock: Shelf, clock: Clock, schedule: Calla
     assert stock.here() == set()
 
 
-def test_what_was_deleted_is_told_and_among_the_events(
-    stock: Shelf, clock: Clock, schedule: Callable[..., RetentionSchedule]
+def test_what_was_deleted_is_told_counted_and_among_the_events(
+    stock: Shelf,
+    clock: Clock,
+    schedule: Callable[..., RetentionSchedule],
+    counts: Callable[[str], dict[str, float]],
 ) -> None:
     stock.add(1, "committed")
     clock.now += 2 * DAY_S
@@ -209,6 +212,8 @@ def test_what_was_deleted_is_told_and_among_the_events(
     [gone] = told
     assert (gone.series_uid, gone.study_uid, gone.state, gone.why) == ("1.2.1", "1.3.1", "committed", "age")
     assert (gone.instances, gone.jobs) == (2, 1)
+    assert counts("dicom_node_series_deleted_total") == {"age": 1}
+    assert counts("dicom_node_deleted_bytes_total") == {"age": gone.bytes}
     with stock.database.engine.connect() as connection:
         query = sa.select(schema.event.c.details).where(schema.event.c.action == "series purged")
         [details] = connection.execute(query).scalars().all()
@@ -254,7 +259,11 @@ class Disk:
 
 
 def test_pressure_deletes_committed_before_stored_oldest_first_and_only_as_much_as_is_lacking(
-    stock: Shelf, clock: Clock, schedule: Callable[..., RetentionSchedule], monkeypatch: pytest.MonkeyPatch
+    stock: Shelf,
+    clock: Clock,
+    schedule: Callable[..., RetentionSchedule],
+    monkeypatch: pytest.MonkeyPatch,
+    counts: Callable[[str], dict[str, float]],
 ) -> None:
     stock.size_bytes = 1_000_000
     order = ["stored", "committed", "undelivered", "committed", "stored", "failed", "committed", "parked", "local"]
@@ -276,6 +285,7 @@ def test_pressure_deletes_committed_before_stored_oldest_first_and_only_as_much_
     disk.size_bytes -= 10_000_000
     beside.look()
     assert series_of(told)[3:] == ["1.2.0", "1.2.4"]
+    assert counts("dicom_node_series_deleted_total") == {"disk_low": 5}
     beside.look()
     assert stock.here() == {f"1.2.{number}" for number in (2, 5, 7, 8)}, "what is nowhere else stays, whatever the disk"
     stock.assert_whole()

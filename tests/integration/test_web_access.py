@@ -146,7 +146,7 @@ def test_tries_at_the_same_time_count_each_other(web: Web, monkeypatch: pytest.M
     assert len(checked) == TRIES_OF_ONE
 
 
-def test_the_right_password_does_not_get_past_the_limit(web: Web) -> None:
+def test_the_right_password_does_not_get_past_the_limit(web: Web, counts: Callable[[str], dict[str, float]]) -> None:
     client = web.client(Origin="http://127.0.0.1:8114")
     for _ in range(TRIES_OF_ONE):
         assert log_in(client, "anna", "wrong").status_code == 401
@@ -155,6 +155,7 @@ def test_the_right_password_does_not_get_past_the_limit(web: Web) -> None:
     assert log_in(client, "vera").status_code == 303
     web.clock += WINDOW_S
     assert log_in(client, "anna").status_code == 303
+    assert counts("dicom_node_logins_total") == {"failed": TRIES_OF_ONE, "limited": 1, "ok": 2}
 
 
 def test_one_address_has_a_limit_over_all_users_and_a_whole_ipv6_network_counts_as_one(web: Web) -> None:

@@ -13,11 +13,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
-from dicom_node import metrics
+from dicom_node import metrics, schema
+from dicom_node.audit import Trail
 from dicom_node.config import Config
 from dicom_node.db import Database
 from dicom_node.metrics.catalogue import CATALOGUE, OTHER
@@ -28,6 +30,7 @@ from dicom_node.metrics.vocabulary import Acquisition, kernel_label, scanner_lab
 from tests.peers import free_port
 
 NOW = 1_000_000.0
+JOB = "1.2.1-abc"
 RECEIVES = """
 import sys
 from pathlib import Path
@@ -147,8 +150,19 @@ def test_a_histogram_counts_each_value_in_its_bucket(folder: Path) -> None:
     assert found["dicom_node_stage_seconds_bucket le=0.1 stage=wait"] == 1
     assert found["dicom_node_stage_seconds_bucket le=120.0 stage=wait"] == 3
     assert found["dicom_node_stage_seconds_bucket le=+Inf stage=wait"] == 4
+    assert found["dicom_node_stage_seconds_bucket le=3600.0 stage=wait"] == 3, "also one that nothing fell into"
     assert found["dicom_node_stage_seconds_count stage=wait"] == 4
     assert found["dicom_node_stage_seconds_sum stage=wait"] == pytest.approx(1e6 + 70.3)
+
+
+def test_a_histogram_is_whole_though_few_of_its_buckets_were_hit(folder: Path) -> None:
+    metrics.start(folder, "work")
+    metrics.result_made(Acquisition(), [{"score": 0.85, "long_axis_mm": 7.0}] * 3, {})
+    where = "kernel=other le={} scanner=other"
+    found = shown(folder)
+    bounds = [*CATALOGUE["dicom_node_finding_score"].buckets, "+Inf"]
+    counts = [found[f"dicom_node_finding_score_bucket {where.format(bound)}"] for bound in bounds]
+    assert counts == [0.0] * 8 + [3.0] * 4
 
 
 # -- labels ----------------------------------------------------------------------------------------
@@ -187,11 +201,14 @@ def test_free_text_never_becomes_a_label(manufacturer: str, model: str, kernel: 
     assert "canary" not in f"{scanner_label(made_on)}{kernel_label(made_on)}".lower()
 
 
-def test_pairs_of_scanner_and_kernel_are_bounded_over_restarts(folder: Path) -> None:
+@pytest.mark.parametrize("kernel", ["LUNG", "B{:02}f"])
+def test_pairs_of_scanner_and_kernel_are_bounded_over_restarts(folder: Path, kernel: str) -> None:
+    """Of a service that names its scanners by number, and of one that tries all kernels of one scanner."""
     for start in (0, 50):
         metrics.start(folder, "work")
         for number in range(start, start + 50):
-            made_on = Acquisition(manufacturer="GE", model=f"Revolution {number}", kernel="LUNG")
+            model = f"Revolution {number}" if kernel == "LUNG" else "Revolution"
+            made_on = Acquisition(manufacturer="GE", model=model, kernel=kernel.format(number))
             metrics.result_made(made_on, [{"score": 0.9, "long_axis_mm": 7.0}], {})
     found = [key for key in shown(folder) if key.startswith("dicom_node_findings_count")]
     assert len(found) == 61
@@ -259,6 +276,55 @@ def test_queues_are_counted_with_their_oldest_and_empty_ones_are_shown(tmp_path:
     assert 0 < found["dicom_node_storage_free_bytes"] <= found["dicom_node_storage_size_bytes"]
 
 
+def test_what_a_destination_does_not_commit_grows_older_however_often_it_is_asked(
+    tmp_path: Path, database: Database
+) -> None:
+    job(database, 1, "queued")
+    database.start_job(JOB, "e")
+    one = {"kind": "sr", "sop_class_uid": "1.2", "path": "p", "sha256": "0" * 64, "size_bytes": 1}
+    database.finish_job(JOB, state="complete", objects=[], findings=[], timings_s={}, model={"name": "m"})
+    with database.engine.begin() as connection:
+        connection.execute(sa.insert(schema.result).values(sop_instance_uid="2.25.7", job_id=JOB, **one))
+        ledger = {"destination": "pacs", "state": "stored", "attempts": 1, "created_at": 0.0, "changed_at": NOW - 90000}
+        connection.execute(sa.insert(schema.delivery).values(sop_instance_uid="2.25.7", job_id=JOB, **ledger))
+    for number in range(3):
+        database.begin_commitment(f"2.25.{number}", "pacs", ["2.25.7"], next_s=1.0)
+    found = scraped(Exposition(config(tmp_path), database, now=lambda: NOW))
+    assert found["dicom_node_commitments_open destination=pacs"] == 1
+    assert found["dicom_node_commitments_oldest_seconds destination=pacs"] == 90000
+
+
+def test_the_audit_queue_is_shown_with_its_age_where_a_server_is_to_be_told(tmp_path: Path, database: Database) -> None:
+    syslog = {"host": "127.0.0.1", "port": 514, "transport": "udp"}
+    audited = config(tmp_path, audit={"syslog": syslog})
+    found = scraped(Exposition(audited, database, now=lambda: NOW))
+    assert found["dicom_node_audit_waiting_bytes"] == found["dicom_node_audit_waiting_oldest_seconds"] == 0
+    Trail(audited.audit_folder()).append("<m/>", NOW - 50.0)
+    found = scraped(Exposition(audited, database, now=lambda: NOW))
+    assert found["dicom_node_audit_waiting_bytes"] > 4
+    assert found["dicom_node_audit_waiting_oldest_seconds"] == 50
+    quiet = scraped(Exposition(config(tmp_path), database, now=lambda: NOW))
+    assert not any("audit_waiting" in key for key in quiet)
+
+
+def test_what_may_fail_and_has_not_is_zero_so_that_its_first_time_is_an_increase(
+    folder: Path, tmp_path: Path, database: Database
+) -> None:
+    sender = {"ae_title": "CT1", "host": "127.0.0.1", "may_send": True, "may_receive": False}
+    peers = {"pacs": {"ae_title": "PACS", "host": "h", "port": 104}, "ct": sender}
+    exposition = Exposition(config(tmp_path, peers=peers, metrics={"folder": str(folder)}), database)
+    failed = "dicom_node_series_total outcome=failed reason=FAILED"
+    refused = "dicom_node_instances_received_total peer=ct status=0xA700"
+    parked = "dicom_node_deliveries_total destination=pacs status=parked"
+    assert [scraped(exposition)[name] for name in (failed, refused, parked)] == [0, 0, 0]
+    assert "dicom_node_deliveries_total destination=pacs status=committed" not in scraped(exposition)
+    metrics.start(folder, "work")
+    metrics.series_ended("failed", "FAILED")
+    metrics.series_ended("failed", "of an older version")
+    found = scraped(exposition)
+    assert (found[failed], found["dicom_node_series_total outcome=failed reason=of an older version"]) == (1, 1)
+
+
 def test_rows_are_asked_once_in_a_few_seconds(tmp_path: Path, database: Database) -> None:
     times = iter([0.0, 4.0, 5.0])
     exposition = Exposition(config(tmp_path), database, now=lambda: next(times))
@@ -314,11 +380,20 @@ def test_every_metric_of_the_catalogue_can_be_seen(folder: Path, tmp_path: Path,
     metrics.association_accepted(None)
     metrics.association_rejected(2, 3, 2)
     metrics.instance_received(None, 0, 1)
+    metrics.instance_retrieved(None, "c_get", 0, 1)
+    metrics.shadow_looked("m", "complete")
+    metrics.correction_taken("seg", "compared")
+    metrics.series_deleted("disk low", 1)
+    metrics.login_tried("failed")
+    metrics.audit_lost()
+    metrics.commitment_settled("pacs", committed=2, not_kept=0, parked=0)
     metrics.series_ended("rejected", "NOT_CT")
     metrics.result_made(Acquisition(), [{"score": 0.9, "long_axis_mm": 7.0}], {"read": 1.0})
     metrics.delivery_settled("pacs", "stored", took_s=1.0)
     metrics.gpu_sampled("cuda:0", used_bytes=1, total_bytes=2, use_ratio=0.5)
-    text = Exposition(config(tmp_path, metrics={"folder": str(folder)}), database).text().decode()
+    syslog = {"host": "127.0.0.1", "port": 514, "transport": "udp"}
+    audited = config(tmp_path, metrics={"folder": str(folder)}, audit={"syslog": syslog})
+    text = Exposition(audited, database).text().decode()
     seen = set(re.findall(r"^(\w+)[{ ]", text, re.MULTILINE))
     assert {sample for definition in CATALOGUE.values() for sample in definition.samples()} == seen - {"#"}
     assert 'associations_total{outcome="accepted",peer="unknown"}' in text

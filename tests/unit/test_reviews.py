@@ -118,7 +118,9 @@ def test_a_corrected_segmentation_becomes_a_row_and_no_job(node: Node) -> None:
     assert job_summary(node.database, node.storage, job_id)["corrections"] == [shown(row, node.database)]
 
 
-def test_our_own_objects_that_come_back_are_no_corrections(node: Node) -> None:
+def test_our_own_objects_that_come_back_are_no_corrections(
+    node: Node, counts: Callable[[str], dict[str, float]]
+) -> None:
     job_id = node.complete()
     for path in node.storage.path(f"results/{job_id}").glob("*.dcm"):
         send(node, pydicom.dcmread(path))
@@ -129,9 +131,12 @@ def test_our_own_objects_that_come_back_are_no_corrections(node: Node) -> None:
     send(node, ds)
     assert [row["state"] for row in node.database.corrections()] == ["ours"]
     assert len(node.database.jobs()) == 1
+    assert counts("dicom_node_corrections_total") == {"seg ours": 2, "sr ours": 1}
 
 
-def test_a_correction_before_the_analysis_ends_waits_for_it(node: Node) -> None:
+def test_a_correction_before_the_analysis_ends_waits_for_it(
+    node: Node, counts: Callable[[str], dict[str, float]]
+) -> None:
     node.receive()
     [(_, job_id, _, _)] = node.assemble().enqueued
     mask = np.zeros((8, 64, 64), np.bool_)
@@ -140,6 +145,7 @@ def test_a_correction_before_the_analysis_ends_waits_for_it(node: Node) -> None:
     assert [row["state"] for row in node.database.corrections()] == ["waiting"]
     node.analyse(job_id)
     assert verdicts(node) == ["unreviewed", "added"]
+    assert counts("dicom_node_corrections_total") == {"seg waiting": 1, "seg compared": 1}
 
 
 def added(node: Node) -> Dataset:

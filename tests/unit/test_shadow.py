@@ -234,7 +234,9 @@ class NoEngine:
 @pytest.mark.parametrize(
     "error", [RuntimeError("Canary^Secret"), SeriesRejected(Reason.NO_LUNG, "no lung"), OutOfSpace("full")]
 )
-def test_a_failure_of_the_second_model_ends_in_its_own_row(two: TwoModels, error: Exception) -> None:
+def test_a_failure_of_the_second_model_ends_in_its_own_row(
+    two: TwoModels, error: Exception, counts: Callable[[str], dict[str, float]]
+) -> None:
     def fail() -> None:
         raise error
 
@@ -245,6 +247,7 @@ def test_a_failure_of_the_second_model_ends_in_its_own_row(two: TwoModels, error
     assert row is not None
     assert row["state"] == "failed"
     assert "Canary" not in row["problem"]
+    assert counts("dicom_node_shadow_runs_total") == {"daring failed": 1}
     assert two.job()["state"] == "complete"
     assert two.ledger(job_id) == ["waiting", "waiting"]
 
@@ -270,7 +273,9 @@ def test_a_database_that_is_away_is_waited_for(two: TwoModels) -> None:
     assert two.state(job_id) == "complete"
 
 
-def test_it_gives_way_to_a_job_that_waits_and_comes_again_behind_it(two: TwoModels) -> None:
+def test_it_gives_way_to_a_job_that_waits_and_comes_again_behind_it(
+    two: TwoModels, counts: Callable[[str], dict[str, float]]
+) -> None:
     job_id = two.complete(6)
 
     def a_job_comes() -> None:
@@ -288,6 +293,8 @@ def test_it_gives_way_to_a_job_that_waits_and_comes_again_behind_it(two: TwoMode
     two.detectors["daring"].after = lambda: setattr(two, "clock", two.clock + 3.0)
     assert two.look(job_id, 5).enqueued == []  # for the last time it goes through
     assert two.state(job_id) == "complete"
+    assert two.look(job_id, 6).enqueued == []  # over: counted once
+    assert counts("dicom_node_shadow_runs_total") == {"daring gave_way": 1, "daring complete": 1}
 
 
 def test_a_job_that_waits_for_an_earlier_ct_needs_no_worker(two: TwoModels) -> None:

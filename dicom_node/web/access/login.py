@@ -8,6 +8,7 @@ from typing import Annotated
 from fastapi import APIRouter, Form, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
+from dicom_node import metrics
 from dicom_node.config import WebRole
 from dicom_node.web import templating
 from dicom_node.web.access.caller import from_ourselves
@@ -46,6 +47,7 @@ def log_in(
         raise Denied(403, "This request does not come from a page of this node.")
     wait_s = node.access.rows.begin_login(user, who.address)
     if wait_s > 0:
+        metrics.login_tried("limited")
         text = f"Too many tries. Wait {max(1, round(wait_s / 60))} min."
         return _refused(request, next, 429, text, {"retry-after": str(int(wait_s) + 1)})
     known = node.access.users.verify(user, password)
