@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
+from dicom_node.audit import Auditor, Outcome, process_user, settings_read_again
 from dicom_node.config import Config, load_config
 from dicom_node.errors import ConfigError, DicomNodeError
 from dicom_node.live import Change, change
@@ -70,14 +71,25 @@ class Life:
         self._notifier.reloading()
         try:
             done = self._take_over()
+            self._tell(", ".join(done.applied) or "nothing to take over")
             self._answer(applied=done.applied, restart=done.restart)
         except DicomNodeError as err:
             log.error("settings stay as they were", extra={"action": "reload refused", "why": str(err)})
+            self._tell("refused: the settings stay as they were", outcome=4)
             self._answer(problem=str(err))
         except Exception as err:  # noqa: BLE001  a role that serves must not die of new settings
             log.error("settings not taken over in full", extra={"action": "reload failed", "error": describe(err)})
+            self._tell("failed: not taken over in full", outcome=8)
             self._answer(problem="they could not be taken over in full: restart this role; its log says why")
         self._notifier.ready(self._status)
+
+    def _tell(self, what: str, *, outcome: Outcome = 0) -> None:
+        """The audit trail, of a reload by whatever told us to. A signal says nothing of its sender, so whom the process
+        runs as stands for who did it: nobody else but root may send it one. A part of a role leaves it to the role."""
+        if self._presence is None:
+            return
+        event = settings_read_again(process_user(), self.role, str(self._source), what, outcome=outcome)
+        Auditor.of(self.config).write(event)
 
     def _take_over(self) -> Change:
         if self._source is None:
