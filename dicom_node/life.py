@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -36,7 +37,9 @@ class Life:
         notifier: Notifier | None = None,
         present: bool = True,
     ) -> None:
-        self.config, self.role = config, role
+        self.config, self.role, self.name = config, role, name or role
+        # beat_at: when the main loop last turned, time.monotonic(). stops: it ends in order.
+        self.beat_at, self.stops = time.monotonic(), False
         self._source, self._notifier = source, notifier or Notifier()
         self._presence = Presence(config.storage.root, role, name) if present else None
         self._apply: Callable[[Config], None] = lambda _config: None
@@ -57,6 +60,7 @@ class Life:
 
     def beat(self, reload_asked: Callable[[], bool] = lambda: False) -> None:
         """To be called every second or so from the main loop."""
+        self.beat_at = time.monotonic()
         if reload_asked():
             self.reload()
         if self._healthy():
@@ -109,7 +113,13 @@ class Life:
         if self._presence is not None:
             self._presence.reloaded(applied=applied, restart=restart, problem=problem)
 
+    @property
+    def is_role(self) -> bool:
+        """Else it is a part of one, which nobody asks about by itself."""
+        return self._presence is not None
+
     def stopping(self) -> None:
+        self.stops = True
         self._notifier.stopping()
         if self._presence is not None:
             self._presence.close()

@@ -169,7 +169,7 @@ def start_as(node: Node, role: str, form: str, ready: str, *, journal: bool = Fa
         environment = {**os.environ, **({"JOURNAL_STREAM": f"{here.st_dev}:{here.st_ino}"} if journal else {})}
         words = [sys.executable, "-m", "dicom_node", role, "--config", str(path)]
         node.processes[role] = subprocess.Popen(words, stdout=log, stderr=log, env=environment)
-    node.wait(lambda: ready in node.log(role), role)
+    node.wait(lambda: ready in node.log(role), role, 240)
 
 
 def suspects(node: Node) -> list[tuple[str, bytes]]:

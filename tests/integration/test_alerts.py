@@ -49,6 +49,9 @@ class FakeChannel:
         self.sent.append(message)
         return "taken"
 
+    def probe(self) -> str:
+        return "there"
+
     @property
     def titles(self) -> list[str]:
         return [message.title for message in self.sent]
