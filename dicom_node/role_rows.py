@@ -31,6 +31,11 @@ class RoleRows(Rows):
         with self._begin() as connection:
             connection.execute(sa.update(schema.role_seen).where(this).values(stopped_at=now))
 
+    def roles_seen(self) -> list[Row]:
+        """All that were ever alive, by machine."""
+        r = schema.role_seen.c
+        return self._all(sa.select(schema.role_seen).order_by(r.host, r.role, r.name))
+
     def roles_missing(self, since: float, *, not_before: float) -> list[Row]:
         """Those that were not seen since then, though another was all that time: so the database was there.
 
