@@ -355,6 +355,20 @@ def test_what_is_over_is_told_once_and_what_comes_back_soon_was_never_over(
     assert channel.titles[-1] == "job failed", "after the word that it is over it is a new thing"
 
 
+def test_a_message_that_a_wrong_clock_sent_silences_no_channel(
+    build: Callable[..., Alerts], database: Database, clock: Clock
+) -> None:
+    channel = FakeChannel()
+    alerts = build(channel, alerts={"disk_below_gb": None, "group_every_min": 15})
+    clock.now += 20 * 365 * 24 * HOUR
+    failed(database, 1)
+    turn(alerts)
+    clock.now -= 20 * 365 * 24 * HOUR
+    failed(database, 2)
+    turn(alerts)
+    assert channel.titles == ["job failed", "job failed"]
+
+
 def test_what_was_over_before_anybody_heard_of_it_is_told_nobody(
     build: Callable[..., Alerts], database: Database, clock: Clock
 ) -> None:
