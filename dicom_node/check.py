@@ -15,6 +15,7 @@ from functools import partial
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from dicom_node.alerts.channels import channels_of
 from dicom_node.config import Config, PullConfig, ReceiveTLS, RouteConfig
 from dicom_node.db import Database
 from dicom_node.dimse.contexts import check_preferences
@@ -57,6 +58,8 @@ def check(config: Config) -> Iterator[Item]:
         yield _try(f"model {name}", partial(_model, config, name))
     yield _try("routes", lambda: _routes(config))
     yield from _promotions(config)
+    for channel in channels_of(config.alerts):
+        yield _try(f"alerts {channel.name}", channel.probe)
     for name, peer in config.peers.items():
         if peer.port is not None:
             yield _try(f"peer {name}", partial(_echo, config, name))

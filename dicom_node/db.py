@@ -25,6 +25,7 @@ from dicom_node.locks import exclusive
 from dicom_node.priors import Priors
 from dicom_node.pulls import Pulls
 from dicom_node.purges import Purges
+from dicom_node.role_rows import RoleRows
 from dicom_node.rows import Row
 from dicom_node.shadows import Shadows
 
@@ -49,7 +50,7 @@ class ResultObject:
     destinations: frozenset[str]
 
 
-class Database(Ledger, Purges, Commitments, Pulls, Priors, Shadows, CorrectionRows, AlertRows):
+class Database(Ledger, Purges, Commitments, Pulls, Priors, Shadows, CorrectionRows, AlertRows, RoleRows):
     """One database, SQLite or PostgreSQL, by its SQLAlchemy URL. Safe to share between threads."""
 
     def migrate(self) -> None:

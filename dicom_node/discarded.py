@@ -24,14 +24,24 @@ class Discarded:
         self._root, self._bin = root, root / _FOLDER
 
     def set_aside(self, folders: Iterable[str]) -> str:
-        """Takes folders out of sight; the name under which `clear` and `put_back` know them. Raises OSError."""
+        """Takes folders out of sight; the name under which `clear` and `put_back` know them.
+
+        Raises OSError where one of them can't be moved: then all are where they were.
+        """
         name = f"{_ASIDE}{uuid.uuid4().hex}"
         (self._bin / name).mkdir(parents=True, mode=0o750)
-        for folder in folders:
-            target = self._bin / name / folder
-            target.parent.mkdir(parents=True, exist_ok=True, mode=0o750)
-            with contextlib.suppress(FileNotFoundError):
-                (self._root / folder).rename(target)
+        try:
+            for folder in folders:
+                target = self._bin / name / folder
+                target.parent.mkdir(parents=True, exist_ok=True, mode=0o750)
+                with contextlib.suppress(FileNotFoundError):
+                    (self._root / folder).rename(target)
+        except OSError:
+            # What can't go back now does with the next `settle`, for its rows are there.
+            with contextlib.suppress(OSError):
+                self.put_back(name, self.files(name))
+                self._remove(self._bin / name)
+            raise
         return name
 
     def aside(self) -> list[str]:
@@ -64,8 +74,14 @@ class Discarded:
         return back
 
     def clear(self, name: str) -> None:
-        """Deletes it. What cannot be deleted now goes with a later `clear` or `sweep`."""
-        shutil.rmtree(self._bin / name, ignore_errors=True)
+        """Deletes it. What cannot be deleted now is rubbish for a later `sweep`: nobody hears of it again."""
+        self._remove(self._bin / name)
+
+    def _remove(self, folder: Path) -> None:
+        rubbish = self._bin / folder.name.removeprefix(_ASIDE)
+        with contextlib.suppress(FileNotFoundError):
+            folder.rename(rubbish)
+        shutil.rmtree(rubbish, ignore_errors=True)
 
     def sweep(self) -> int:
         """Deletes what others threw away and were killed before it was gone. How many folders that were."""

@@ -6,9 +6,11 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from pathlib import Path
 
+from dicom_node.audit import Auditor, Outcome, process_user, settings_read_again
 from dicom_node.config import Config, load_config
 from dicom_node.errors import ConfigError, DicomNodeError
 from dicom_node.live import Change, change
@@ -35,7 +37,9 @@ class Life:
         notifier: Notifier | None = None,
         present: bool = True,
     ) -> None:
-        self.config, self.role = config, role
+        self.config, self.role, self.name = config, role, name or role
+        # beat_at: when the main loop last turned, time.monotonic(). stops: it ends in order.
+        self.beat_at, self.stops = time.monotonic(), False
         self._source, self._notifier = source, notifier or Notifier()
         self._presence = Presence(config.storage.root, role, name) if present else None
         self._apply: Callable[[Config], None] = lambda _config: None
@@ -56,6 +60,7 @@ class Life:
 
     def beat(self, reload_asked: Callable[[], bool] = lambda: False) -> None:
         """To be called every second or so from the main loop."""
+        self.beat_at = time.monotonic()
         if reload_asked():
             self.reload()
         if self._healthy():
@@ -70,14 +75,25 @@ class Life:
         self._notifier.reloading()
         try:
             done = self._take_over()
+            self._tell(", ".join(done.applied) or "nothing to take over")
             self._answer(applied=done.applied, restart=done.restart)
         except DicomNodeError as err:
             log.error("settings stay as they were", extra={"action": "reload refused", "why": str(err)})
+            self._tell("refused: the settings stay as they were", outcome=4)
             self._answer(problem=str(err))
         except Exception as err:  # noqa: BLE001  a role that serves must not die of new settings
             log.error("settings not taken over in full", extra={"action": "reload failed", "error": describe(err)})
+            self._tell("failed: not taken over in full", outcome=8)
             self._answer(problem="they could not be taken over in full: restart this role; its log says why")
         self._notifier.ready(self._status)
+
+    def _tell(self, what: str, *, outcome: Outcome = 0) -> None:
+        """The audit trail, of a reload by whatever told us to. A signal says nothing of its sender, so whom the process
+        runs as stands for who did it: nobody else but root may send it one. A part of a role leaves it to the role."""
+        if self._presence is None:
+            return
+        event = settings_read_again(process_user(), self.role, str(self._source), what, outcome=outcome)
+        Auditor.of(self.config).write(event)
 
     def _take_over(self) -> Change:
         if self._source is None:
@@ -97,7 +113,13 @@ class Life:
         if self._presence is not None:
             self._presence.reloaded(applied=applied, restart=restart, problem=problem)
 
+    @property
+    def is_role(self) -> bool:
+        """Else it is a part of one, which nobody asks about by itself."""
+        return self._presence is not None
+
     def stopping(self) -> None:
+        self.stops = True
         self._notifier.stopping()
         if self._presence is not None:
             self._presence.close()

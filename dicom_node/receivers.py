@@ -28,6 +28,7 @@ from dicom_node.dimse.scp import Receiver, mend
 from dicom_node.dimse.tls import ExpiryWatch, certificate_files
 from dicom_node.engine import EngineClient
 from dicom_node.errors import DicomNodeError
+from dicom_node.heartbeat import Heartbeat
 from dicom_node.life import Life
 from dicom_node.notify import Notifier
 from dicom_node.roles import SUPERVISED, Stop, hangup_held_back, make_announcer, observe, open_state, unobserve
@@ -63,6 +64,8 @@ def _receive(config: Config, stop: Stop, source: Path | None) -> None:
     with contextlib.closing(database), _mended(config, storage, database), _reserved(config) as shared:
         crew, expiry = Crew(shared, source), ExpiryWatch(certificate_files(config))
         life = Life(config, "receive", source)
+        heartbeat = Heartbeat(life, database)
+        heartbeat.start()
 
         def watch() -> None:
             crew.tend()
@@ -78,6 +81,7 @@ def _receive(config: Config, stop: Stop, source: Path | None) -> None:
             log.info("stopping", extra={"action": "stopping"})
             life.stopping()
             crew.end()
+            heartbeat.stop(_END_S)
 
 
 def _ready(config: Config, port: int) -> dict[str, object]:

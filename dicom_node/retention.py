@@ -37,6 +37,8 @@ _ASK_AGAIN_S = 0.1
 DAY_S = 86400.0
 # Results whose job has no row yet are being made, or their rows are from a backup: both are over by then.
 LEFTOVER_S = 7 * DAY_S
+# After so many that cannot be deleted it is not the series, but the disk.
+_MOST_FAILED = 10
 # So many candidates at a time, where it may be over with any of them.
 _BATCH = 500
 
@@ -144,14 +146,26 @@ class Purger:
         enough: Callable[[Purged], bool] = lambda _removed: False,
         go_on: Callable[[], bool] = lambda: True,
     ) -> Purged:
-        """Delete what is `purgeable`, in its order, until that is `enough`, or not to `go_on`."""
-        removed, tried = Purged(), set[str]()
+        """Delete what is `purgeable`, in its order, until that is `enough`, or not to `go_on`.
+
+        Raises OSError where the files of many can't be moved, as with a file system that is read-only.
+        """
+        removed, tried, failed = Purged(), set[str](), 0
         while rows := self._candidates(before, kept, tried):
             for row in rows:
                 if enough(removed) or not go_on():
                     return removed
                 tried.add(row["series_uid"])
-                gone = self._remove(row, before[row["state"]], kept, why)
+                try:
+                    gone = self._remove(row, before[row["state"]], kept, why)
+                except OSError as err:
+                    # Of another user, on a broken disk: it stays whole, and holds up no other. All of them: see below.
+                    failed += 1
+                    extra = {"action": "purge", "series": row["series_uid"], "why": err.strerror or type(err).__name__}
+                    log.error("series cannot be deleted", extra=extra)
+                    if failed >= _MOST_FAILED:
+                        raise
+                    continue
                 removed = removed if gone is None else removed.with_(gone)
         return removed
 
@@ -225,6 +239,10 @@ class Purger:
         return self._discarded.set_aside(folders)
 
     # -- after a crash -----------------------------------------------------------------------------
+
+    def unsettled(self) -> bool:
+        """Whether anything lies aside: of a purge that runs just now, or was killed."""
+        return bool(self._discarded.aside())
 
     def settle(self) -> None:
         """What a purge left that was killed: files whose rows stayed come back, the others go."""

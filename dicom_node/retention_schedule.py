@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 _LOOK_S = 10.0
 # That nothing may be deleted though the disk is low is said so often.
 _SAY_AGAIN_S = 3600.0
+# No clock that is being adjusted moves so far between two looks (NTP steps at most by minutes once it runs).
+_JUMP_S = 3600.0
 
 
 class RetentionSchedule:
@@ -36,12 +38,14 @@ class RetentionSchedule:
         purger: Purger,
         *,
         now: Callable[[], float] = time.time,
+        steady: Callable[[], float] = time.monotonic,
         look_s: float = _LOOK_S,
     ) -> None:
         self._config, self._database, self._storage, self._purger = config, database, storage, purger
-        self._now, self._look_s = now, look_s
+        self._now, self._steady, self._look_s = now, steady, look_s
+        self._wall_at, self._steady_at, self._ages_count_at = now(), steady(), float("-inf")
         self._stop = threading.Event()
-        self._said_at = 0.0
+        self._said_at = float("-inf")
         self._thread = threading.Thread(target=self._run, name="retention", daemon=True)
 
     def start(self) -> None:
@@ -64,24 +68,45 @@ class RetentionSchedule:
 
     def look(self) -> None:
         """One look: a round by age if it is due, and as much more as the disk needs."""
-        by_age, lacking = self._due("by age", self._config.retention.every_min * 60), self._lacking_bytes()
-        if not by_age and lacking <= 0:
+        self._watch_clock()
+        by_age, lacking = self._is_due_by_age(), self._lacking_bytes()
+        if not (by_age or lacking > 0 or self._purger.unsettled()):
             return
         lock = try_lock(self._database.url, LOCK)
         if lock is None:
             return
         try:
             self._purger.settle()
-            if self._due("by age", self._config.retention.every_min * 60):
+            if self._is_due_by_age():
                 self._by_age()
             self._relieve()
         finally:
             lock.release()
 
+    def _is_due_by_age(self) -> bool:
+        return self._steady() >= self._ages_count_at and self._due("by age", self._config.retention.every_min * 60)
+
+    def _watch_clock(self) -> None:
+        """A clock that jumps makes everything old at once: then nothing is deleted by age for a day.
+
+        Somebody has that day to set it right. The same after a pause of the whole machine; a day more harms nobody.
+        """
+        wall, steady = self._now(), self._steady()
+        jumped_s = (wall - self._wall_at) - (steady - self._steady_at)
+        self._wall_at, self._steady_at = wall, steady
+        if abs(jumped_s) < _JUMP_S:
+            return
+        self._ages_count_at = steady + DAY_S
+        extra = {"action": "retention", "jumped_s": round(jumped_s)}
+        log.error("the clock jumped: nothing is deleted by age for a day", extra=extra)
+
     def _due(self, name: str, every_s: float) -> bool:
         """One that never ended died with its process: it is made again at once."""
         last = self._database.upkeep(name)
-        return last is None or last["ended_at"] is None or self._now() - last["started_at"] >= every_s
+        if last is None or last["ended_at"] is None:
+            return True
+        # One that began in the future was made by a clock that went wrong: it must not keep us waiting for that day.
+        return not 0 <= self._now() - last["started_at"] < every_s
 
     def _by_age(self) -> None:
         settings, now = self._config.retention, self._now()
@@ -122,8 +147,8 @@ class RetentionSchedule:
         self._database.upkeep_ended("pressure", series=removed.series, size_bytes=removed.bytes)
         if removed.series:
             self._tell("series deleted for want of space", removed)
-        elif now - self._said_at >= _SAY_AGAIN_S:
-            self._said_at = now
+        elif self._steady() - self._said_at >= _SAY_AGAIN_S:
+            self._said_at = self._steady()
             free_gb = round(self._storage.free_bytes() / 1e9, 1)
             log.warning("disk low, and nothing may be deleted", extra={"action": "retention", "free_gb": free_gb})
 

@@ -25,6 +25,7 @@ from dicom_node.config import Config
 from dicom_node.db import Database
 from dicom_node.engine import Engine, EngineClient, Workflow
 from dicom_node.errors import BundleError, ConfigError, DicomNodeError, StaleState
+from dicom_node.heartbeat import Heartbeat
 from dicom_node.life import Life
 from dicom_node.peers import PeerConfig
 from dicom_node.storage import Storage
@@ -142,10 +143,12 @@ def observe(life: Life, database: Database) -> list[Beside]:
     metrics.start(config.metrics_folder(), life.role, **allowed)
     if config.traces is not None:
         tracing.start(config.traces.endpoint, life.role)
-    if config.metrics.port is None:
-        return []
-    exposition = Exposition(config, database, latest=lambda: life.config)
-    return [MetricsPort(config.metrics.host, config.metrics.port, exposition)]
+    # A part of a role is not missed by itself: the role starts it again.
+    beside: list[Beside] = [Heartbeat(life, database)] if life.is_role else []
+    if config.metrics.port is not None:
+        exposition = Exposition(config, database, latest=lambda: life.config)
+        beside.append(MetricsPort(config.metrics.host, config.metrics.port, exposition))
+    return beside
 
 
 def unobserve() -> None:
@@ -226,7 +229,7 @@ def deliver(config: Config, stop: Stop, name: str | None = None, *, source: Path
         if settings.pulls:
             also.append(_pulls(settings, database, storage, client, audit))
         also.append(_retention(settings, database, storage, client, audit))
-        return [*also, _alerts(settings, database, storage)]
+        return [*also, alerting(settings, database, storage)]
 
     life = Life(config, "deliver", source, name)
     queues, observers = ("deliver", "priors"), observe(life, database)
@@ -255,7 +258,8 @@ def _retention(config: Config, database: Database, storage: Storage, client: Eng
     return RetentionSchedule(config, database, storage, purger)
 
 
-def _alerts(config: Config, database: Database, storage: Storage) -> Beside:
+def alerting(config: Config, database: Database, storage: Storage) -> Beside:
+    """Looks at what is wrong and tells, while no other process does: one of `deliver` or `web`, on any machine."""
     from dicom_node.alerts.problems import Looks
     from dicom_node.alerts.schedule import AlertSchedule, alerts_of
 

@@ -6,14 +6,12 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from pydicom.datadict import tag_for_keyword
-
 from dicom_node.config import NODE_ATTRIBUTES, Condition, RouteConfig
 from dicom_node.domain import CTSeries
 from dicom_node.series import InstanceFile, consensus, images_of
+from dicom_node.series.shown import shown
 
 Values = Sequence[str | float]
-_PATIENT_GROUP = 0x0010
 # keyword -> the series' values of it; None: not known, so a condition on it can't be asked.
 Facts = Callable[[str], Values | None]
 
@@ -102,12 +100,10 @@ def _problems(keyword: str, condition: Condition, values: Values) -> list[str]:
 
 
 def _shown(keyword: str, values: Values) -> str:
-    """The values for people; never a patient's, because explanations are stored and printed."""
-    if not values:
-        return "absent"
-    tag = tag_for_keyword(keyword)
-    private = tag is not None and tag >> 16 == _PATIENT_GROUP
-    return "a value not shown here" if private else " \\ ".join(str(value) for value in values)
+    """The values for people, as far as explanations may hold them: they are stored and printed."""
+    if keyword in NODE_ATTRIBUTES:
+        return " \\ ".join(str(value) for value in values) or "absent"
+    return shown(keyword, values)
 
 
 def _same(value: str | float, wanted: str | float) -> bool:

@@ -376,6 +376,19 @@ alert_channel = sa.Table(
     sa.Column("error", sa.Text, nullable=True),
 )
 
+# When each role of a machine was last alive. unbroken_since: it was seen again and again since then. stopped_at: it
+# ended in order, and nobody misses it.
+role_seen = sa.Table(
+    "role_seen",
+    metadata,
+    sa.Column("host", sa.String(128), primary_key=True),
+    sa.Column("role", sa.String(16), primary_key=True),
+    sa.Column("name", sa.String(64), primary_key=True),
+    sa.Column("unbroken_since", sa.Double, nullable=False),
+    sa.Column("seen_at", sa.Double, nullable=False),
+    sa.Column("stopped_at", sa.Double, nullable=True),
+)
+
 # The last round of each task of retention. ended_at null: it runs, or its process died in it.
 upkeep = sa.Table(
     "upkeep",

@@ -42,6 +42,9 @@ class Channel(Protocol):
     def send(self, message: Message) -> str:
         """What the other side said. Raises AlertNotSent."""
 
+    def probe(self) -> str:
+        """As far as `send` would go before the message: what was reached. Raises AlertNotSent."""
+
 
 def channels_of(settings: AlertsConfig) -> list[Channel]:
     """The channels that are set up."""
@@ -62,17 +65,35 @@ class Email:
     name: str = "email"
 
     def send(self, message: Message) -> str:
-        settings, password = self.settings, None
-        if settings.password_file is not None:
-            password = _secret(settings.password_file, "alerts.email.password_file")
+        settings, password = self.settings, self._password()
         mail = self._mail(message)
         with _smtp_errors(settings), self._server() as server:
-            if settings.username is not None and password is not None:
-                server.login(settings.username, password)
+            self._log_in(server, password)
             refused = server.send_message(mail, settings.sender, list(settings.to))
         if refused:
             return f"taken; {len(refused)} of {len(settings.to)} recipients refused"
         return f"taken for {len(settings.to)} recipient{'s' * (len(settings.to) > 1)}"
+
+    def probe(self) -> str:
+        """Connects, turns to TLS, logs in; no mail."""
+        settings, password = self.settings, self._password()
+        with _smtp_errors(settings), self._server() as server:
+            server.ehlo_or_helo_if_needed()
+            self._log_in(server, password)
+            code, said = server.noop()
+            if code != 250:
+                raise smtplib.SMTPResponseException(code, said)
+        how = {"starttls": "over STARTTLS", "tls": "over TLS", "none": "without TLS"}[settings.security]
+        login = "" if settings.username is None else ", and takes the login"
+        return f"{settings.host}:{settings.server_port} answers {how}{login}; no mail was sent"
+
+    def _password(self) -> str | None:
+        file = self.settings.password_file
+        return None if file is None else _secret(file, "alerts.email.password_file")
+
+    def _log_in(self, server: smtplib.SMTP, password: str | None) -> None:
+        if self.settings.username is not None and password is not None:
+            server.login(self.settings.username, password)
 
     def _server(self) -> smtplib.SMTP:
         settings = self.settings
@@ -125,18 +146,27 @@ class Webhook:
             raise AlertNotSent(f"alerts.webhook.url: the service answers HTTP {status}")
         return f"HTTP {status}"
 
-    def _post(self, body: bytes, headers: dict[str, str]) -> int:
+    def probe(self) -> str:
+        """Resolves the name, connects, looks at the certificate; nothing is asked of the service."""
+        if self.settings.secret_file is not None:
+            _key(_secret(self.settings.secret_file, "alerts.webhook.secret_file"))
         parts = urlsplit(self.settings.url)
+        with _http_errors(self.settings), contextlib.closing(self._connection()) as connection:
+            connection.connect()
+        how = "with a certificate that is trusted" if parts.scheme == "https" else "without TLS"
+        return f"{parts.netloc.rpartition('@')[2]} can be reached, {how}; no message was sent"
+
+    def _connection(self) -> http.client.HTTPConnection:
+        parts, timeout_s = urlsplit(self.settings.url), self.settings.timeout_s
         assert parts.hostname is not None  # noqa: S101  WebhookConfig looked
-        connection: http.client.HTTPConnection
         if parts.scheme == "https":
             context = _context(self.settings.ca)
-            connection = http.client.HTTPSConnection(
-                parts.hostname, parts.port, timeout=self.settings.timeout_s, context=context
-            )
-        else:
-            connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=self.settings.timeout_s)
-        with contextlib.closing(connection):
+            return http.client.HTTPSConnection(parts.hostname, parts.port, timeout=timeout_s, context=context)
+        return http.client.HTTPConnection(parts.hostname, parts.port, timeout=timeout_s)
+
+    def _post(self, body: bytes, headers: dict[str, str]) -> int:
+        parts = urlsplit(self.settings.url)
+        with contextlib.closing(self._connection()) as connection:
             target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
             connection.request("POST", target, body, headers)
             answer = connection.getresponse()

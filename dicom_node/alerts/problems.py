@@ -23,6 +23,7 @@ KINDS = {
     "job_hung": ("job hangs", "jobs hang"),
     "object_parked": ("result not delivered", "results not delivered"),
     "destination_dead": ("destination takes nothing", "destinations take nothing"),
+    "role_missing": ("role missing", "roles missing"),
     "queue_old": ("queue does not move", "queues do not move"),
     "storage_away": ("storage cannot be reached", "storages cannot be reached"),
     "disk_low": ("disk low", "disks low"),
@@ -31,6 +32,8 @@ KINDS = {
 }
 # A worker that hangs ends itself after `work.longest_analysis_s`, and another takes its job up within seconds.
 _TAKEN_UP_S = 600.0
+# A machine that does not come back for so long was given up.
+_GIVEN_UP_S = 7 * 86400.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +52,7 @@ class Looks:
             (self._hung, {"job_hung"}),
             (self._objects, {"object_parked"}),
             (self._destinations, {"destination_dead"}),
+            (self._roles, {"role_missing"}),
             (self._queues, {"queue_old"}),
             (self._storage, {"storage_away"}),
             (self._disk, {"disk_low", "disk_full"}),
@@ -93,6 +97,15 @@ class Looks:
             if row["since"] < since and not self.database.arrived_since(row["destination"], since):
                 text = f"{row['destination']}: nothing arrived for more than {minutes:g} min, though objects wait"
                 yield Problem(kind="destination_dead", subject=row["destination"], text=text)
+
+    def _roles(self) -> Iterator[Problem]:
+        if (minutes := self.config.alerts.missing_role_min) is None:
+            return
+        now = self.now()
+        for row in self.database.roles_missing(now - minutes * 60, not_before=now - _GIVEN_UP_S):
+            who = row["role"] if row["name"] == row["role"] else f"{row['role']} {row['name']}"
+            text = f"{who} on {row['host']} was not seen for more than {minutes:g} min, and did not stop in order"
+            yield Problem(kind="role_missing", subject=f"{who} on {row['host']}", text=text)
 
     def _queues(self) -> Iterator[Problem]:
         if (minutes := self.config.alerts.queue_age_min) is None:

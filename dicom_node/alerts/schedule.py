@@ -71,7 +71,8 @@ class Alerts:
         rows = self.database.alerts_for(channel.name)
         sent = {row["kind"]: row["sent_at"] for row in self.database.alert_channels() if row["channel"] == channel.name}
         for kind in KINDS:
-            if self.now() - (sent.get(kind) or 0.0) < self._group_s:
+            # One that was sent in the future was sent by a clock that went wrong: it must not silence the channel.
+            if 0 <= self.now() - (sent.get(kind) or 0.0) < self._group_s:
                 continue
             of_kind = [row for row in rows if row["kind"] == kind]
             raised = [row for row in of_kind if self._is_due(row)]

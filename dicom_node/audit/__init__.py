@@ -19,8 +19,10 @@ from dicom_node.audit.events import (
     instances_transferred,
     login,
     logout,
+    process_user,
     query,
     security_alert,
+    settings_read_again,
     studies_deleted,
     user_change,
 )
@@ -49,8 +51,10 @@ __all__ = [
     "instances_transferred",
     "login",
     "logout",
+    "process_user",
     "query",
     "security_alert",
+    "settings_read_again",
     "studies_deleted",
     "user_change",
 ]

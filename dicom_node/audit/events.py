@@ -162,6 +162,22 @@ def user_change(user: User, action: str, target: str, *, kind: AlertKind = "rest
     return Event(id=_ALERT, type=_ALERTS[kind], action="E", participants=participants, objects=(what,))
 
 
+def settings_read_again(user: User, role: str, source: str, what: str, *, outcome: Outcome = 0) -> Event:
+    """A role read its settings again. source: their file; what: the sections that changed, or the failure."""
+    text = f"{role} read its settings again: {what}"
+    details = (("Alert Description", text),)
+    file = Object(id=source, id_type=_ID_URI, type="2", role="13", name="settings", details=details)
+    return Event(
+        id=_ALERT,
+        type=_ALERTS["security_configuration"],
+        action="E",
+        participants=(_person(user), _process(requestor=False)),
+        outcome=outcome,
+        text=text,
+        objects=(file,),
+    )
+
+
 def studies_deleted(studies: Sequence[Study], *, user: User | None = None, text: str | None = None) -> Event:
     """Files and rows were removed, by somebody or by the node's own retention."""
     who = _process(requestor=True) if user is None else _person(user)
@@ -255,6 +271,16 @@ def os_user() -> str:
         return os.environ.get("SUDO_USER") or getpass.getuser()
     except (KeyError, OSError):  # an account without a name, as containers have
         return str(os.getuid())
+
+
+def process_user() -> User:
+    """Whom this process runs as, whatever its environment says."""
+    import pwd
+
+    try:
+        return User(name=pwd.getpwuid(os.getuid()).pw_name)
+    except KeyError:  # an account without a name, as containers have
+        return User(name=str(os.getuid()))
 
 
 def _host() -> str:

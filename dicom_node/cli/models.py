@@ -8,9 +8,10 @@ from typing import Annotated
 import typer
 
 from dicom_node import present_models
-from dicom_node.cli.audit import trail_and_user
+from dicom_node.cli.audit import tell_trail, trail_and_user
 from dicom_node.cli.common import DEFAULT_CONFIG, ConfigOption, JsonOption, out, print_json
-from dicom_node.cli.state import rows
+from dicom_node.cli.state import rows, rows_and_queues
+from dicom_node.errors import ConfigError
 
 model_app = typer.Typer(help="List, compare, promote and roll back models.", no_args_is_help=True)
 shadows_app = typer.Typer(help="Second looks that came to no result.", no_args_is_help=True)
@@ -107,12 +108,12 @@ def shadows_list(route: RouteOption = None, config: ConfigOption = DEFAULT_CONFI
 
     Example: dicom-node model shadows list --route chest-ct
     """
-    with _node(config) as (_, database):
-        rows = database.failed_shadows(route)
+    with rows(config, called="model") as (_, database):
+        failed = database.failed_shadows(route)
     if as_json:
-        print_json(rows)
+        print_json(failed)
     else:
-        present_models.print_failed_shadows(out, rows)
+        present_models.print_failed_shadows(out, failed)
 
 
 @shadows_app.command("retry")
@@ -127,19 +128,14 @@ def shadows_retry(
     Example: dicom-node model shadows retry --all --route chest-ct
     """
     from dicom_node.control import retry_shadow
-    from dicom_node.engine import EngineClient
 
     if bool(jobs) == every:
         raise ConfigError("name jobs, or give --all: dicom-node model shadows list shows which there are")
-    with _node(config) as (settings, database):
-        engine = EngineClient(settings.database_url())
-        try:
-            due = [database.find_job(job) for job in jobs or ()]
-            due += [row["job_id"] for row in database.failed_shadows(route)] if every else []
-            for job_id in due:
-                cli_audit.tell(config, "shadow retry", job_id)
-                out.print(f"{job_id}: {retry_shadow(database, engine, job_id)}", markup=False, highlight=False)
-        finally:
-            engine.close()
+    with rows_and_queues(config) as (database, engine):
+        due = [database.find_job(job) for job in jobs or ()]
+        due += [row["job_id"] for row in database.failed_shadows(route)] if every else []
+        for job_id in due:
+            tell_trail(config, "shadow retry", job_id)
+            out.print(f"{job_id}: {retry_shadow(database, engine, job_id)}", markup=False, highlight=False)
     if not due:
         out.print("no second look failed")

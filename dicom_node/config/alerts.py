@@ -74,7 +74,8 @@ class AlertsConfig(Section):
     link: where this node's pages are, for links to jobs. repeat_after_h: what still holds is told again; null: once.
     group_every_min: of one kind one message in so long, what comes meanwhile gathers. every_s: between two looks.
     Null turns off: dead_destination_min: nothing arrived for so long while something waits; queue_age_min: a job or
-    a series waits for so long; disk_below_gb: less is free; certificate_days: a certificate has fewer left.
+    a series waits for so long; missing_role_min: a role was not seen for so long and did not stop in order;
+    disk_below_gb: less is free; certificate_days: a certificate has fewer left.
     Failed and parked jobs, parked objects, jobs that hang and a disk that takes nothing more are always told.
     """
 
@@ -86,6 +87,7 @@ class AlertsConfig(Section):
     every_s: float = Field(default=30.0, gt=0, le=3600)
     dead_destination_min: Annotated[float, Field(gt=0)] | None = 30.0
     queue_age_min: Annotated[float, Field(gt=0)] | None = 60.0
+    missing_role_min: Annotated[float, Field(gt=0)] | None = 5.0
     disk_below_gb: Annotated[float, Field(gt=0)] | None = 10.0
     certificate_days: Annotated[int, Field(ge=0)] | None = 30
 

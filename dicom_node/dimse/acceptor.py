@@ -69,7 +69,7 @@ class Caller:
 
     association: its name among all Associations; empty until a series counts it as one that brings it. begun_uids:
     those that do.
-    brought: series -> SOP Class -> how many Instances were answered Success. refused: how many were not.
+    brought: series -> SOP Class -> how many Instances were answered Success. refused: SOP Class -> how many were not.
     peer: its name in the settings, where it has one. since: when it came, seconds since the epoch.
     """
 
@@ -81,7 +81,7 @@ class Caller:
     grown_uids: set[str] = field(default_factory=set)
     begun_uids: set[str] = field(default_factory=set)
     brought: dict[str, Counter[str]] = field(default_factory=dict)
-    refused: int = 0
+    refused: Counter[str] = field(default_factory=Counter)
     association: str = ""
     peer: str | None = None
     since: float = field(default_factory=time.time)
@@ -478,7 +478,7 @@ class _Inbound(Association):
             )
         metrics.instance_received(self.caller.peer, answer.status, len(request.data_set or b""))
         if answer.series_uid is None:
-            self.caller.refused += 1
+            self.caller.refused[str(context.abstract_syntax)] += 1
         else:
             self.caller.series_uids.add(answer.series_uid)
             self.caller.brought.setdefault(answer.series_uid, Counter())[str(context.abstract_syntax)] += 1

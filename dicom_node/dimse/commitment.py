@@ -175,7 +175,7 @@ def ask(
     """
     with associate(peer, calling_ae, _CONTEXTS) as association:
         ((_, syntax), context_id) = next(iter(association.contexts.items()))
-        status, comment = association.action(
+        status = association.action(
             context_id,
             STORAGE_COMMITMENT,
             PUSH_MODEL_INSTANCE,
@@ -183,7 +183,7 @@ def ask(
             encoded(write_request(transaction_uid, references), syntax),
         )
         if status != SUCCESS:
-            raise CommitmentRefused(_refusal(peer, status, comment))
+            raise CommitmentRefused(_refusal(peer, status))
         on_taken()
         event = association.event(wait_s)
         if event is not None:
@@ -206,7 +206,7 @@ def report_to(peer: PeerConfig, calling_ae: str, report: Report) -> None:
     # PS3.4 J.3.1 and PS3.7 D.3.3.4: who requests the Association and is the SCP says so by role selection.
     with associate(peer, calling_ae, _CONTEXTS, as_scp=(STORAGE_COMMITMENT,)) as association:
         ((_, syntax), context_id) = next(iter(association.contexts.items()))
-        status, comment = association.report(
+        status = association.report(
             context_id,
             STORAGE_COMMITMENT,
             PUSH_MODEL_INSTANCE,
@@ -214,7 +214,7 @@ def report_to(peer: PeerConfig, calling_ae: str, report: Report) -> None:
             encoded(write_report(report), syntax),
         )
     if status != SUCCESS:
-        raise CommitmentRefused(_refusal(peer, status, comment))
+        raise CommitmentRefused(_refusal(peer, status))
 
 
 def negotiate(peer: PeerConfig, calling_ae: str) -> None:
@@ -223,9 +223,9 @@ def negotiate(peer: PeerConfig, calling_ae: str) -> None:
         pass
 
 
-def _refusal(peer: PeerConfig, status: int, comment: str) -> str:
-    said = f": {comment}" if comment else ""
-    return f"{peer.ae_title} refused Storage Commitment with status {status:#06x}{said}"
+def _refusal(peer: PeerConfig, status: int) -> str:
+    # Not its comment, which is about many objects and may quote any of them.
+    return f"{peer.ae_title} refused Storage Commitment with status {status:#06x}"
 
 
 def _check_addressed(message: Message) -> None:

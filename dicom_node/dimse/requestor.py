@@ -149,8 +149,8 @@ class Requested:
 
     def action(
         self, context_id: int, sop_class_uid: str, sop_instance_uid: str, action_type: int, data_set: bytes
-    ) -> tuple[int, str]:
-        """N-ACTION; status and error comment of the reply. Raises NoAnswer."""
+    ) -> int:
+        """N-ACTION; status of the reply. Raises NoAnswer."""
         request = N_ACTION()
         request.MessageID = self._next_id()
         request.RequestedSOPClassUID = sop_class_uid
@@ -158,15 +158,15 @@ class Requested:
         request.ActionTypeID = action_type
         request.ActionInformation = BytesIO(data_set)
         reply = self._exchange(request, context_id)
-        return int(reply.Status), str(reply.ErrorComment or "")
+        return int(reply.Status)
 
     def report(
         self, context_id: int, sop_class_uid: str, sop_instance_uid: str, event_type: int, data_set: bytes
-    ) -> tuple[int, str]:
-        """N-EVENT-REPORT; status and error comment of the reply. Raises NoAnswer."""
+    ) -> int:
+        """N-EVENT-REPORT; status of the reply. Raises NoAnswer."""
         request = event_report(self._next_id(), sop_class_uid, sop_instance_uid, event_type, data_set)
         reply = self._exchange(request, context_id)
-        return int(reply.Status), str(reply.ErrorComment or "")
+        return int(reply.Status)
 
     def event(self, timeout_s: float) -> Event | None:
         """An N-EVENT-REPORT of the peer; None when none comes in time, or the Association ends."""

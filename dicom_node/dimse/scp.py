@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from dicom_node import tracing
 from dicom_node.audit import Audit, NoAudit, Study, instances_transferred
+from dicom_node.audit.message import Instances
 from dicom_node.config import Config
 from dicom_node.db import Database
 from dicom_node.dimse.acceptor import Acceptor, Caller, SecurePort
@@ -194,6 +195,7 @@ class Receiver:
     def ended(self, caller: Caller, *, released: bool) -> None:
         series = sorted(caller.series_uids)
         if not series:
+            self._tell_refused(caller)
             return
         extra = {
             "action": "release" if released else "abort",
@@ -222,7 +224,8 @@ class Receiver:
     def _tell(self, caller: Caller, *, released: bool) -> None:
         """The audit trail, once a series; after all that others wait for."""
         why = [] if released else ["the Association broke off"]
-        why += [f"{caller.refused} instances of the Association were refused"] if caller.refused else []
+        refused = caller.refused.total()
+        why += [f"{refused} instances of the Association were refused"] if refused else []
         for series_uid, classes in sorted(caller.brought.items()):
             extra = {"action": "received", "series": series_uid, "instances": classes.total()}
             log.info("series received", extra={**extra, "calling_ae": caller.ae_title})
@@ -240,6 +243,28 @@ class Receiver:
                     text="; ".join(why) or None,
                 )
             )
+
+    def _tell_refused(self, caller: Caller) -> None:
+        """An Association of which nothing is kept: it tried to bring something, and that is for the audit trail, too.
+
+        A transfer that failed (PS3.15 A.5.3.7) and no Security Alert: the peer may send. Whose Instances they were is
+        not said, for data that is refused is not believed either.
+        """
+        if not caller.refused:
+            return
+        classes = sorted(caller.refused.items())
+        counts = tuple(Instances(sop_class_uid=uid, count=count) for uid, count in classes)
+        self._audit.write(
+            instances_transferred(
+                source=caller.ae_title,
+                destination=caller.called,
+                address=caller.address,
+                received=True,
+                study=Study(uid="unknown", instances=counts),
+                outcome=8,
+                text=f"all {caller.refused.total()} instances of the Association were refused",
+            )
+        )
 
     def _turned_away(self, caller: Caller, why: str) -> None:
         self._audit.alert(address=caller.address, peer=caller.ae_title, why=why)

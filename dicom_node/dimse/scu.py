@@ -11,6 +11,7 @@ from typing import Literal
 import pydicom
 from pynetdicom.dsutils import encode
 
+from dicom_node.dimse.comments import without_identity
 from dicom_node.dimse.contexts import UNCOMPRESSED, VERIFICATION, name_of
 from dicom_node.dimse.part10 import read_file_head
 from dicom_node.dimse.requestor import (
@@ -96,8 +97,8 @@ def send(files: Iterable[Path], peer: PeerConfig, calling_ae: str) -> Iterator[O
 
 
 def outcome_of(path: Path, status: int, comment: str = "") -> Outcome:
-    """The meaning of a C-STORE status (PS3.4 B.2.3, PS3.7 C.5)."""
-    said = f": {comment}" if comment else ""
+    """The meaning of a C-STORE status (PS3.4 B.2.3, PS3.7 C.5), and the peer's comment without whom it is about."""
+    said = f": {without_identity(comment, path)}" if comment and status != SUCCESS else ""
     meaning = store_meaning(status)
     if status == SUCCESS:
         message = ""

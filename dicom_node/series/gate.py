@@ -18,6 +18,7 @@ from dicom_node.errors import Reason, SeriesRejected
 from dicom_node.series import lossy
 from dicom_node.series.headers import InstanceFile, read_headers
 from dicom_node.series.multiframe import MULTIFRAME, Image, split
+from dicom_node.series.shown import HIDDEN, differing, is_term, shown
 from dicom_node.series.values import integer, numbers, text, upper, values
 
 _COSINE_TOLERANCE = 1e-3
@@ -115,7 +116,7 @@ def _why_derived(header: Dataset) -> str | None:
     ):
         told = upper(header.get(keyword))
         if told and told != [plain]:
-            return f"{_DERIVED}, {keyword} is {_printable(told[0], 16)}"
+            return f"{_DERIVED}, {keyword} is {shown(keyword, told[:1])}"
     return None
 
 
@@ -129,13 +130,14 @@ def _check_agreement(axial: Sequence[Image], limits: GateConfig) -> None:
         (("ConvolutionKernel",), Reason.MIXED_KERNEL),
     ):
         for keyword in keywords:
-            seen = {text(image.header.get(keyword)) for image in axial}
+            seen = {text(found): values(found) for image in axial for found in (image.header.get(keyword),)}
             if len(seen) > 1:
-                shown = _printable(", ".join(sorted(seen)), 120)
-                raise SeriesRejected(reason, f"{len(seen)} values of {keyword}: {shown}")
+                told = differing(keyword, seen.values())
+                raise SeriesRejected(reason, f"{len(seen)} values of {keyword}: {told}")
     rows, columns = (integer(axial[0].header, keyword, -1) for keyword in ("Rows", "Columns"))
     if max(rows, columns) > _LARGEST_MATRIX:
-        raise SeriesRejected(Reason.TOO_LARGE, f"a matrix of {rows} x {columns}, larger than {_LARGEST_MATRIX}")
+        size = f"{shown('Rows', [rows])} x {shown('Columns', [columns])}"
+        raise SeriesRejected(Reason.TOO_LARGE, f"a matrix of {size}, larger than {_LARGEST_MATRIX}")
     voxels = rows * columns * len(axial)
     if voxels > _MOST_VOXELS:
         raise SeriesRejected(Reason.TOO_LARGE, f"{voxels} voxels, more than {_MOST_VOXELS}")
@@ -144,14 +146,14 @@ def _check_agreement(axial: Sequence[Image], limits: GateConfig) -> None:
         raise SeriesRejected(Reason.LOSSY, f"{compressed}; gate.lossy is refuse")
 
 
-def _printable(value: str, longest: int) -> str:
-    return "".join(c for c in value[:longest] if c.isprintable())
+def _quoted(value: str) -> str:
+    return repr(value) if not value or is_term(value) else HIDDEN
 
 
 def _check_attributes(header: Dataset) -> None:
     modality = str(header.get("Modality") or "")
     if modality != "CT":
-        raise SeriesRejected(Reason.NOT_CT, f"Modality is {modality[:16]!r}, not 'CT'")
+        raise SeriesRejected(Reason.NOT_CT, f"Modality is {_quoted(modality)}, not 'CT'")
     for keyword, count in (
         ("FrameOfReferenceUID", 1),
         ("ImagePositionPatient", 3),
@@ -186,7 +188,7 @@ def _check_units(header: Dataset) -> None:
     if unit in ("HU", "HOUNSFIELD", "HOUNSFIELD UNIT", "HOUNSFIELD UNITS", "HOUNDSFIELD UNIT", "HOUNDSFIELD UNITS"):
         return
     if header.SOPClassUID == EnhancedCTImageStorage or unit not in ("", "US"):
-        raise SeriesRejected(Reason.NOT_HU, f"RescaleType is {_printable(unit, 16)!r}, not 'HU'")
+        raise SeriesRejected(Reason.NOT_HU, f"RescaleType is {_quoted(unit)}, not 'HU'")
 
 
 def _check_rescale(header: Dataset) -> None:

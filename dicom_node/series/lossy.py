@@ -9,6 +9,7 @@ from pydicom.dataset import Dataset
 from dicom_node.series import values
 from dicom_node.series.codestream import Wavelet
 from dicom_node.series.multiframe import Image
+from dicom_node.series.shown import is_term
 from dicom_node.transfer_syntaxes import BY_UID, TransferSyntax
 
 
@@ -46,7 +47,7 @@ def describe(images: Sequence[Image]) -> str | None:
 
 def _methods(header: Dataset) -> list[str]:
     """As the image tells, else as its transfer syntax is called."""
-    told = [method for method in values.upper(header.get("LossyImageCompressionMethod")) if method.isascii()][:4]
+    told = [method for method in values.upper(header.get("LossyImageCompressionMethod")) if is_term(method)][:4]
     syntax = _syntax(header)
     return told or ([syntax.method] if syntax is not None and syntax.method else [])
 

@@ -17,6 +17,7 @@ from dicom_node.errors import Reason, SeriesRejected
 from dicom_node.series import values
 from dicom_node.series.codestream import Wavelet
 from dicom_node.series.headers import InstanceFile
+from dicom_node.series.shown import shown
 
 MULTIFRAME = (EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage)
 
@@ -77,9 +78,9 @@ def images_in(file: InstanceFile) -> Iterator[Image]:
         return
     groups = _items(header, _PER_FRAME)
     if values.integer(header, "NumberOfFrames", -1) != len(groups) or not groups:
-        claimed = values.text(header.get("NumberOfFrames"))[:16]
+        claimed = shown("NumberOfFrames", values.values(header.get("NumberOfFrames")))
         raise SeriesRejected(
-            Reason.FRAMES_MISSING, f"NumberOfFrames is {claimed or 'absent'}, and {len(groups)} frames are described"
+            Reason.FRAMES_MISSING, f"NumberOfFrames is {claimed}, and {len(groups)} frames are described"
         )
     common: _Elements = {element.tag: element for element in header if element.tag not in _NOT_OF_ONE_FRAME}
     for shared in _items(header, _SHARED)[:1]:

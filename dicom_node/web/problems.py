@@ -43,8 +43,8 @@ def add_to(app: FastAPI) -> None:
 async def _denied(request: Request, error: Exception) -> Response:
     assert isinstance(error, Denied)  # noqa: S101  as it was registered
     if error.status == HTTPStatus.UNAUTHORIZED and for_people(request) and request.method == "GET":
-        where = request.url.path + (f"?{request.url.query}" if request.url.query else "")
-        return RedirectResponse(f"/login?next={quote(where, safe='')}", HTTPStatus.SEE_OTHER)
+        # Without the query: who comes to the login next is not always who searched for a name in it.
+        return RedirectResponse(f"/login?next={quote(request.url.path, safe='')}", HTTPStatus.SEE_OTHER)
     return _told(request, error.status, error.detail, error.headers)
 
 

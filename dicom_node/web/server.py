@@ -51,19 +51,24 @@ def web(config: Config, stop: roles.Stop, *, source: Path | None = None) -> None
     )
     _someone_may_log_in(node)
     observers = roles.observe(life, database)
+    alerts = roles.alerting(config, database, storage)
     app = create_app(node)
     server, listening = _server(node, app), _listen(config.web)
 
     def take_over(latest: Config) -> None:
+        nonlocal alerts
         storage.keep_free(latest.storage.min_free_gb)
+        alerts.stop(_LAST_WORD_S)
+        alerts = roles.alerting(latest, database, storage)
+        alerts.start()
         # Requests that run keep the one they began with.
         app.state.node = replace(node, config=latest)
 
     # In a thread: uvicorn's signal handlers are for the main one, and the process has its own.
     thread = threading.Thread(target=server.run, args=([listening],), name="web", daemon=True)
     thread.start()
-    for observer in observers:
-        observer.start()
+    for other in (*observers, alerts):
+        other.start()
     address = f"{config.web.host}:{listening.getsockname()[1]}"
     try:
         auditor.write(application_started("web"))
@@ -85,8 +90,8 @@ def web(config: Config, stop: roles.Stop, *, source: Path | None = None) -> None
     finally:
         server.should_exit = True
         thread.join(_LAST_WORD_S + 5)
-        for observer in observers:
-            observer.stop(_LAST_WORD_S)
+        for other in (*observers, alerts):
+            other.stop(_LAST_WORD_S)
         auditor.stop()
         roles.unobserve()
         node.access.rows.close()

@@ -305,3 +305,51 @@ def test_a_webhook_over_plain_http_is_refused_but_on_this_machine() -> None:
         with pytest.raises(ValueError, match="url"):
             WebhookConfig(url=url)
     assert WebhookConfig(url="http://127.0.0.1:8080/x").url
+
+
+# -- tried without a message -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("security", ["starttls", "tls"])
+def test_a_mail_server_is_tried_up_to_the_login_and_gets_no_mail(
+    email: Callable[..., Email], issued: Issued, security: str
+) -> None:
+    inbox = Inbox()
+    with mail_server(inbox, issued, security) as port:
+        said = email(port, security=security).probe()
+        assert said.startswith(f"localhost:{port} answers over ")
+        assert said.endswith(", and takes the login; no mail was sent")
+        assert inbox.logins == [(b"node", PASSWORD.encode())]
+        (channel := email(port, security=security)).settings.password_file.write_text("wrong")  # type: ignore[union-attr]
+        with pytest.raises(AlertNotSent, match="refuses the login"):
+            channel.probe()
+    assert inbox.mails == []
+    with pytest.raises(AlertNotSent, match="no connection"):
+        email(port, security=security).probe()
+
+
+def test_a_mail_server_that_is_not_trusted_or_offers_no_tls_fails_the_trial(
+    email: Callable[..., Email], issued: Issued, other_authority: Authority
+) -> None:
+    inbox = Inbox()
+    with mail_server(inbox, issued) as port, pytest.raises(AlertNotSent, match="not trusted"):
+        email(port, ca=other_authority.ca).probe()
+    with mail_server(inbox, None) as port, pytest.raises(AlertNotSent, match="offers no STARTTLS"):
+        email(port).probe()
+    assert inbox.logins == []
+
+
+def test_a_webhook_is_tried_by_its_name_and_certificate_and_hears_nothing(
+    webhook: Callable[..., Webhook], issued: Issued, other_authority: Authority
+) -> None:
+    hook = Hook()
+    with hook_server(hook, issued) as port:
+        said = webhook(port).probe()
+        assert said == f"localhost:{port} can be reached, with a certificate that is trusted; no message was sent"
+        with pytest.raises(AlertNotSent, match="not trusted"):
+            webhook(port, ca=other_authority.ca).probe()
+    assert hook.got == []
+    with pytest.raises(AlertNotSent, match="no connection"):
+        webhook(port).probe()
+    with pytest.raises(AlertNotSent, match="the name is not known"):
+        Webhook(WebhookConfig(url="https://nowhere.invalid/x")).probe()

@@ -49,6 +49,9 @@ class FakeChannel:
         self.sent.append(message)
         return "taken"
 
+    def probe(self) -> str:
+        return "there"
+
     @property
     def titles(self) -> list[str]:
         return [message.title for message in self.sent]
@@ -183,6 +186,67 @@ def test_a_disk_is_low_before_it_is_full(build: Callable[..., Alerts]) -> None:
     assert kinds(full) == {"disk_full": ["storage.root"]}
 
 
+def test_a_role_that_is_silent_is_missed_and_one_that_stopped_in_order_is_not(
+    build: Callable[..., Alerts], database: Database, clock: Clock
+) -> None:
+    alerts = build(alerts={"disk_below_gb": None, "missing_role_min": 5})
+
+    def minutes(count: int, *alive: tuple[str, str, str]) -> None:
+        for _ in range(count * 3):
+            clock.now += 20
+            for one in alive:
+                database.role_beats(*one, gap_s=60)
+
+    web, deliver = ("a", "web", "web"), ("a", "deliver", "deliver")
+    gpu, gone = ("b", "work", "gpu1"), ("b", "receive", "receive")
+    minutes(3, web, deliver, gpu, gone)
+    database.role_stopped(*gone)
+    minutes(4, web, deliver)
+    assert kinds(alerts) == {}
+    minutes(2, web, deliver)
+    [problem] = alerts.looks.problems()
+    assert (problem.kind, problem.subject) == ("role_missing", "work gpu1 on b")
+    assert problem.text == "work gpu1 on b was not seen for more than 5 min, and did not stop in order"
+    minutes(6, web)
+    assert kinds(alerts) == {"role_missing": ["deliver on a", "work gpu1 on b"]}
+    minutes(1, web, deliver, gpu)
+    assert kinds(alerts) == {}
+    assert kinds(build(alerts={"disk_below_gb": None, "missing_role_min": None})) == {}
+
+
+def test_nobody_is_missed_for_a_time_in_which_the_database_was_away(
+    build: Callable[..., Alerts], database: Database, clock: Clock
+) -> None:
+    alerts = build(alerts={"disk_below_gb": None, "missing_role_min": 5})
+    roles = [("a", "web", "web"), ("a", "deliver", "deliver")]
+    for one in roles:
+        database.role_beats(*one, gap_s=60)
+    clock.now += HOUR
+    assert kinds(alerts) == {}, "nobody could be seen"
+    database.role_beats(*roles[0], gap_s=60)
+    assert kinds(alerts) == {}, "the others have yet to come back"
+    for _ in range(16):
+        clock.now += 20
+        database.role_beats(*roles[0], gap_s=60)
+    assert kinds(alerts) == {"role_missing": ["deliver on a"]}
+    for _ in range(7 * 24 * 3):
+        clock.now += 1201
+        database.role_beats(*roles[0], gap_s=1300)
+    assert kinds(alerts) == {}, "a machine that was given up is forgotten after a week"
+
+
+def test_a_clock_that_jumps_makes_nobody_missing(
+    build: Callable[..., Alerts], database: Database, clock: Clock
+) -> None:
+    alerts = build(alerts={"disk_below_gb": None, "missing_role_min": 5})
+    for jump in (0.0, HOUR, -2 * HOUR, 30 * MIN):
+        clock.now += jump
+        database.role_beats("a", "web", "web", gap_s=60)
+        assert kinds(alerts) == {}
+        database.role_beats("a", "deliver", "deliver", gap_s=60)
+        assert kinds(alerts) == {}
+
+
 def test_a_storage_that_is_away_is_told_and_hides_neither_jobs_nor_what_held_before(
     build: Callable[..., Alerts], database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -289,6 +353,20 @@ def test_what_is_over_is_told_once_and_what_comes_back_soon_was_never_over(
     database.fail_job(job_id, "a third time")
     turn(alerts)
     assert channel.titles[-1] == "job failed", "after the word that it is over it is a new thing"
+
+
+def test_a_message_that_a_wrong_clock_sent_silences_no_channel(
+    build: Callable[..., Alerts], database: Database, clock: Clock
+) -> None:
+    channel = FakeChannel()
+    alerts = build(channel, alerts={"disk_below_gb": None, "group_every_min": 15})
+    clock.now += 20 * 365 * 24 * HOUR
+    failed(database, 1)
+    turn(alerts)
+    clock.now -= 20 * 365 * 24 * HOUR
+    failed(database, 2)
+    turn(alerts)
+    assert channel.titles == ["job failed", "job failed"]
 
 
 def test_what_was_over_before_anybody_heard_of_it_is_told_nobody(

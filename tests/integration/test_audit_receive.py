@@ -44,6 +44,33 @@ def test_a_series_is_one_message_however_many_instances_came(start_receiver: Sta
     assert users == ["SCANNER", running.config.receive.ae_title]
 
 
+def test_an_association_whose_instances_are_all_refused_is_a_transfer_that_failed(start_receiver: Start) -> None:
+    running = start_receiver()
+    with association(running) as requested:
+        for number in (1, 2):
+            assert store(requested, fake_instance(number, StudyInstanceUID="no UID")) != 0x0000
+    wait_until(lambda: len(messages(running)) == 1)
+    (message,) = messages(running)
+    identification = message.find("EventIdentification")
+    assert identification.find("EventID").get("csd-code") == "110104"
+    assert identification.get("EventOutcomeIndicator") == "8"
+    assert identification.findtext("EventOutcomeDescription") == "all 2 instances of the Association were refused"
+    assert message.find("ActiveParticipant").get("NetworkAccessPointID") == "127.0.0.1"
+    study, patient = message.findall("ParticipantObjectIdentification")
+    assert study.find(".//SOPClass").get("NumberOfInstances") == "2"
+    assert (study.get("ParticipantObjectID"), patient.get("ParticipantObjectID")) == ("unknown", "")
+
+
+def test_an_association_that_only_echoes_leaves_no_message(start_receiver: Start) -> None:
+    running = start_receiver()
+    with association(running):
+        pass
+    with association(running) as requested:
+        assert store(requested, fake_instance(1)) == 0x0000
+    wait_until(lambda: len(messages(running)) == 1)
+    assert messages(running)[0].find("EventIdentification").get("EventOutcomeIndicator") == "0"
+
+
 def test_a_refused_peer_is_a_security_alert_with_its_address(start_receiver: Start) -> None:
     running = start_receiver(receive={"unknown_peers": "refuse"})
     with pytest.raises(CannotAssociate), association(running, calling_ae="STRANGER"):

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -67,7 +68,10 @@ def purger(stock: Shelf, told: list[Gone] | None = None) -> Purger:
 @pytest.fixture
 def schedule(node_config: Callable[..., Config], clock: Clock, stock: Shelf) -> Callable[..., RetentionSchedule]:
     def build(told: list[Gone] | None = None, **sections: Any) -> RetentionSchedule:
-        return RetentionSchedule(node_config(**sections), stock.database, stock.storage, purger(stock, told), now=clock)
+        steady = sections.pop("steady", clock)
+        working = purger(stock, told)
+        config = node_config(**sections)
+        return RetentionSchedule(config, stock.database, stock.storage, working, now=clock, steady=steady)
 
     return build
 
@@ -355,7 +359,7 @@ def test_a_full_disk_refuses_is_cleaned_and_accepts_again(
         engine.migrate(running.database.url)
         client = EngineClient(running.database.url)
         working = Purger(database=stock.database, engine=client, storage=stock.storage)
-        beside = RetentionSchedule(running.config, stock.database, stock.storage, working, now=clock)
+        beside = RetentionSchedule(running.config, stock.database, stock.storage, working, now=clock, steady=clock)
         with association(running) as requested:
             assert store(requested, fake_instance(1)) == 0xA700
             beside.look()
@@ -371,6 +375,137 @@ def test_a_full_disk_refuses_is_cleaned_and_accepts_again(
         stock.database.close()
         running.receiver.stop(0.0)
         running.database.close()
+
+
+# -- clocks and disks that misbehave ---------------------------------------------------------------------
+
+
+def test_a_clock_that_jumps_deletes_nothing_by_age_for_a_day(
+    stock: Shelf, clock: Clock, schedule: Callable[..., RetentionSchedule], caplog: pytest.LogCaptureFixture
+) -> None:
+    steady = Clock(0.0)
+    stock.add(1, "committed")
+    beside = schedule(retention={"committed_after_days": 30}, steady=steady)
+    beside.look()
+    clock.now += 20 * 365 * DAY_S
+    for _ in range(3):
+        beside.look()
+        clock.now += 3600
+        steady.now += 3600
+    assert stock.here() == {"1.2.1"}
+    assert "the clock jumped" in caplog.text
+    steady.now += DAY_S
+    clock.now += DAY_S
+    beside.look()
+    assert stock.here() == set(), "whoever leaves the clock as it is means it"
+
+
+def test_a_clock_that_was_set_right_again_does_not_stop_retention_until_the_wrong_day(
+    stock: Shelf, clock: Clock, schedule: Callable[..., RetentionSchedule]
+) -> None:
+    clock.now += 70 * 365 * DAY_S
+    schedule(retention={"committed_after_days": 1}).look()
+    clock.now -= 70 * 365 * DAY_S
+    stock.add(1, "committed")
+    clock.now += 2 * DAY_S
+    schedule(retention={"committed_after_days": 1}).look()
+    assert stock.here() == set()
+
+
+@contextlib.contextmanager
+def immovable(folder: Path) -> Iterator[None]:
+    """Nobody can rename or remove what is in it, not even root: a mount point of its own."""
+    if subprocess.run(["mount", "--bind", folder, folder], capture_output=True, check=False).returncode:
+        pytest.skip("may not mount here")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+@pytest.mark.parametrize("where", ["incoming/1.3.1/1.2.1", "results/1.2.1-0000000000000000"])
+def test_a_series_that_cannot_be_moved_stays_whole_and_holds_up_no_other(
+    stock: Shelf, clock: Clock, schedule: Callable[..., RetentionSchedule], where: str
+) -> None:
+    for number in (1, 2, 3):
+        stock.add(number, "committed")
+        clock.now += 60
+    clock.now += 2 * DAY_S
+    before = stock.files()
+    told: list[Gone] = []
+    beside = schedule(told, retention={"committed_after_days": 1})
+    with immovable(stock.storage.root / where):
+        beside.look()
+        assert stock.here() == {"1.2.1"}
+        assert stock.files() == {path for path in before if "1.2.1" in path or "1.3.1" in path}
+        stock.assert_whole()
+    assert series_of(told) == ["1.2.2", "1.2.3"]
+    clock.now += DAY_S
+    beside.look()
+    assert stock.here() == set()
+
+
+def test_on_a_read_only_file_system_nothing_is_lost_and_it_goes_on_when_it_can_be_written(
+    stock: Shelf, clock: Clock, tmp_path: Path, node_config: Callable[..., Config]
+) -> None:
+    with small_disk(tmp_path / "disk", 16) as disk:
+        there = Shelf(database=stock.database, storage=Storage(disk))
+        for number in range(30):
+            there.add(number, "committed")
+        clock.now += 2 * DAY_S
+        before = there.files()
+        config = node_config(retention={"committed_after_days": 1})
+        beside = RetentionSchedule(config, there.database, there.storage, purger(there), now=clock, steady=clock)
+        subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+        with pytest.raises(OSError, match=r"[Rr]ead-only"):
+            beside.look()
+        assert (len(there.here()), there.files()) == (30, before)
+        there.assert_whole()
+        subprocess.run(["mount", "-o", "remount,rw", disk], check=True)
+        beside.look()
+        assert (there.here(), there.files()) == (set(), set())
+
+
+def test_what_cannot_be_erased_is_told_of_once(stock: Shelf, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    stock.add(1, "committed")
+    told: list[Gone] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", lambda *_args, **_options: None)
+        purger(stock, told).purge({"committed": clock.now + 1}, Kept(), why="age")
+        for _ in range(3):
+            purger(stock, told).settle()
+    assert series_of(told) == ["1.2.1"]
+    assert purger(stock).sweep(clock.now) >= 1
+    assert list((stock.storage.root / "discarded").iterdir()) == []
+
+
+def test_two_that_purge_at_once_delete_each_series_once_and_lose_nothing(stock: Shelf, clock: Clock) -> None:
+    """Also where one lost its lock and did not notice: the row of each series stands between them."""
+    for number in range(24):
+        stock.add(number, ("committed", "undelivered", "stored")[number % 3])
+    due: dict[SeriesState, float] = dict.fromkeys(("committed", "stored"), clock.now + 1)
+    heard: list[list[Gone]] = [[], []]
+    problems: list[BaseException] = []
+
+    def run(which: int) -> None:
+        try:
+            working = purger(stock, heard[which])
+            working.settle()
+            working.purge(due, Kept(), why="age")
+            working.settle()
+        except BaseException as err:  # noqa: BLE001  told by the test's own thread
+            problems.append(err)
+
+    threads = [threading.Thread(target=run, args=(which,)) for which in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert problems == []
+    assert stock.here() == {f"1.2.{number}" for number in range(24) if number % 3 == 1}
+    stock.assert_whole()
+    gone = {uid for one in heard for uid in series_of(one)}
+    assert gone == {f"1.2.{number}" for number in range(24) if number % 3 != 1}
 
 
 # -- killed in the middle ------------------------------------------------------------------------------

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
+import re
 import shutil
 import signal
 import socket
@@ -149,6 +151,10 @@ def test_a_running_receiver_takes_over_a_new_peer_and_keeps_its_settings_over_a_
         [standing] = standings(role.root)
         assert standing.problem is not None
         assert "routs" in standing.problem
+        messages = [entry.message for entry in Trail(role.root / "audit").entries()]
+        told = [one for one in messages if "receive read its settings again" in one]
+        assert [re.search('EventOutcomeIndicator="(.)"', one)[1] for one in told] == ["0", "0", "4"]  # type: ignore[index]
+        assert all(f'UserID="{pwd.getpwuid(os.getuid()).pw_name}"' in one for one in told)
         held.release()
         again = ae.associate("127.0.0.1", port, ae_title="DICOMNODE")
         assert again.is_established

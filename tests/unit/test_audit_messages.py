@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import inspect
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,7 +16,8 @@ from hypothesis import strategies as st
 from lxml import etree
 
 from dicom_node import audit
-from dicom_node.audit import Event, Patient, Study, User
+from dicom_node.audit import Event, Outcome, Patient, Study, User, events
+from dicom_node.audit.events import AlertKind
 from dicom_node.audit.message import Instances, to_xml
 from dicom_node.audit.syslog import syslog_message
 
@@ -64,6 +66,10 @@ EVENTS: dict[str, tuple[Callable[[], Event], str]] = {
     "failed login": (lambda: audit.login("", False, None), "110114"),
     "logout": (lambda: audit.logout("radiologist", "192.0.2.7"), "110114"),
     "change": (lambda: audit.user_change(USER, "job retry", "1.2.3.4-abc"), "110113"),
+    "settings read again": (
+        lambda: audit.settings_read_again(USER, "receive", "/etc/dicom-node/config.yaml", "peers"),
+        "110113",
+    ),
     "deleted": (lambda: audit.studies_deleted([STUDY], text="older than 30 days"), "110105"),
     "deleted by hand": (lambda: audit.studies_deleted([STUDY], user=USER), "110105"),
     "alert": (lambda: audit.security_alert(address="192.0.2.9", peer="STRANGER", why="is no peer"), "110113"),
@@ -83,6 +89,31 @@ def test_each_kind_of_message_is_valid_by_the_schema_and_has_its_event_id(name: 
     message = parsed(make())
     SCHEMA.assertValid(message)
     assert message.find("EventIdentification/EventID").get("csd-code") == code
+
+
+def test_every_function_that_makes_an_event_is_among_them() -> None:
+    made = [
+        name
+        for name, function in inspect.getmembers(events, inspect.isfunction)
+        if not name.startswith("_") and inspect.signature(function).return_annotation == "Event"
+    ]
+    assert len(made) >= 14
+    source = "".join(inspect.getsource(make) for make, _ in EVENTS.values())
+    assert [name for name in made if f"audit.{name}(" not in source] == []
+    assert set(made) <= set(audit.__all__)
+
+
+@pytest.mark.parametrize("outcome", [0, 4, 8, 12])
+@pytest.mark.parametrize("kind", ["node_authentication", "security_configuration", "software_configuration",
+                                  "restricted_function", "user_security"])  # fmt: skip
+def test_each_kind_of_alert_is_valid_with_each_outcome(kind: AlertKind, outcome: Outcome) -> None:
+    for event in (
+        audit.user_change(USER, "x", "y", kind=kind),
+        audit.security_alert(address=None, peer="", why="w", kind=kind, outcome=outcome),
+        audit.instances_accessed(USER, [STUDY, Study(uid="unknown")], action="D", outcome=outcome),
+        audit.exported(USER, [], to="file:///x", outcome=outcome),
+    ):
+        SCHEMA.assertValid(parsed(event))
 
 
 def test_the_schema_refuses_what_the_standard_does_not_allow() -> None:
