@@ -20,6 +20,7 @@ from dicom_node.config.masked import resolved
 from dicom_node.domain import RESEARCH_USE
 from dicom_node.errors import ConfigError, DicomNodeError
 from dicom_node.forms import did_you_mean
+from dicom_node.log_files import LineFiles
 from dicom_node.profiles import BUILT_IN_PROFILES, DEFAULT_PROFILE, ResultProfile
 
 if TYPE_CHECKING:
@@ -136,7 +137,7 @@ def web(config: ConfigOption = DEFAULT_CONFIG) -> None:
 
 def _role(config: Path, role: str) -> Config:
     settings = load_config(config)
-    logs.configure(settings.log.level_of(role), settings.log.format, role)
+    logs.configure(settings.log.level_of(role), settings.log.format, role, LineFiles(settings.storage.root, role))
     return settings
 
 
