@@ -7,7 +7,6 @@ may be done twice: the row is that of the Instance.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -33,6 +32,7 @@ from dicom_node.corrections import references_of as read_references
 from dicom_node.db import Database, Row
 from dicom_node.errors import CorrectionUnusable, DicomNodeError, StorageError
 from dicom_node.logs import describe
+from dicom_node.manifest import manifest_paths
 from dicom_node.series import read_headers, read_series
 from dicom_node.storage import Storage
 
@@ -294,8 +294,7 @@ class Reviews:
 
     def manifest(self, job_id: str) -> list[Path]:
         """The files of the series that a job analysed."""
-        text = self.storage.path(f"results/{job_id}/manifest.json").read_text()
-        return [self.storage.path(path) for path in json.loads(text).values()]
+        return manifest_paths(self.storage, job_id)
 
     def _segmentation(self, sop_instance_uid: str) -> Dataset | None:
         """One that a report refers to: of ours, or received."""
