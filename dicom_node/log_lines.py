@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from dicom_node.errors import StorageError
 from dicom_node.log_files import MOST_BYTES, OLDER, SUFFIX, folder_of
 
 Level = Literal["debug", "info", "warning", "error"]
@@ -54,9 +55,12 @@ def lines_of_job(
 ) -> Lines:
     """The last lines about a job or its series, but for those about another job of the series.
 
-    level: the lowest. Empty where nothing was kept; raises OSError where the storage root cannot be read.
+    level: the lowest. Empty where nothing was kept; raises StorageError where the storage root cannot be read.
     """
-    lines = [line for line in _lines(root, job_id.partition("-")[0]) if _concerns(line, job_id)]
+    try:
+        lines = [line for line in _lines(root, job_id.partition("-")[0]) if _concerns(line, job_id)]
+    except OSError as err:
+        raise StorageError(f"log lines cannot be read: {err.strerror}") from err
     found = [line for line in lines if LEVELS.index(line.level) >= LEVELS.index(level) and role in (None, line.role)]
     first = max(0, len(found) - most)
     return Lines(lines=tuple(found[first:]), earlier=first, roles=tuple(sorted({line.role for line in lines})))

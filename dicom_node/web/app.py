@@ -9,7 +9,7 @@ from starlette.staticfiles import StaticFiles
 
 from dicom_node import __version__
 from dicom_node.domain import RESEARCH_USE
-from dicom_node.web import api, health, pages, problems, queries
+from dicom_node.web import api, health, job_log, pages, problems, queries
 from dicom_node.web.access import login, oidc
 from dicom_node.web.api.openapi import document
 from dicom_node.web.events import Events
@@ -31,7 +31,7 @@ def create_app(node: Node) -> FastAPI:
     app.state.events = Events(lambda: queries.version(node.database))
     app.state.slices = Slices(node.database, node.storage)
     app.openapi = document(app)  # type: ignore[method-assign]  # FastAPI's own way to extend the document
-    for part in (health, login, oidc, pages, api):
+    for part in (health, login, oidc, pages, job_log, api):
         app.include_router(part.router)
     app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"), name="static")
     problems.add_to(app)

@@ -7,6 +7,7 @@ changed.
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import Any
 from urllib.parse import urlencode
 
@@ -27,8 +28,8 @@ from dicom_node.quicklook.page import as_json, part
 from dicom_node.reviews import corrections_of
 from dicom_node.schema import JOB_STATES
 from dicom_node.storage import Storage, checked_uid
-from dicom_node.web import cards, queries, settings, templating, timeline, words
-from dicom_node.web.access.principal import Acts, Downloads, Looks, Principal, ReadsSettings, the_node
+from dicom_node.web import cards, job_log, queries, settings, templating, timeline, words
+from dicom_node.web.access.principal import Acts, Downloads, Looks, Principal, ReadsSettings, still_counts, the_node
 from dicom_node.web.acts import Change, act
 from dicom_node.web.queries import Cursor, JobFilter
 
@@ -172,6 +173,8 @@ def _job(
         shadow=database.shadow(job_id),
         shadow_findings=len(database.shadow_findings(job_id)),
         corrections=corrections_of(database, job_id),
+        log=job_log.job_log(the_node(request), job_id, job["state"], request.query_params),
+        values_of=job_log.values,
         steps=timeline.steps(known),
         stages=[(name, float(seconds)) for name, seconds in dict(job["timings_s"] or {}).items()],
         arrived=bool(known.deliveries) and all(row["state"] in ("stored", "committed") for row in known.deliveries),
@@ -364,4 +367,5 @@ def viewer_script() -> Response:
 async def events(request: Request, principal: Looks) -> Response:
     # No buffering by a proxy before us: nginx looks at this header.
     headers = {"x-accel-buffering": "no"}
-    return StreamingResponse(request.app.state.events.stream(), media_type="text/event-stream", headers=headers)
+    stream = request.app.state.events.stream(partial(still_counts, request, principal))
+    return StreamingResponse(stream, media_type="text/event-stream", headers=headers)

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -44,8 +44,12 @@ def _for_people(request: Request) -> bool:
 
 async def _denied(request: Request, error: Exception) -> Response:
     assert isinstance(error, Denied)  # noqa: S101  as it was registered
-    if error.status == HTTPStatus.UNAUTHORIZED and _for_people(request) and request.method == "GET":
+    if error.status == HTTPStatus.UNAUTHORIZED and _for_people(request):
         where = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+        if request.method != "GET":
+            # Back to the page that the form was on: what it asked for has not been done, which that page shows.
+            sent_from = urlsplit(request.headers.get("referer", ""))
+            where = (sent_from.path or "/") + (f"?{sent_from.query}" if sent_from.query else "")
         return RedirectResponse(f"/login?next={quote(where, safe='')}", HTTPStatus.SEE_OTHER)
     return _told(request, error.status, error.detail, error.headers)
 

@@ -1,0 +1,80 @@
+"""A job's log lines -> a part of its page, and that part alone for an open page that asks for it again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from urllib.parse import quote, urlencode
+
+from fastapi import APIRouter, Request
+from fastapi.responses import HTMLResponse, RedirectResponse, Response
+from starlette.exceptions import HTTPException
+
+from dicom_node.db import FINISHED
+from dicom_node.errors import StorageError
+from dicom_node.log_lines import LEVELS, Level, Line, Lines, lines_of_job
+from dicom_node.web import templating, words
+from dicom_node.web.access.principal import Looks, is_of_the_page, the_node
+from dicom_node.web.node import Node
+
+router = APIRouter(include_in_schema=False)
+
+_NOBODY = Lines(lines=(), earlier=0, roles=())
+# Said of each line by the page that it is on.
+_SAID_ALREADY = ("action", "job", "workflow")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobLog:
+    """level, role: as they were asked for; role is "" for all. live: more may come."""
+
+    lines: Lines
+    level: Level
+    role: str
+    problem: str | None
+    live: bool
+    here: str
+    several_hosts: bool
+
+    def roles(self) -> list[str]:
+        """To choose from, among them what was chosen."""
+        return sorted({*self.lines.roles, *filter(None, [self.role])})
+
+
+def job_log(node: Node, job_id: str, state: str, asked: Mapping[str, str]) -> JobLog:
+    """asked: of a page's address: level and role. What cannot be meant asks for everything."""
+    level: Level = next((each for each in LEVELS if each == asked.get("level")), "debug")
+    role = asked.get("role", "") if asked.get("role", "").isalpha() else ""
+    lines, problem = _NOBODY, None
+    try:
+        lines = lines_of_job(node.storage.root, job_id, level=level, role=role or None)
+    except StorageError:
+        problem = "The log lines cannot be read: the storage root is away."
+    return JobLog(
+        lines=lines,
+        level=level,
+        role=role[:16],
+        problem=problem,
+        live=state not in FINISHED,
+        here=f"/jobs/{quote(job_id)}/log?{urlencode({'level': level, 'role': role[:16]})}",
+        several_hosts=len({line.host for line in lines.lines}) > 1,
+    )
+
+
+def values(line: Line) -> str:
+    """What a line tells beside its message."""
+    return ", ".join(
+        f"{name.replace('_', ' ')} {value}" for name, value in line.values.items() if name not in _SAID_ALREADY
+    )
+
+
+@router.get("/jobs/{job_id}/log")
+def job_log_part(request: Request, _who: Looks, job_id: str) -> Response:
+    node = the_node(request)
+    if (job := node.database.job(job_id)) is None:
+        raise HTTPException(404, "This job is not here: it was purged, or its series was decided on again.")
+    if not is_of_the_page(request):
+        query = f"?{request.url.query}" if request.url.query else ""
+        return RedirectResponse(f"/jobs/{quote(job_id)}{query}#log", 303)
+    shown = job_log(node, job_id, job["state"], request.query_params)
+    return HTMLResponse(templating.render("_log.html", log=shown, values_of=values, job=job, words=words))
