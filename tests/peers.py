@@ -185,15 +185,27 @@ def _orthanc_settings(folder: Path, dicom_port: int, http_port: int) -> dict[str
     }
 
 
+_END_AT_ONCE = {"restart": ("-m", "immediate"), "stop": ("-m", "immediate")}
+
+
 class Postgres:
     """A running PostgreSQL cluster of its own; `url` of its database `node`."""
 
-    def __init__(self, url: str, restart: Callable[[], None]) -> None:
-        self.url, self._restart = url, restart
+    def __init__(self, url: str, control: Callable[[str], None]) -> None:
+        self.url, self._control = url, control
 
     def crash_and_restart(self) -> None:
         """Every connection is gone at once, nothing is said to anybody, and the log is replayed."""
-        self._restart()
+        self._control("restart")
+
+    @contextlib.contextmanager
+    def away(self) -> Iterator[None]:
+        """Over the block nobody answers at its port."""
+        self._control("stop")
+        try:
+            yield
+        finally:
+            self._control("start")
 
 
 @contextlib.contextmanager
@@ -226,7 +238,9 @@ def postgres_cluster(
             _run([*createdb, "node"], name)
             yield Postgres(
                 f"postgresql+psycopg://node@{host}:{port}/node",
-                lambda: _run([*control, "-l", f"{name}/log", "-o", options, "-m", "immediate", "restart"], name),
+                lambda word: _run(
+                    [*control, "-l", f"{name}/log", "-o", options, *_END_AT_ONCE.get(word, ()), word], name
+                ),
             )
         finally:
             _run([*control, "-m", "immediate", "stop"], name)

@@ -21,6 +21,8 @@ from dicom_node.web.access.principal import Denied
 log = logging.getLogger(__name__)
 
 PROBLEM = "application/problem+json"
+# For people; programs get HTTP's own.
+_TITLES = {500: "Something failed", 503: "Not now"}
 
 
 def problem(status: int, detail: str, headers: Mapping[str, str] | None = None, **more: Any) -> Response:
@@ -57,8 +59,10 @@ async def _denied(request: Request, error: Exception) -> Response:
 def _told(request: Request, status: int, detail: str, headers: Mapping[str, str] | None = None) -> Response:
     if not _for_people(request):
         return problem(status, detail, headers)
-    title = HTTPStatus(status).phrase
-    html = templating.render("error.html", status=status, title=title, detail=detail)
+    title = _TITLES.get(status, HTTPStatus(status).phrase)
+    # A form that was sent is for its sender to send again.
+    passes = status == HTTPStatus.SERVICE_UNAVAILABLE and request.method == "GET"
+    html = templating.render("error.html", status=status, title=title, detail=detail, passes=passes)
     return HTMLResponse(html, status, dict(headers or {}))
 
 
@@ -80,7 +84,10 @@ async def _ours(request: Request, error: Exception) -> Response:
     if error.retry_helps:
         log.warning("request failed", extra={"action": "unavailable", "why": type(error).__name__})
         return _told(
-            request, HTTPStatus.SERVICE_UNAVAILABLE, "The node cannot do this now. Try again.", {"Retry-After": "5"}
+            request,
+            HTTPStatus.SERVICE_UNAVAILABLE,
+            "The database or the storage of this node does not answer now.",
+            {"Retry-After": "5"},
         )
     return _told(request, HTTPStatus.CONFLICT, str(error))
 

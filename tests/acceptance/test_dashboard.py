@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ pytestmark = [
     pytest.mark.skipif(not (CHROMIUM.exists() and AXE.exists()), reason="no Chromium or axe-core: tests/peers.sh"),
 ]
 WIDE, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
+AS_INSTALLED = Path("/var/lib/dicom-node")
 Open = Callable[..., Any]
 
 
@@ -38,8 +40,18 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def dashboard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dashboard]:
-    with run_dashboard(tmp_path_factory.mktemp("dashboard")) as running:
-        yield running
+    made = tmp_path_factory.mktemp("dashboard")
+    if not os.environ.get("DICOM_NODE_SCREENSHOTS"):
+        with run_dashboard(made) as running:
+            yield running
+        return
+    # Pages show where the node keeps its files: in pictures of the documents, where one would.
+    assert not AS_INSTALLED.exists(), f"{AS_INSTALLED} is somebody's: no pictures here"
+    try:
+        with run_dashboard(made, root=AS_INSTALLED) as running:
+            yield running
+    finally:
+        shutil.rmtree(AS_INSTALLED, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")
@@ -106,17 +118,26 @@ _KEPT = (
     "job-wide-light",
     "peers-wide-light",
     "models-wide-light",
+    "configuration-wide-light",
+    "login-wide-light",
+    "log-wide-light",
+    "job-wide-dark",
+    "log-wide-dark",
     "today-phone-dark",
     "job-phone-dark",
+    "job-phone-light",
+    "log-phone-dark",
+    "log-phone-light",
 )
 
 
-def _keep(page: Any, name: str) -> None:
+def _keep(page: Any, name: str, part: str | None = None) -> None:
     folder = os.environ.get("DICOM_NODE_SCREENSHOTS")
     if folder and name in _KEPT:
-        picture = Image.open(io.BytesIO(page.screenshot(full_page=True)))
+        taken = page.screenshot(full_page=True) if part is None else page.locator(part).screenshot()
+        picture = Image.open(io.BytesIO(taken))
         picture.crop((0, 0, picture.width, min(picture.height, 1600))).save(
-            Path(folder) / f"dashboard-{name}.webp", quality=70, method=6
+            Path(folder) / f"dashboard-{name}.webp", quality=75, method=6
         )
 
 
@@ -132,7 +153,10 @@ def test_every_page_fits_the_screen_and_has_no_serious_fault_of_accessibility(
         if name == "models":
             page.get_by_text("Model card").first.click()
         assert page.evaluate("document.documentElement.scrollWidth") <= size["width"], name
-        _keep(page, f"{name}-{'phone' if size is PHONE else 'wide'}-{scheme}")
+        kind = f"{'phone' if size is PHONE else 'wide'}-{scheme}"
+        _keep(page, f"{name}-{kind}")
+        if name == "job":
+            _keep(page, f"log-{kind}", "#log")
         # By the debugger, as no script of a page may be written into it.
         page.evaluate(AXE.read_text())
         found = page.evaluate("axe.run({resultTypes: ['violations']})")
@@ -220,7 +244,7 @@ def test_a_viewer_gets_no_buttons_and_a_change_without_our_token_is_refused(
     open_page: Open, dashboard: Dashboard
 ) -> None:
     page = open_page(f"/jobs/{dashboard.failed}", who="viewer")
-    assert page.locator("main button:not([data-finding])").count() == 0
+    assert page.locator("main form[method=post]").count() == 0
     for who in ("viewer", "operator"):
         page = open_page("/", who=who)
         answer = page.request.post(f"{dashboard.url}/jobs/{dashboard.failed}/retry", headers={"accept": "text/html"})

@@ -61,7 +61,13 @@
       if (source && source.readyState === EventSource.CLOSED) refused();
     });
   };
-  document.body.addEventListener("htmx:responseError", event => { if (event.detail.xhr.status === 401) toLogin(); });
+  // What is shown may be old from now on, until an answer comes again.
+  const late = () => { state.hidden = false; };
+  document.body.addEventListener("htmx:sendError", late);
+  document.body.addEventListener("htmx:responseError", event => { if (event.detail.xhr.status === 401) toLogin(); else late(); });
+  document.body.addEventListener("htmx:afterOnLoad", event => {
+    if (event.detail.successful && source && source.readyState === EventSource.OPEN) state.hidden = true;
+  });
   // Log lines are no rows: while a job may say more they are asked for.
   setInterval(() => { if (source && document.querySelector("#log[data-live]")) tell("lines"); }, LINES_MS);
   // What a job made is drawn once: when it ends while its page is open, the whole page is loaded anew.
