@@ -61,11 +61,9 @@ def job_log(node: Node, job_id: str, state: str, asked: Mapping[str, str]) -> Jo
     )
 
 
-def values(line: Line) -> str:
+def values(line: Line) -> list[tuple[str, str]]:
     """What a line tells beside its message."""
-    return ", ".join(
-        f"{name.replace('_', ' ')} {value}" for name, value in line.values.items() if name not in _SAID_ALREADY
-    )
+    return [(name.replace("_", " "), value) for name, value in line.values.items() if name not in _SAID_ALREADY]
 
 
 @router.get("/jobs/{job_id}/log")
