@@ -68,9 +68,7 @@ def settings(root: Path, **sections: Any) -> Config:
 
 
 @contextlib.contextmanager
-def run_dashboard(
-    folder: Path, *, root: Path | None = None, rows: bool = True, **sections: Any
-) -> Iterator[Dashboard]:
+def run_dashboard(folder: Path, *, root: Path | None = None, rows: bool = True, **sections: Any) -> Iterator[Dashboard]:
     """root: the storage root, below `folder` unless given. sections: of the settings, beside those of all dashboards
     here."""
     config = settings(root or folder / "node", **sections)
