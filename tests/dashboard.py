@@ -14,6 +14,7 @@ from typing import Any
 
 import sqlalchemy as sa
 import uvicorn
+from fastapi import FastAPI
 
 from dicom_node import engine as job_engine
 from dicom_node import logs, schema
@@ -44,12 +45,15 @@ Said = tuple[float, str, str, dict[str, Any]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dashboard:
-    """complete: a job with files, two findings and their pictures. failed: one with hostile texts."""
+    """complete: a job with files, two findings and their pictures. failed: one with hostile texts. later_s: added to
+    what the role takes for now."""
 
     url: str
+    app: FastAPI
     node: Node
     complete: str
     failed: str
+    later_s: list[float]
 
 
 def settings(root: Path, **sections: Any) -> Config:
@@ -76,7 +80,12 @@ def run_dashboard(folder: Path, *, root: Path | None = None, rows: bool = True, 
     database.migrate()
     job_engine.migrate(config.database_url())
     engine = EngineClient(config.database_url())
-    access = open_access(config)
+    later_s = [0.0]
+
+    def now() -> float:
+        return time.time() + later_s[0]
+
+    access = open_access(config, now=now)
     for role in ("viewer", "operator"):
         access.users.add(role, role, PASSWORD)
     node = Node(
@@ -87,13 +96,12 @@ def run_dashboard(folder: Path, *, root: Path | None = None, rows: bool = True, 
         access=access,
         trail=Trail(audit=NoAudit(), database=database, storage=storage),
         exposition=Exposition(config, database),
+        now=now,
     )
     complete, failed = _fill(node, folder) if rows else ("", "")
-    port = free_port()
+    port, app = free_port(), create_app(node)
     server = uvicorn.Server(
-        uvicorn.Config(
-            create_app(node), host="127.0.0.1", port=port, log_config=None, lifespan="off", timeout_graceful_shutdown=1
-        )
+        uvicorn.Config(app, host="127.0.0.1", port=port, log_config=None, lifespan="off", timeout_graceful_shutdown=1)
     )
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
@@ -101,7 +109,9 @@ def run_dashboard(folder: Path, *, root: Path | None = None, rows: bool = True, 
         assert thread.is_alive()
         time.sleep(0.02)
     try:
-        yield Dashboard(url=f"http://127.0.0.1:{port}", node=node, complete=complete, failed=failed)
+        yield Dashboard(
+            url=f"http://127.0.0.1:{port}", app=app, node=node, complete=complete, failed=failed, later_s=later_s
+        )
     finally:
         server.should_exit = True
         thread.join(10)
