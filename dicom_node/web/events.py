@@ -32,6 +32,8 @@ class Events:
     def __init__(self, version: Callable[[], Any], *, every_s: float = _EVERY_S, beat_s: float = _BEAT_S) -> None:
         self._version, self._every_s, self._beat_s = version, every_s, beat_s
         self._clients: set[asyncio.Event] = set()
+        # Their pages may be older than what was seen last: told once, after the next look.
+        self._new: set[asyncio.Event] = set()
         self._watch: asyncio.Task[None] | None = None
 
     @property
@@ -43,6 +45,7 @@ class Events:
         any more, which is asked about as often as there would be a comment."""
         mine = asyncio.Event()
         self._clients.add(mine)
+        self._new.add(mine)
         if self._watch is None or self._watch.done():
             self._watch = asyncio.create_task(self._look())
         try:
@@ -65,6 +68,7 @@ class Events:
                 yield "event: changed\ndata: \n\n"
         finally:
             self._clients.discard(mine)
+            self._new.discard(mine)
 
     async def _look(self) -> None:
         """Ends when the last client has gone."""
@@ -74,8 +78,9 @@ class Events:
                 now = await run_in_threadpool(self._version)
             except StorageError:
                 now = "away"
-            if seen is not None and now != seen:
-                for client in self._clients:
-                    client.set()
+            told = self._new if seen is None or now == seen else self._clients
+            for client in told:
+                client.set()
+            self._new.clear()
             seen = now
             await asyncio.sleep(self._every_s)

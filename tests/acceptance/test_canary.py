@@ -168,6 +168,10 @@ def test_a_canary_patient_shows_nowhere_but_in_dicom_files_and_the_audit_trail(
     found = {name: sorted(set(WORDS.findall(text))) for name, text in places if WORDS.search(text)}
     assert found == {}
 
+    # The log pages' files were among what was looked at: each role wrote some.
+    kept = {path.name.split(".")[1] for path in (node.storage.root / "logs").glob("*/*.jsonl")}
+    assert kept == {"receive", "work", "deliver"}
+
     trail = Trail(node.storage.root / "audit")
     assert trail.verify() > 8
     messages = [entry.message for entry in trail.entries()]
