@@ -18,7 +18,9 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
-_STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName", "color_message"}
+# A record's attribute for the UID itself, which no line shows.
+_ABOUT = "_about_series"
+_STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName", "color_message", _ABOUT}
 # A Series Instance UID, alone or before the hash that makes it a job's id, and what a workflow's id has more.
 _SERIES_UID = re.compile(r"([0-9]+(?:\.[0-9]+)+)(?:$|[-:])")
 # Where a line's values name the series.
@@ -34,43 +36,55 @@ _about: ContextVar[str | None] = ContextVar("about", default=None)
 @contextmanager
 def about(name: str) -> Iterator[None]:
     """Each line from within is about this series. name: its UID, or the id of one of its jobs or workflows."""
-    token = _about.set(series_id(name))
+    token = _about.set(_uid_in(name))
     try:
         yield
     finally:
         _about.reset(token)
 
 
+def _uid_in(name: str) -> str | None:
+    match = _SERIES_UID.match(name)
+    return None if match is None else match[1]
+
+
 def series_id(name: str) -> str | None:
     """The id of a series in log lines. name: as for `about`; None where it names no series."""
-    match = _SERIES_UID.match(name)
-    return None if match is None else hashlib.sha256(match[1].encode()).hexdigest()[:12]
+    uid = _uid_in(name)
+    return None if uid is None else hashlib.sha256(uid.encode()).hexdigest()[:12]
 
 
-def _name_series(record: logging.LogRecord) -> bool:
+def series_of(record: logging.LogRecord) -> str | None:
+    """The Series Instance UID of a line that `name_series` has seen; None where it is about no series."""
+    uid: str | None = record.__dict__.get(_ABOUT)
+    return uid
+
+
+def name_series(record: logging.LogRecord) -> bool:
     """A filter that lets everything pass, with its series."""
     values = record.__dict__
-    if values.get("series_uid") is not None:
+    if _ABOUT in values:
         return True  # by another handler's filter already
     for name in _NAMED_BY:
-        if isinstance(values.get(name), str) and (found := series_id(values[name])) is not None:
+        if isinstance(values.get(name), str) and (uid := _uid_in(values[name])) is not None:
             if name == "series":
                 values["series_uid"] = values["series"]
-            values["series"] = found
+            values[_ABOUT], values["series"] = uid, series_id(uid)
             return True
     if "series" not in values and (current := _about.get()) is not None:
-        values["series"] = current
+        values[_ABOUT], values["series"] = current, series_id(current)
     return True
 
 
-def configure(level: str, form: str, role: str) -> None:
-    """Set up this process's logging; called once, by its entry point."""
+def configure(level: str, form: str, role: str, *also: logging.Handler) -> None:
+    """Set up this process's logging; called once, by its entry point. also: get the same lines."""
     handler = logging.StreamHandler(sys.stderr)
     formatter = _JsonFormatter(role) if form == "json" else _TextFormatter(role)
     handler.setFormatter(_JournalFormatter(formatter) if _is_journal() else formatter)
-    handler.addFilter(_name_series)
     root = logging.getLogger()
-    root.handlers[:] = [handler]
+    root.handlers[:] = [handler, *also]
+    for each in root.handlers:
+        each.addFilter(name_series)
     root.setLevel(level.upper())
     logging.captureWarnings(True)
     # These narrate every PDU and plugin at INFO and below, and quote elements of data sets in their warnings.
@@ -98,7 +112,8 @@ def quiet_pydicom() -> None:
     pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
 
 
-def _extras(record: logging.LogRecord) -> dict[str, Any]:
+def values_of(record: logging.LogRecord) -> dict[str, Any]:
+    """The values of a line."""
     return {key: value for key, value in record.__dict__.items() if key not in _STANDARD}
 
 
@@ -130,11 +145,11 @@ class _TextFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         at = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
-        extras = "".join(f" {key}={value}" for key, value in _extras(record).items() if key != "action")
+        extras = "".join(f" {key}={value}" for key, value in values_of(record).items() if key != "action")
         # One event, one line: what a peer sent (an AE title, a comment) must not forge another.
         said = "".join(c if c.isprintable() else "?" for c in f"{record.getMessage()}{extras}")
         line = f"{at}Z {self._role} {record.levelname.lower()} {said}"
-        return f"{line}\n{_where(record)}" if record.exc_info else line
+        return f"{line}\n{where(record)}" if record.exc_info else line
 
 
 class _JsonFormatter(logging.Formatter):
@@ -149,15 +164,15 @@ class _JsonFormatter(logging.Formatter):
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
-            **_extras(record),
+            **values_of(record),
         }
         if record.exc_info:
-            event["error"] = _where(record)
+            event["error"] = where(record)
         return json.dumps(event, default=str)
 
 
-def _where(record: logging.LogRecord) -> str:
-    """Type and place of an exception. Its text is left out: libraries quote values of data sets in theirs."""
+def where(record: logging.LogRecord) -> str:
+    """Type and place of a line's exception. Its text is left out: libraries quote values of data sets in theirs."""
     assert record.exc_info is not None  # noqa: S101  the callers looked
     error = record.exc_info[1]
     return describe(error) if error is not None else ""

@@ -15,6 +15,7 @@ from dicom_node.profiles import COLUMNS, ResultProfile, in_words
 if TYPE_CHECKING:
     from sqlalchemy import RowMapping
 
+    from dicom_node.log_lines import Lines
     from dicom_node.retention import Purged
 
 
@@ -80,6 +81,20 @@ def print_job(out: Console, shown: Mapping[str, Any]) -> None:
     for event in shown["events"]:
         details = "".join(f" {k}={v}" for k, v in event.items() if k not in ("at", "action"))
         out.print(f"{event['at']} {event['action']}{details}", markup=False, highlight=False)
+
+
+def print_log(out: Console, found: Lines) -> None:
+    """A job's log lines, oldest first; a line each, for grep."""
+    if found.earlier:
+        out.print(f"{found.earlier} earlier lines left out", markup=False, highlight=False)
+    for line in found.lines:
+        at = f"{time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(line.at))}.{int(line.at % 1 * 1000):03}"
+        values = "".join(f" {name}={value}" for name, value in line.values.items() if name != "action")
+        error = f" ({line.error})" if line.error else ""
+        text = f"{at} {line.level} {line.role} {line.host} {line.message}{values}{error}"
+        out.print(text, markup=False, highlight=False, soft_wrap=True)
+    if not found.lines:
+        out.print("no role has said anything of it", markup=False)
 
 
 def print_corrections(out: Console, shown: Sequence[Mapping[str, Any]]) -> None:

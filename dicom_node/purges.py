@@ -121,12 +121,18 @@ class Purges(Rows):
 
     def unknown_jobs(self, job_ids: Sequence[str]) -> set[str]:
         """Those of them that have no row."""
-        j = schema.job.c.job_id
-        unknown = set(job_ids)
+        return self._unknown(schema.job.c.job_id, job_ids)
+
+    def unknown_series(self, series_uids: Sequence[str]) -> set[str]:
+        """Those of them that have no row."""
+        return self._unknown(schema.series.c.series_uid, series_uids)
+
+    def _unknown(self, column: sa.Column[str], values: Sequence[str]) -> set[str]:
+        unknown = set(values)
         # SQLite takes a limited number of parameters in one statement.
-        for start in range(0, len(job_ids), 500):
-            known = self._all(sa.select(j).where(j.in_(job_ids[start : start + 500])))
-            unknown -= {row["job_id"] for row in known}
+        for start in range(0, len(values), 500):
+            known = self._all(sa.select(column.label("known")).where(column.in_(values[start : start + 500])))
+            unknown -= {row["known"] for row in known}
         return unknown
 
     def purge_events(self, before: float) -> None:

@@ -30,6 +30,7 @@ from dicom_node.engine import EngineClient
 from dicom_node.errors import DicomNodeError
 from dicom_node.heartbeat import Heartbeat
 from dicom_node.life import Life
+from dicom_node.log_files import LineFiles
 from dicom_node.notify import Notifier
 from dicom_node.roles import SUPERVISED, Stop, hangup_held_back, make_announcer, observe, open_state, unobserve
 from dicom_node.storage import Storage
@@ -280,7 +281,8 @@ def _member(config: Config, source: Path | None, parent_pid: int, line: Connecti
     """Runs in a process of its own, and ends when the one that started it is gone."""
     os.environ[SUPERVISED] = str(parent_pid)
     stop = Stop().on_signals()
-    logs.configure(config.log.level_of("receive"), config.log.format, "receive")
+    files = LineFiles(config.storage.root, "receive")
+    logs.configure(config.log.level_of("receive"), config.log.format, "receive", files)
 
     def ready(port: int) -> None:
         log.info("listening beside others", extra={"action": "joined", "port": port})

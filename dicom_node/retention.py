@@ -22,6 +22,8 @@ from dicom_node.db import Database, Row
 from dicom_node.discarded import Discarded
 from dicom_node.errors import DicomNodeError
 from dicom_node.locks import try_lock
+from dicom_node.log_files import FOLDER as LINES
+from dicom_node.log_files import old_folders
 from dicom_node.purges import Kept
 from dicom_node.storage import Storage
 from dicom_node.subjects import patient_of
@@ -233,6 +235,7 @@ class Purger:
         """The same series may come again: the ids of its workflows must be free then."""
         for job_id in job_ids:
             self.engine.abandon(job_id)
+        self.storage.discard(f"{LINES}/{gone.series_uid}")
         self.deleted(gone)
 
     def _set_aside(self, folders: Iterable[str]) -> str:
@@ -281,11 +284,15 @@ class Purger:
         self.database.purge_events(before)
 
     def sweep(self, now: float) -> int:
-        """Results whose job has no row, folders of studies without a series, rubbish. How many there were."""
+        """Results whose job has no row, log lines whose series has none, folders of studies without a series, rubbish.
+        How many there were."""
         swept = self._discarded.sweep() + self.storage.sweep_empty(now - DAY_S)
         for job_id in sorted(self.database.unknown_jobs(self.storage.old_results(now - LEFTOVER_S))):
             log.warning("results without a job deleted", extra={"action": "sweep", "job": job_id})
             self.storage.discard(f"results/{job_id}")
+            swept += 1
+        for series_uid in sorted(self.database.unknown_series(old_folders(self.storage.root, now - LEFTOVER_S))):
+            self.storage.discard(f"{LINES}/{series_uid}")
             swept += 1
         return swept
 

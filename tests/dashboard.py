@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 import uvicorn
+from fastapi import FastAPI
 
 from dicom_node import engine as job_engine
-from dicom_node import schema
+from dicom_node import logs, schema
 from dicom_node.audit import NoAudit
 from dicom_node.config import Config
 from dicom_node.db import Database, ReceivedInstance, ResultObject
 from dicom_node.engine import EngineClient
+from dicom_node.log_files import LineFiles
 from dicom_node.metrics.exposition import Exposition
 from dicom_node.profiles import BUILT_IN_PROFILES
 from dicom_node.results import finding_rows, to_bytes
@@ -35,20 +39,28 @@ HOSTILE = "<img src=x onerror=alert(1)>&\"'"
 AXE = Path(__file__).resolve().parent.parent / "cache" / "axe-core-4.10.3" / "axe.min.js"
 
 
+# Seconds, level, message, values.
+Said = tuple[float, str, str, dict[str, Any]]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dashboard:
-    """complete: a job with files, two findings and their pictures. failed: one with hostile texts."""
+    """complete: a job with files, two findings and their pictures. failed: one with hostile texts. later_s: added to
+    what the role takes for now."""
 
     url: str
+    app: FastAPI
     node: Node
     complete: str
     failed: str
+    later_s: list[float]
 
 
-def settings(folder: Path) -> Config:
+def settings(root: Path, **sections: Any) -> Config:
     return Config.model_validate(
         {
-            "storage": {"root": str(folder / "node"), "min_free_gb": 0},
+            **sections,
+            "storage": {"root": str(root), "min_free_gb": 0},
             "peers": {
                 "pacs": {"ae_title": "ORTHANC", "host": "127.0.0.1", "port": free_port(), "may_send": True},
                 "archive": {"ae_title": "ARCHIVE", "host": "127.0.0.1", "port": free_port()},
@@ -60,13 +72,20 @@ def settings(folder: Path) -> Config:
 
 
 @contextlib.contextmanager
-def run_dashboard(folder: Path, *, rows: bool = True) -> Iterator[Dashboard]:
-    config = settings(folder)
+def run_dashboard(folder: Path, *, root: Path | None = None, rows: bool = True, **sections: Any) -> Iterator[Dashboard]:
+    """root: the storage root, below `folder` unless given. sections: of the settings, beside those of all dashboards
+    here."""
+    config = settings(root or folder / "node", **sections)
     storage, database = Storage(config.storage.root), Database(config.database_url())
     database.migrate()
     job_engine.migrate(config.database_url())
     engine = EngineClient(config.database_url())
-    access = open_access(config)
+    later_s = [0.0]
+
+    def now() -> float:
+        return time.time() + later_s[0]
+
+    access = open_access(config, now=now)
     for role in ("viewer", "operator"):
         access.users.add(role, role, PASSWORD)
     node = Node(
@@ -77,13 +96,12 @@ def run_dashboard(folder: Path, *, rows: bool = True) -> Iterator[Dashboard]:
         access=access,
         trail=Trail(audit=NoAudit(), database=database, storage=storage),
         exposition=Exposition(config, database),
+        now=now,
     )
     complete, failed = _fill(node, folder) if rows else ("", "")
-    port = free_port()
+    port, app = free_port(), create_app(node)
     server = uvicorn.Server(
-        uvicorn.Config(
-            create_app(node), host="127.0.0.1", port=port, log_config=None, lifespan="off", timeout_graceful_shutdown=1
-        )
+        uvicorn.Config(app, host="127.0.0.1", port=port, log_config=None, lifespan="off", timeout_graceful_shutdown=1)
     )
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
@@ -91,7 +109,9 @@ def run_dashboard(folder: Path, *, rows: bool = True) -> Iterator[Dashboard]:
         assert thread.is_alive()
         time.sleep(0.02)
     try:
-        yield Dashboard(url=f"http://127.0.0.1:{port}", node=node, complete=complete, failed=failed)
+        yield Dashboard(
+            url=f"http://127.0.0.1:{port}", app=app, node=node, complete=complete, failed=failed, later_s=later_s
+        )
     finally:
         server.should_exit = True
         thread.join(10)
@@ -128,7 +148,9 @@ def _fill(node: Node, folder: Path) -> tuple[str, str]:
         if state == "complete":
             database.start_job(job_id, "work")
             database.finish_job(job_id, state="complete", objects=[])
+    _said_of(node.storage, complete)
     failed = "1.2.9.1-00000bad"
+    say(node.storage, failed, "work", [(0.0, "ERROR", f"analysis failed {HOSTILE}", {"peer": HOSTILE})])
     job(database, failed, "1.2.9.1", state="failed", reason="FAILED", text=f"slice {HOSTILE}", explanation=[HOSTILE])
     with database.engine.begin() as connection:
         connection.execute(sa.update(schema.job).where(schema.job.c.job_id == failed).values(source_ae="<b>CT</b>"))
@@ -167,6 +189,41 @@ def job(
         explanation=["chest-ct: matches"] if explanation is None else explanation,
     )
     assert made
+
+
+def say(storage: Storage, job_id: str, role: str, lines: list[Said], *, host: str = "ct-node", at: float = 0) -> None:
+    """By the handler of a role's process. at: seconds since the epoch, from which each line's seconds count."""
+    handler = LineFiles(storage.root, role, host=host, process=4711, gather_s=0)
+    handler.addFilter(logs.name_series)
+    for after_s, level, message, values in lines:
+        record = logging.LogRecord("dicom_node", getattr(logging, level), "", 0, message, None, None)
+        record.created = (at or time.time()) + after_s
+        record.__dict__.update({"job": job_id, **values})
+        handler.handle(record)
+    handler.close()
+
+
+def _said_of(storage: Storage, job_id: str) -> None:
+    """A day of a job, of all roles on two hosts."""
+    began = time.time() - 60
+    received = {"job": None, "series": job_id.partition("-")[0]}
+    say(storage, job_id, "receive", at=began, host="ct-node-1", lines=[
+        (0.0, "INFO", "series received", {**received, "calling_ae": "ORTHANC", "instances": 44, "aborted": False}),
+    ])  # fmt: skip
+    say(storage, job_id, "work", at=began, host="gpu-1", lines=[
+        (1.214, "INFO", "job queued", {"action": "queue", "route": "chest-ct"}),
+        (1.603, "INFO", "job running", {"action": "start", "executor": "gpu-1/work"}),
+        (3.020, "DEBUG", "lungs found", {"seconds": 1.4, "voxels": 812_345}),
+        (26.77, "INFO", "nodules found", {"findings": 2, "candidates": 31, "network_s": 22.6, "device": "cuda:0"}),
+        (27.41, "INFO", "job complete", {"action": "complete", "objects": 4}),
+    ])  # fmt: skip
+    say(storage, job_id, "deliver", at=began, host="ct-node-1", lines=[
+        (27.93, "INFO", "delivery stored", {"destination": "pacs", "kind": "seg", "attempts": 1, "status": "0x0000"}),
+        (28.05, "INFO", "delivery stored", {"destination": "pacs", "kind": "sr", "attempts": 1, "status": "0x0000"}),
+        (28.31, "WARNING", "delivery waiting", {"destination": "archive", "attempts": 1,
+                                                "why": "no Association: connection refused"}),
+        (43.35, "ERROR", "destination does not answer", {"destination": "archive", "attempts": 2, "next_s": 60}),
+    ])  # fmt: skip
 
 
 def _analysed(node: Node, folder: Path) -> str:

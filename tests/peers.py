@@ -199,6 +199,15 @@ class Postgres:
         """After a crash: the log is replayed first."""
         self._control("start")
 
+    @contextlib.contextmanager
+    def away(self) -> Iterator[None]:
+        """Over the block nobody answers at its port."""
+        self.crash()
+        try:
+            yield
+        finally:
+            self.start()
+
 
 @contextlib.contextmanager
 def run_postgres() -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -11,6 +12,7 @@ from dicom_node.cli.audit import tell_trail
 from dicom_node.cli.common import DEFAULT_CONFIG, ConfigOption, JsonOption, out, print_json
 from dicom_node.cli.state import rows, rows_and_files, rows_and_queues
 from dicom_node.errors import ConfigError
+from dicom_node.log_lines import lines_of_job
 
 jobs_app = typer.Typer(help="List, show, retry and cancel jobs.", no_args_is_help=True)
 
@@ -46,16 +48,28 @@ def jobs_list(
 
 
 @jobs_app.command("show")
-def jobs_show(job: JobArgument, config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> None:
-    """All that is known of one job: evidence, findings, deliveries, events.
+def jobs_show(
+    job: JobArgument,
+    config: ConfigOption = DEFAULT_CONFIG,
+    log: Annotated[bool, typer.Option("--log", help="Its log lines instead, of all roles and hosts.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """All that is known of one job: evidence, findings, deliveries, events; or its log lines.
 
-    Example: dicom-node jobs show 0123456789abcdef --json
+    Example: dicom-node jobs show 0123456789abcdef --log
     """
     from dicom_node.summary import job_summary
 
     with rows_and_files(config) as (storage, database):
-        shown = job_summary(database, storage, database.find_job(job))
-    if as_json:
+        job_id = database.find_job(job)
+        lines = lines_of_job(storage.root, job_id) if log else None
+        shown = job_summary(database, storage, job_id) if lines is None else {}
+    if lines is not None:
+        if as_json:
+            print_json([asdict(line) for line in lines.lines])
+        else:
+            present.print_log(out, lines)
+    elif as_json:
         print_json(shown)
     else:
         present.print_job(out, shown)

@@ -10,6 +10,7 @@ import typer
 from dicom_node import logs
 from dicom_node.cli.common import DEFAULT_CONFIG, ConfigOption
 from dicom_node.config import Config, load_config
+from dicom_node.log_files import LineFiles
 
 NameOption = Annotated[str | None, typer.Option("--name", help="This process's name; one living process a name.")]
 
@@ -83,5 +84,5 @@ def web(config: ConfigOption = DEFAULT_CONFIG) -> None:
 
 def _role(config: Path, role: str) -> Config:
     settings = load_config(config)
-    logs.configure(settings.log.level_of(role), settings.log.format, role)
+    logs.configure(settings.log.level_of(role), settings.log.format, role, LineFiles(settings.storage.root, role))
     return settings

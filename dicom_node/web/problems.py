@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -22,6 +22,8 @@ from dicom_node.web.answers.job import NoSuchJob
 log = logging.getLogger(__name__)
 
 PROBLEM = "application/problem+json"
+# For people; programs get HTTP's own.
+_TITLES = {500: "Something failed", 503: "Not now"}
 
 
 def problem(status: int, detail: str, headers: Mapping[str, str] | None = None, **more: Any) -> Response:
@@ -42,17 +44,22 @@ def add_to(app: FastAPI) -> None:
 
 async def _denied(request: Request, error: Exception) -> Response:
     assert isinstance(error, Denied)  # noqa: S101  as it was registered
-    if error.status == HTTPStatus.UNAUTHORIZED and for_people(request) and request.method == "GET":
-        # Without the query: who comes to the login next is not always who searched for a name in it.
-        return RedirectResponse(f"/login?next={quote(request.url.path, safe='')}", HTTPStatus.SEE_OTHER)
+    if error.status == HTTPStatus.UNAUTHORIZED and for_people(request):
+        # Back to the page that a form was on: what it asked for has not been done, which that page shows. Without
+        # the query: who comes to the login next is not always who searched for a name in it.
+        sent_from = urlsplit(request.headers.get("referer", "")).path or "/"
+        where = request.url.path if request.method == "GET" else sent_from
+        return RedirectResponse(f"/login?next={quote(where, safe='')}", HTTPStatus.SEE_OTHER)
     return _told(request, error.status, error.detail, error.headers)
 
 
 def _told(request: Request, status: int, detail: str, headers: Mapping[str, str] | None = None) -> Response:
     if not for_people(request):
         return problem(status, detail, headers)
-    title = HTTPStatus(status).phrase
-    html = templating.render("error.html", status=status, title=title, detail=detail)
+    title = _TITLES.get(status, HTTPStatus(status).phrase)
+    # A form that was sent is for its sender to send again.
+    passes = status == HTTPStatus.SERVICE_UNAVAILABLE and request.method == "GET"
+    html = templating.render("error.html", status=status, title=title, detail=detail, passes=passes)
     return HTMLResponse(html, status, dict(headers or {}))
 
 

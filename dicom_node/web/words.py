@@ -35,6 +35,14 @@ def clock(at: datetime) -> str:
     return at.astimezone().strftime("%H:%M:%S")
 
 
+def clock_ms(at: datetime) -> str:
+    return f"{clock(at)}.{at.microsecond // 1000:03}"
+
+
+def day(at: datetime) -> str:
+    return at.astimezone().strftime("%Y-%m-%d")
+
+
 def moment(at: datetime) -> str:
     return at.astimezone().strftime("%Y-%m-%d %H:%M:%S")
 

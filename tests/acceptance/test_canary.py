@@ -373,6 +373,7 @@ def test_a_canary_patient_shows_nowhere_but_in_dicom_files_and_the_audit_trail(
     assert len(made) >= 8, "an object of each kind"
     assert {keyword for keywords in made.values() for keyword in keywords} <= COPIED
     assert {one.calling_ae for one in archive.received()} == {node.config.receive.ae_title}
+    _check_log_lines(node)
     _check_trail(node)
     _check_common_id(node)
 
@@ -425,6 +426,12 @@ def _through(node: Node, tiny_files: list[Path], tmp_path: Path) -> list[tuple[s
     ]
     assert said[-1].endswith(b"unbroken\n")
     return [(f"output {number}", text) for number, text in enumerate(said)]
+
+
+def _check_log_lines(node: Node) -> None:
+    """What the job pages show was among what was looked at: each role wrote some."""
+    kept = {path.name.split(".")[1] for path in (node.storage.root / "logs").glob("*/*.jsonl")}
+    assert kept >= {"receive", "work", "deliver"}
 
 
 def _check_trail(node: Node) -> None:

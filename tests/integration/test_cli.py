@@ -27,6 +27,7 @@ from dicom_node.db import Database, ReceivedInstance, ResultObject
 from dicom_node.engine import EngineClient
 from dicom_node.metrics.files import merged
 from dicom_node.storage import Storage
+from tests.dashboard import say
 from tests.fakes.ct import make_ct_series
 from tests.fakes.instances import fake_instance
 from tests.fakes.web import Asked, Said, serving
@@ -272,6 +273,19 @@ def test_a_job_is_shown_with_all_that_is_known(node: PreparedNode, run: Callable
     assert "evidence (archive): 1 of 1 instances by ORTHANC" in text
     for part in ("8.2 x 6.0", "0.91", "sr to pacs: waiting, 0 attempts", "job complete", "Research use"):
         assert part in text
+
+
+def test_the_log_lines_of_a_job_are_shown_one_a_line(node: PreparedNode, run: Callable[..., Ended]) -> None:
+    node.complete()
+    assert "no role has said anything" in run("jobs", "show", JOB, "-c", node.config, "--log").out
+    say(node.storage, JOB, "deliver", [(0.0, "WARNING", "object waiting", {"why": "long " * 40})], at=1.25)
+    say(node.storage, JOB, "work", [(0.5, "INFO", "job complete", {"objects": 2})], at=1.0)
+    shown = run("jobs", "show", JOB, "-c", node.config, "--log").out.splitlines()
+    assert [line.split(" ", 2)[2][:38] for line in shown] == [
+        f"warning deliver ct-node object waiting job={JOB}"[:38],
+        "info work ct-node job complete job=1.2.3"[:38],
+    ]
+    assert [line["at"] for line in run("jobs", "show", JOB, "-c", node.config, "--log", "--json").json] == [1.25, 1.5]
 
 
 @pytest.mark.parametrize("command", [["list"], ["show", JOB], ["retry", JOB], ["cancel", JOB]])

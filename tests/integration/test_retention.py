@@ -22,7 +22,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
-from dicom_node import engine, schema
+from dicom_node import engine, log_files, schema
 from dicom_node.audit import Event, Patient, Study, User, studies_deleted
 from dicom_node.config import SERIES_STATES, Config, RetentionConfig, SeriesState
 from dicom_node.db import Database
@@ -233,7 +233,10 @@ def test_leftovers_are_swept_once_they_are_old(
     stock.storage.write_result("1.2.8-0123456789abcdef", "manifest.json", b"its row is about to be made")
     (root / "discarded" / "half").mkdir(parents=True)
     (root / "incoming" / "1.3.7").mkdir()
-    for path, days in (("results/1.2.9-0123456789abcdef", 8), ("results/1.2.1-0000000000000000", 8),
+    for series_uid in ("1.2.1", "1.2.9", "1.2.8"):
+        (root / "logs" / series_uid).mkdir(parents=True)
+    for path, days in (("logs/1.2.1", 8), ("logs/1.2.9", 8), ("logs/1.2.8", 6),
+                       ("results/1.2.9-0123456789abcdef", 8), ("results/1.2.1-0000000000000000", 8),
                        ("results/1.2.8-0123456789abcdef", 6), ("incoming/1.3.7", 2),
                        ("incoming/1.3.1", 2)):  # fmt: skip
         os.utime(root / path, (clock.now - days * DAY_S,) * 2)
@@ -243,7 +246,19 @@ def test_leftovers_are_swept_once_they_are_old(
         "1.2.8-0123456789abcdef",
     ]
     assert [path.name for path in (root / "incoming").iterdir()] == ["1.3.1"]
+    assert sorted(path.name for path in (root / "logs").iterdir()) == ["1.2.1", "1.2.8"]
     assert list((root / "discarded").iterdir()) == []
+
+
+def test_log_lines_go_with_their_series(stock: Shelf, clock: Clock) -> None:
+    goes, stays = stock.add(1, "committed"), stock.add(2, "failed")
+    for series_uid in (goes, stays):
+        line = log_files.folder_of(stock.storage.root, series_uid) / "host.work.1.jsonl"
+        line.parent.mkdir(parents=True)
+        line.write_text("{}\n")
+    purger(stock).purge({"committed": clock.now + 1}, Kept(), why="age")
+    assert [path.name for path in (stock.storage.root / "logs").iterdir()] == [stays]
+    assert list((stock.storage.root / "discarded").iterdir()) == []
 
 
 # -- pressure ------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from itertools import islice
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 import sqlalchemy as sa
@@ -225,6 +226,47 @@ def test_a_login_ends_by_idling_and_by_its_age(web: Web) -> None:
         client.get("/api/v1/session")
     web.clock += 29 * 60
     assert client.get("/api/v1/session").status_code == 401, "longest_login_h is 12"
+
+
+OF_THE_PAGE = {"HX-Request": "true"}
+
+
+def test_what_an_open_page_asks_by_itself_keeps_no_login_alive(web: Web) -> None:
+    client = web.browser("anna")
+    for _ in range(6):
+        web.clock += 5 * 60
+        assert client.get("/", headers=OF_THE_PAGE).status_code == 200
+    web.clock += 60
+    assert client.get("/", headers=OF_THE_PAGE).status_code == 401, "idle_min is 30"
+    assert client.get("/events", headers={"Accept": "text/event-stream"}).status_code == 401
+
+
+@pytest.mark.parametrize("by", ["a page", "a form"])
+def test_what_its_user_does_keeps_a_login_alive(web: Web, by: str) -> None:
+    client = web.browser("anna")
+    web.clock += 29 * 60
+    if by == "a page":
+        client.get("/jobs")
+    else:
+        # By htmx as well, but somebody pressed a button.
+        client.post("/peers/pacs/echo", headers=OF_THE_PAGE)
+    web.clock += 29 * 60
+    assert client.get("/", headers=OF_THE_PAGE).status_code == 200
+
+
+def test_whose_login_ended_is_led_to_it_and_back_also_from_a_form(web: Web) -> None:
+    client = web.browser("anna", Accept="text/html")
+    web.clock += 31 * 60
+    job = f"/jobs/1.2-{'0' * 16}"
+    answer = client.post(f"{job}/retry", headers={"Referer": f"{client.base_url}{job}?level=error"})
+    assert (answer.status_code, answer.headers["location"]) == (
+        303,
+        f"/login?next={quote(job + '?level=error', safe='')}",
+    )
+    assert "Your login has ended" in client.get(answer.headers["location"]).text
+    assert log_in(client, "anna", to=f"{job}?level=error").headers["location"] == f"{job}?level=error"
+    client.post("/logout")
+    assert "has ended" not in client.get("/login").text
 
 
 def test_a_logout_ends_the_login_also_for_who_copied_the_cookie(web: Web) -> None:

@@ -23,6 +23,7 @@ from dicom_node.config import Config
 from dicom_node.config.masked import MASK, resolved
 from dicom_node.delivery import delivery_id
 from dicom_node.storage import Storage
+from tests.dashboard import say
 from tests.fakes.ct import HEADER
 from tests.peers import free_port
 from tests.unit.test_flow import CANARY, SERIES, SETTINGS, Node
@@ -55,6 +56,26 @@ def test_a_job_is_listed_and_shown_with_all_that_is_known_of_it(node: Node, web:
     for part in ("events", "deliveries", "findings", "objects"):
         assert client.get(f"/api/v1/jobs/{job_id}/{part}").json() == shown[part]
     assert client.get("/api/v1/jobs", params={"state": "failed"}).json()["jobs"] == []
+
+
+def test_log_lines_of_a_job_are_told_by_level_and_role(node: Node, web: Web) -> None:
+    job_id = node.complete()
+    for role, level in (("work", "INFO"), ("deliver", "WARNING"), ("deliver", "INFO")):
+        say(web.node.storage, job_id, role, [(0.0, level, f"{role} {level}", {"seconds": 1.5})])
+    client = web.token("viewer")
+    path = f"/api/v1/jobs/{job_id}/log"
+    told = client.get(path).json()
+    assert [line["message"] for line in told["lines"]] == ["work INFO", "deliver WARNING", "deliver INFO"]
+    first = told["lines"][0]
+    assert (first["role"], first["level"], first["host"], first["process"]) == ("work", "info", "ct-node", 4711)
+    assert first["values"] == {"job": job_id, "seconds": "1.5"}
+    assert [line["message"] for line in client.get(path, params={"role": "work"}).json()["lines"]] == ["work INFO"]
+    assert len(client.get(path, params={"level": "warning"}).json()["lines"]) == 1
+    last = client.get(path, params={"limit": 1}).json()
+    assert (last["lines"][0]["message"], last["earlier"]) == ("deliver INFO", 2)
+    assert client.get(f"/api/v1/jobs/1.2-{'0' * 16}/log").status_code == 404
+    assert client.get(path, params={"level": "loud"}).status_code == 422
+    assert web.client().get(path).status_code == 401
 
 
 def test_pages_lead_through_all_jobs_and_back(node: Node, web: Web) -> None:

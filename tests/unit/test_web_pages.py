@@ -41,9 +41,12 @@ def test_a_cards_headings_come_below_those_of_the_page() -> None:
     assert "<table>" in str(cards.markdown("| a |\n|---|\n| b |"))
 
 
-def test_the_vendored_script_is_the_one_that_was_pinned() -> None:
-    digest = hashlib.sha256((_VENDORED / "htmx-2.0.4.min.js").read_bytes()).hexdigest()
-    assert digest == "e209dda5c8235479f3166defc7750e1dbcd5a5c1808b7792fc2e6733768fb447"
+def test_the_vendored_scripts_are_those_that_were_pinned() -> None:
+    digests = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in _VENDORED.glob("*.js")}
+    assert digests == {
+        "htmx-2.0.4.min.js": "e209dda5c8235479f3166defc7750e1dbcd5a5c1808b7792fc2e6733768fb447",
+        "idiomorph-ext-0.7.3.min.js": "1589f425608653a841fa06ef2bb103a59e19f1e6d27064cff894d365efd6d948",
+    }
 
 
 def test_no_template_asks_another_host() -> None:
@@ -103,3 +106,24 @@ def test_all_clients_share_one_look_and_nobody_looks_without_them() -> None:
 
     asyncio.run(two_clients())
     assert len(asked) < 40
+
+
+def test_a_stream_ends_with_its_login_and_says_so_however_much_changes() -> None:
+    allowed = [True, True, False]
+    versions = iter(range(10**6))
+
+    async def stream_of_changes() -> list[str]:
+        events = Events(lambda: next(versions), every_s=0.001, beat_s=0.02)
+
+        def may() -> bool:
+            if len(allowed) == 2:
+                allowed.pop(0)
+                raise DatabaseUnavailable("away")
+            return allowed.pop(0)
+
+        return [said async for said in events.stream(may)]
+
+    said = asyncio.run(asyncio.wait_for(stream_of_changes(), 20))
+    assert said[-1] == "event: over\ndata: \n\n"
+    assert said.count(": still here\n\n") == 2, "one answer was yes, and to one nobody could answer"
+    assert "event: changed\ndata: \n\n" in said

@@ -105,4 +105,6 @@ def _refused(
 
 def _page(request: Request, to: str, problem: str | None = None, status: int = 200) -> HTMLResponse:
     oidc = the_node(request).config.web.oidc is not None
-    return HTMLResponse(templating.render("login.html", next=to, problem=problem, oidc=oidc), status)
+    # Who logs out loses the cookie; who has one still and is nobody stayed away for too long.
+    ended = cookie_name(the_caller(request).secure) in request.cookies
+    return HTMLResponse(templating.render("login.html", next=to, problem=problem, ended=ended, oidc=oidc), status)

@@ -97,7 +97,7 @@ def _look(request: Request) -> Principal | None:
         csrf = hmac.new(node.access.proxy_key, user.encode(), _HASH).hexdigest()
         return Principal(name=user, role=role, method="proxy", address=who.address, csrf=csrf)
     secret = request.cookies.get(cookie_name(who.secure))
-    return None if secret is None else _by_cookie(node, secret, who)
+    return None if secret is None else _by_cookie(node, secret, who, touch=not is_of_the_page(request))
 
 
 def _by_token(node: Node, token: str, who: Caller) -> Principal:
@@ -112,11 +112,28 @@ def _by_token(node: Node, token: str, who: Caller) -> Principal:
     return Principal(name=f"token:{name}", role=role, method="token", address=who.address)
 
 
-def _by_cookie(node: Node, secret: str, who: Caller) -> Principal | None:
+def is_of_the_page(request: Request) -> bool:
+    """Whether an open page asks by itself, to stay up to date: then nobody need be there, and the login's idle time
+    runs on. What people do is loading pages and sending forms."""
+    return request.method == "GET" and (
+        "hx-request" in request.headers or "text/event-stream" in request.headers.get("accept", "")
+    )
+
+
+def still_counts(request: Request, principal: Principal) -> bool:
+    """Whether the login that a request came with is not over yet. Asking does not prolong it."""
+    if principal.secret is None:
+        return True
+    return _by_cookie(the_node(request), principal.secret, the_caller(request), touch=False) is not None
+
+
+def _by_cookie(node: Node, secret: str, who: Caller, *, touch: bool) -> Principal | None:
     web = node.config.web
     if not _PRINTABLE.fullmatch(secret):
         return None
-    session = node.access.rows.session(secret, idle_s=60 * web.idle_min, longest_s=3600 * web.longest_login_h)
+    session = node.access.rows.session(
+        secret, idle_s=60 * web.idle_min, longest_s=3600 * web.longest_login_h, touch=touch
+    )
     if session is None:
         return None
     role = session.role

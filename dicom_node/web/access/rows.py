@@ -51,13 +51,13 @@ class AccessRows(LoginLimits):
             )  # fmt: skip
         return secret
 
-    def session(self, secret: str, *, idle_s: float, longest_s: float) -> Session | None:
-        """The login of this cookie; None once it is over."""
+    def session(self, secret: str, *, idle_s: float, longest_s: float, touch: bool = True) -> Session | None:
+        """The login of this cookie; None once it is over. touch: its user is there, so it idles no longer."""
         s, now = schema.web_session.c, self._now()
         row = self._one(sa.select(schema.web_session).where(s.token_sha256 == digest(secret)))
         if row is None or now - row["seen_at"] > idle_s or now - row["created_at"] > longest_s:
             return None
-        if now - row["seen_at"] > min(_SEEN_EVERY_S, idle_s / 4):
+        if touch and now - row["seen_at"] > min(_SEEN_EVERY_S, idle_s / 4):
             with self._begin() as connection:
                 connection.execute(
                     sa.update(schema.web_session).where(s.token_sha256 == digest(secret)).values(seen_at=now)

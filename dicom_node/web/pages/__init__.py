@@ -2,10 +2,10 @@
 
 from fastapi import APIRouter
 
-from dicom_node.web.pages import configuration, job, jobs, live, models, peers, today
+from dicom_node.web.pages import configuration, job, jobs, live, log, models, peers, today
 
 router = APIRouter(include_in_schema=False)
-for _subject in (today, jobs, job, peers, models, configuration, live):
+for _subject in (today, jobs, job, log, peers, models, configuration, live):
     router.include_router(_subject.router)
 
 __all__ = ["router"]

@@ -14,6 +14,7 @@ from dicom_node.quicklook.page import as_json, part
 from dicom_node.web.access.principal import Acts, Denied, Downloads, Looks, Principal, the_node
 from dicom_node.web.acts import Change, act, take_object
 from dicom_node.web.answers.job import NoSuchJob, one_job
+from dicom_node.web.pages.log import job_log, values
 from dicom_node.web.pages.page import page
 
 router = APIRouter()
@@ -39,6 +40,8 @@ def _job(
         ended=job.state in FINISHED,
         said=said,
         refused=refused,
+        log=job_log(the_node(request), job, request.query_params),
+        values_of=values,
     )
 
 

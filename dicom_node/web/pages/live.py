@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from fastapi import APIRouter, Request
 from fastapi.responses import Response, StreamingResponse
 
-from dicom_node.web.access.principal import Looks
+from dicom_node.web.access.principal import Looks, still_counts
 
 router = APIRouter()
 
@@ -14,4 +16,5 @@ router = APIRouter()
 async def events(request: Request, principal: Looks) -> Response:
     # No buffering by a proxy before us: nginx looks at this header.
     headers = {"x-accel-buffering": "no"}
-    return StreamingResponse(request.app.state.events.stream(), media_type="text/event-stream", headers=headers)
+    stream = request.app.state.events.stream(partial(still_counts, request, principal))
+    return StreamingResponse(stream, media_type="text/event-stream", headers=headers)
