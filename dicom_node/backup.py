@@ -7,6 +7,7 @@ again goes with them: who may log in, the salt of exported cases, the audit trai
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -31,6 +32,10 @@ _MANIFEST = "backup.json"
 _FOLDERS = ("journal", "incoming", "results")
 # In a backup: the folder of what the settings may place outside the storage root.
 _KEPT = "kept"
+# A file system of its own has it, and nobody made it.
+_NOBODYS = "lost+found"
+# For the roles' own writes to pass.
+_LOCK_WAIT_S = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,24 +56,22 @@ def backup(config: Config, out: Path) -> Backup:
         raise ConfigError(f"no node has run yet: storage.root {root} is not there")
     if out.resolve().is_relative_to(root.resolve()):
         raise ConfigError(f"{out} lies in storage.root: a backup belongs on another disk")
-    if out.exists() and any(out.iterdir()):
-        raise DicomNodeError(f"{out} is not empty: give a new folder for each backup")
-    out.mkdir(parents=True, exist_ok=True, mode=0o700)
-    out.chmod(0o700)  # it holds images of patients
     try:
+        if out.exists() and any(out.iterdir()):
+            raise DicomNodeError(f"{out} is not empty: give a new folder for each backup")
+        out.mkdir(parents=True, exist_ok=True, mode=0o700)
+        out.chmod(0o700)  # it holds images of patients
         made = _copied(config, out)
-    except OSError as err:
-        raise DicomNodeError(f"backup failed: {err.strerror}; {out} is not complete") from err
-    # Last: a folder without it is no backup.
-    _write_durably(out / _MANIFEST, json.dumps(asdict(made), indent=2).encode())
+        # Last: a folder without it is no backup.
+        _write_durably(out / _MANIFEST, json.dumps(asdict(made), indent=2).encode())
+    except (OSError, sqlite3.Error) as err:
+        raise DicomNodeError(f"backup failed: {_why(err)}; what lies in {out} is no backup") from err
     return made
 
 
 def _copied(config: Config, out: Path) -> Backup:
-    root, url, databases = config.storage.root, config.database_url(), {}
-    for path in _database_files(url):
-        _copy_database(path, out / path.name)
-        databases[path.name] = _sha256(out / path.name)
+    root, url = config.storage.root, config.database_url()
+    databases = _copy_databases(_database_files(url), out)
     count = size = 0
     # One after the other: what is listed last is what the copies before it can't lack.
     images = ((root / relative, out / "storage" / relative) for relative in _files(root))
@@ -102,31 +105,51 @@ def restore(config: Config, source: Path) -> Backup:
     whole."""
     form = _manifest(source)
     root, url = config.storage.root, config.database_url()
-    if root.exists() and any(root.iterdir()):
-        raise DicomNodeError(f"storage.root {root} is not empty: move it away first; nothing was changed")
-    targets = {path.name: path for path in _database_files(url)}
-    taken = [path for path in targets.values() if path.exists()]
-    if taken:
-        raise DicomNodeError(f"{taken[0]} exists: move it away first; nothing was changed")
-    if bool(targets) != bool(form.databases):
+    targets = _database_files(url)
+    _refuse_what_is_there(root, targets)
+    _refuse_what_is_not_whole(form, source)
+    if len(targets) != len(form.databases):
         raise DicomNodeError("the backup and the settings have different kinds of databases; nothing was changed")
+    try:
+        _put_all_back(config, source, dict(zip(form.databases, targets, strict=True)))
+    except OSError as err:
+        raise DicomNodeError(f"restore failed: {_why(err)}; empty {root} and try again: a part of it is there") from err
+    return form
+
+
+def _refuse_what_is_there(root: Path, databases: list[Path]) -> None:
+    if root.exists() and any(path.name != _NOBODYS for path in root.iterdir()):
+        raise DicomNodeError(f"storage.root {root} is not empty: move it away first; nothing was changed")
+    # SQLite would take the log of another database for that of the restored one.
+    for path in (Path(f"{database}{suffix}") for database in databases for suffix in ("", "-wal", "-shm")):
+        if path.exists():
+            raise DicomNodeError(f"{path} exists: move it away first; nothing was changed")
+
+
+def _refuse_what_is_not_whole(form: Backup, source: Path) -> None:
     for name, digest in form.databases.items():
         if not (source / name).is_file() or _sha256(source / name) != digest:
             raise DicomNodeError(f"{source / name} is not what was backed up; nothing was changed")
-    found = sum(1 for part in ("storage", _KEPT) for path in (source / part).rglob("*") if path.is_file())
-    if found != form.files:
-        raise DicomNodeError(f"{source} has {found} of {form.files} files; nothing was changed")
+    sizes = [
+        path.stat().st_size for part in ("storage", _KEPT) for path in (source / part).rglob("*") if path.is_file()
+    ]
+    if (len(sizes), sum(sizes)) != (form.files, form.bytes):
+        raise DicomNodeError(
+            f"{source} has {len(sizes)} of {form.files} files and {sum(sizes)} of {form.bytes} bytes: "
+            "it is not what was backed up; nothing was changed"
+        )
+
+
+def _put_all_back(config: Config, source: Path, databases: dict[str, Path]) -> None:
+    root = config.storage.root
     root.mkdir(parents=True, exist_ok=True, mode=0o750)
     for relative in _files(source / "storage"):
         _copy(source / "storage" / relative, root / relative)
     for name, place in _places(config).items():
         _put_back(source / _KEPT / name, place)
     # Last: a node without a database would begin anew, one without its files would be wrong.
-    by_place = dict(zip(sorted(form.databases), sorted(targets), strict=True))
-    for name, target in by_place.items():
-        targets[target].parent.mkdir(parents=True, exist_ok=True)
-        _copy(source / name, targets[target])
-    return form
+    for name, target in databases.items():
+        _copy(source / name, target)
 
 
 def _manifest(source: Path) -> Backup:
@@ -143,14 +166,49 @@ def _database_files(url: str) -> list[Path]:
     return [Path(str(sa.make_url(each).database)) for each in (url, engine_url(url))]
 
 
-def _copy_database(source: Path, target: Path) -> None:
-    """SQLite's online backup: one moment's state, whoever writes meanwhile."""
-    if not source.is_file():
-        raise DicomNodeError(f"{source} is not there: has the node run?")
-    with closing(sqlite3.connect(f"file:{source}?mode=ro", uri=True)) as live, closing(sqlite3.connect(target)) as copy:
-        live.backup(copy)
-        copy.execute("PRAGMA journal_mode=DELETE")
-    _flush(target)
+def _copy_databases(files: list[Path], out: Path) -> dict[str, str]:
+    """Their copies' SHA-256 by name, ours first: the order by which `restore` knows which is which."""
+    for path in files:
+        if not path.is_file():
+            raise DicomNodeError(f"{path} is not there: has the node run?")
+    digests = {}
+    with _snapshots(files) as snapshots:
+        for path, live in zip(files, snapshots, strict=True):
+            with closing(sqlite3.connect(out / path.name)) as copy:
+                live.backup(copy)
+                copy.execute("PRAGMA journal_mode=DELETE")
+            _flush(out / path.name)
+            digests[path.name] = _sha256(out / path.name)
+    return digests
+
+
+@contextlib.contextmanager
+def _snapshots(files: list[Path]) -> Iterator[list[sqlite3.Connection]]:
+    """Connections that read all of them as they are at one moment, whoever writes meanwhile.
+
+    That is what a crash at this moment would leave, from which the roles know how to go on. Of two moments, a delivery
+    that waits in our rows could be a done one to the engine, and nobody would ever send it.
+    """
+    with contextlib.ExitStack() as opened:
+        lives = [opened.enter_context(closing(_connection(path, "ro"))) for path in files]
+        with contextlib.ExitStack() as no_writer:
+            for path in files:
+                held = no_writer.enter_context(closing(_connection(path, "rw")))
+                held.execute("BEGIN IMMEDIATE")
+            for live in lives:
+                live.execute("BEGIN")
+                live.execute("SELECT count(*) FROM sqlite_master").fetchone()  # only now it begins
+        yield lives
+
+
+def _connection(path: Path, mode: str) -> sqlite3.Connection:
+    return sqlite3.connect(
+        f"{path.absolute().as_uri()}?mode={mode}", uri=True, timeout=_LOCK_WAIT_S, isolation_level=None
+    )
+
+
+def _why(err: Exception) -> str:
+    return (err.strerror if isinstance(err, OSError) else None) or str(err)
 
 
 def _files(root: Path) -> Iterator[Path]:

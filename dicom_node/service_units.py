@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+
+import sqlalchemy as sa
 
 from dicom_node.config import Config
 from dicom_node.errors import ConfigError, DicomNodeError
@@ -15,13 +18,17 @@ _UNITS = "/etc/systemd/system"
 _PLACES = {".service": _UNITS, ".target": _UNITS}
 _COMMAND, _CONFIG, _ROOT = "/opt/dicom-node/.venv/bin/dicom-node", "/etc/dicom-node/config.yaml", "/var/lib/dicom-node"
 _LOW_PORT = "low-port.conf"
+# What ProtectHome=yes leaves nothing of.
+_HOMES = (Path("/home"), Path("/root"), Path("/run/user"))
+# Of the shipped units; beside work.drain_s a role takes some seconds for its last files, rows and words.
+_STOP_S, _BESIDE_DRAIN_S = 90, 30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Installation:
     """command, config, root: absolute paths. workers: instances of dicom-node-work@. low_port: a port below 1024.
 
-    also: absolute folders outside root that the roles write to.
+    also: absolute folders outside root that the roles write to. stop_s: how long a role may take to end.
     """
 
     command: Path
@@ -30,6 +37,7 @@ class Installation:
     workers: tuple[str, ...]
     low_port: bool
     also: tuple[Path, ...] = ()
+    stop_s: int = _STOP_S
 
     def __post_init__(self) -> None:
         for path in (self.command, self.config, self.root, *self.also):
@@ -51,12 +59,30 @@ class Installation:
             workers=instances or (config.work.device.removeprefix("cuda:"),),
             low_port=any(port is not None and 0 < port < 1024 for port in ports),
             also=_beyond_root(config),
+            stop_s=max(_STOP_S, math.ceil(config.work.drain_s) + _BESIDE_DRAIN_S),
         )
+
+    def hidden(self) -> list[Path]:
+        """What a unit needs and would not find: it sees no home."""
+        needed = (
+            self.command,
+            self.command.resolve(),
+            Path(sys.executable).resolve(),
+            self.config,
+            self.root,
+            *self.also,
+        )
+        found = [path for path in needed if any(path.is_relative_to(home) for home in _HOMES)]
+        return list(dict.fromkeys(found))
 
 
 def _beyond_root(config: Config) -> tuple[Path, ...]:
     """Where the settings have the roles write, but below storage.root. web.users_file is none: no role writes it."""
     folders = [config.metrics_folder()]
+    url = config.database_url()
+    if url.startswith("sqlite"):
+        # The engine's file, both logs and the locks come beside it.
+        folders.append(Path(str(sa.make_url(url).database)).parent)
     if config.audit.file and config.audit.folder is not None:
         folders.append(config.audit.folder)
     return tuple(dict.fromkeys(one for one in folders if not one.is_relative_to(config.storage.root)))
@@ -99,6 +125,7 @@ def _with_paths(text: str, installation: Installation) -> str:
         text = text.replace(shipped, str(here))
     written = " ".join(str(folder) for folder in (installation.root, *installation.also))
     text = text.replace(f"ReadWritePaths={installation.root}\n", f"ReadWritePaths={written}\n")
+    text = text.replace(f"TimeoutStopSec={_STOP_S}\n", f"TimeoutStopSec={installation.stop_s}\n")
     workers = " ".join(f"dicom-node-work@{worker}.service" for worker in installation.workers)
     return text.replace("dicom-node-work@0.service", workers)
 
@@ -129,8 +156,10 @@ def write(files: dict[str, str], prefix: Path | None) -> list[Path]:
 
 
 def next_steps(installation: Installation) -> str:
+    hidden = ", ".join(map(str, installation.hidden()))
     return (
-        "now:\n"
+        (f"careful: ProtectHome= hides {hidden} from the units: install elsewhere, as to /opt\n" if hidden else "")
+        + "now:\n"
         "  systemd-sysusers && systemd-tmpfiles --create\n"
         f"  chgrp dicom-node {installation.config} && chmod 640 {installation.config}\n"
         "  systemctl daemon-reload\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -13,6 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from dicom_node.config import load_config
+from dicom_node.errors import ConfigError
 from dicom_node.notify import SOCKET
 from dicom_node.roles import SUPERVISED, hangup_held_back
 
@@ -95,11 +98,17 @@ class Supervisor:
         )
         child.pause_s = min(LONGEST_PAUSE_S, child.pause_s * 2)
 
+    def _longest_drain_s(self) -> float:
+        """The roles may have taken a longer one over since: each ends by its own, and is killed only after both."""
+        with contextlib.suppress(ConfigError):
+            return max(self._drain_s, load_config(self._config_path).work.drain_s)
+        return self._drain_s
+
     def _end_all(self) -> None:
         running = [child.process for child in self._children if child.process is not None]
         for process in running:
             process.terminate()
-        deadline = time.monotonic() + self._drain_s + 15.0
+        deadline = time.monotonic() + self._longest_drain_s() + 15.0
         for process in running:
             try:
                 process.wait(max(0.1, deadline - time.monotonic()))

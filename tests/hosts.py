@@ -38,6 +38,11 @@ class Host:
         self._running: list[subprocess.Popen[bytes]] = []
         self.mount = ":"
 
+    @property
+    def namespace(self) -> Path:
+        """Its network, for what enters it by itself."""
+        return Path("/run/netns") / self._namespace
+
     def inside(self, *command: str) -> list[str]:
         """The same command, run on this host."""
         return self._inside(_ONCE, command)

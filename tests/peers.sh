@@ -1,13 +1,13 @@
 #!/bin/sh
-# Install the third-party parts that tests run against: systemd-analyze, Orthanc, DCMTK, PostgreSQL, PixelMed's SR validator,
-# rsyslog, promtool, HAProxy before several receivers, GlusterFS under them, the viewer OHIF with the nginx and the
-# Chromium that it needs, and axe-core, which judges the pages' accessibility.
+# Install the third-party parts that tests run against: systemd-analyze, systemd-nspawn, Orthanc, DCMTK, PostgreSQL,
+# PixelMed's SR validator, rsyslog, promtool, HAProxy before several receivers, GlusterFS under them, the viewer OHIF
+# with the nginx and the Chromium that it needs, and axe-core, which judges the pages' accessibility.
 # Does nothing where they are installed; needs root or sudo for what is not.
 set -eu
 
 packages="orthanc orthanc-dicomweb orthanc-gdcm dcmtk postgresql rsyslog rsyslog-gnutls"
 packages="$packages libpixelmed-java pixelmed-apps libsaxonhe-java default-jre-headless"
-packages="$packages nginx-light chromium systemd prometheus haproxy iproute2"
+packages="$packages nginx-light chromium systemd systemd-container prometheus haproxy iproute2"
 packages="$packages glusterfs-server glusterfs-client"
 
 ohif_version=3.13.2

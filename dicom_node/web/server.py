@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import socket
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,6 +30,8 @@ log = logging.getLogger(__name__)
 _LAST_WORD_S = 3
 # Beyond it a connection is answered 503; each open page holds one for its events.
 _MOST_AT_ONCE = 200
+# A loop that did not turn for so long serves nobody any more. No handler holds it up: each runs in a thread.
+_HUNG_S = 30.0
 
 
 def web(config: Config, stop: roles.Stop, *, source: Path | None = None) -> None:
@@ -74,7 +77,7 @@ def web(config: Config, stop: roles.Stop, *, source: Path | None = None) -> None
         auditor.write(application_started("web"))
         auditor.start()
         log.info("serving", extra={"action": "ready", "address": address, "tls": config.web.tls is not None})
-        life.ready(f"serves {address}", healthy=thread.is_alive, apply=take_over)
+        life.ready(f"serves {address}", healthy=lambda: thread.is_alive() and server.turns(), apply=take_over)
 
         def watch() -> None:
             life.beat(stop.reload_asked)
@@ -111,7 +114,23 @@ def _someone_may_log_in(node: Node) -> None:
     log.warning("no users yet: dicom-node user add NAME --role admin", extra={"action": "no users"})
 
 
-def _server(node: Node, app: FastAPI) -> uvicorn.Server:
+class _Server(uvicorn.Server):
+    """Knows when its loop last turned."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._turned_at = time.monotonic()
+
+    async def on_tick(self, counter: int) -> bool:
+        """Ten times a second, by uvicorn's main loop."""
+        self._turned_at = time.monotonic()
+        return await super().on_tick(counter)
+
+    def turns(self) -> bool:
+        return time.monotonic() - self._turned_at < _HUNG_S
+
+
+def _server(node: Node, app: FastAPI) -> _Server:
     web = node.config.web
     settings = uvicorn.Config(
         app,
@@ -131,7 +150,7 @@ def _server(node: Node, app: FastAPI) -> uvicorn.Server:
     settings.load()
     if web.tls is not None:
         settings.ssl = tls_context(web.tls)
-    return uvicorn.Server(settings)
+    return _Server(settings)
 
 
 def _listen(web: WebConfig) -> socket.socket:

@@ -147,7 +147,7 @@ def test_migrating_again_changes_nothing(database: Database) -> None:
     record(database, received())
     database.migrate()
     assert len(database.instances(SERIES)) == 1
-    assert database.check().endswith("schema 0010_login_tries")
+    assert database.check().endswith("schema 0011_roles")
 
 
 def test_a_ledger_of_the_first_schema_keeps_its_rows_and_can_hold_what_is_committed(url: str) -> None:
@@ -195,7 +195,7 @@ def test_check_says_what_answers_before_and_after_the_first_start(url: str) -> N
     database = Database(url)
     assert "made at the first start" in database.check()
     database.migrate()
-    assert database.check() == f"{database.engine.dialect.name}, schema 0010_login_tries"
+    assert database.check() == f"{database.engine.dialect.name}, schema 0011_roles"
     database.close()
 
 

@@ -3,8 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0010_roles"
-down_revision = "0009_corrections"
+revision = "0011_roles"
+down_revision = "0010_login_tries"
 
 
 def upgrade() -> None:
