@@ -7,8 +7,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +20,7 @@ from dicom_node.db import Database, Row
 from dicom_node.manifest import manifest_sha256
 from dicom_node.storage import Storage
 from dicom_node.summary import job_summary
+from tests import forks
 from tests.peers import free_port
 
 TINY = Path(__file__).parent / "data" / "tiny_chest_64"
@@ -80,17 +79,15 @@ class Node:
         self.config: Config = load_config(self.config_path)
         self.storage = Storage(self.config.storage.root)
         self.database = Database(self.config.database_url())
-        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.processes: dict[str, forks.Forked] = {}
 
     def start(self, *roles: str) -> None:
         """Start roles and wait until each says that it is ready. "work:name" is a worker of that name."""
         before = {role: self.log(role).count(READY) for role in roles}
         for role in roles:
             word, _, name = role.partition(":")
-            command = [sys.executable, "-m", "dicom_node", word, "--config", str(self.config_path)]
-            command += ["--name", name] if name else []
-            with self._log_path(role).open("ab") as log:
-                self.processes[role] = subprocess.Popen(command, stdout=log, stderr=log)
+            words = [word, "--config", str(self.config_path), *(["--name", name] if name else [])]
+            self.processes[role] = forks.start(*words, log=self._log_path(role))
         for role in roles:
             self.wait(lambda role=role: self.log(role).count(READY) > before[role], role)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import importlib.metadata
 import json
 import os
 import queue
@@ -35,6 +36,15 @@ def tool(name: str) -> str | None:
     """A Debian tool by its full path: pynetdicom installs commands of the same names into a venv."""
     path = Path("/usr/bin") / name
     return str(path) if path.exists() else None
+
+
+def packaged(name: str) -> Path:
+    """A program of dicom3tools or dcmqi itself. The commands of those packages start a Python first, each time."""
+    for package in ("dicom3tools", "dcmqi"):
+        path = Path(str(importlib.metadata.distribution(package).locate_file(f"{package}/bin/{name}")))
+        if path.exists():
+            return path
+    raise FileNotFoundError(name)
 
 
 class Orthanc:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,7 +14,9 @@ from dicom_node import present
 from dicom_node.cli.common import DEFAULT_CONFIG, ConfigOption, JsonOption, out, print_json
 from dicom_node.cli.state import rows
 from dicom_node.errors import ConfigError, DicomNodeError
-from dicom_node.reviews import Reviews, newest_corrections, shown
+
+if TYPE_CHECKING:
+    from dicom_node.reviews import Reviews
 
 corrections_app = typer.Typer(help="Results that a radiologist corrected and a peer sent back.", no_args_is_help=True)
 cases_app = typer.Typer(help="Training cases made of corrected results.", no_args_is_help=True)
@@ -28,6 +30,7 @@ def add_to(app: typer.Typer) -> None:
 @contextmanager
 def reviews(config: Path) -> Iterator[Reviews]:
     """What a node that exists knows of corrections."""
+    from dicom_node.reviews import Reviews
     from dicom_node.storage import Storage
 
     with rows(config) as (settings, database):
@@ -45,6 +48,8 @@ def corrections_list(
 
     Example: dicom-node corrections list --job 0123456789abcdef
     """
+    from dicom_node.reviews import newest_corrections
+
     with reviews(config) as known:
         job_id = None if job is None else known.database.find_job(job)
         found = newest_corrections(known.database, job_id=job_id, limit=limit)
@@ -64,6 +69,8 @@ def corrections_show(
 
     Example: dicom-node corrections show 4711
     """
+    from dicom_node.reviews import shown
+
     with reviews(config) as known:
         row = known.database.correction(correction)
         if row is None:

@@ -10,8 +10,7 @@ import typer
 
 from dicom_node import logs, present
 from dicom_node.cli.common import DEFAULT_CONFIG, ConfigOption, JsonOption, out, print_json
-from dicom_node.config import Config, load_config
-from dicom_node.config.masked import resolved
+from dicom_node.config import load_config
 from dicom_node.profiles import BUILT_IN_PROFILES
 
 
@@ -26,6 +25,7 @@ def check(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) ->
     Example: dicom-node check --config config.yaml
     """
     from dicom_node.check import check as run_check
+    from dicom_node.config.masked import resolved
     from dicom_node.web.check import check_web
 
     settings = load_config(config)
@@ -34,7 +34,7 @@ def check(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) ->
     if as_json:
         print_json({"config": resolved(settings), "items": [asdict(item) for item in items]})
     else:
-        _print_resolved(settings)
+        _print_resolved(resolved(settings))
         for item in items:
             fine = "[yellow]look[/yellow]" if item.warns else "[green]ok  [/green]"
             mark = fine if item.ok else "[red]FAIL[/red]"
@@ -44,10 +44,10 @@ def check(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) ->
         raise typer.Exit(1)
 
 
-def _print_resolved(settings: Config) -> None:
+def _print_resolved(settings: dict[str, Any]) -> None:
     import yaml
 
-    out.print(yaml.safe_dump(_given(resolved(settings)), sort_keys=False), markup=False, highlight=False)
+    out.print(yaml.safe_dump(_given(settings), sort_keys=False), markup=False, highlight=False)
 
 
 def _given(value: Any) -> Any:

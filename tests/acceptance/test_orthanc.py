@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import pydicom
 import pytest
 
 from tests.node import Node
-from tests.peers import Orthanc, tool
+from tests.peers import Orthanc, packaged, tool
 
 pytestmark = pytest.mark.peers
 
@@ -87,9 +86,7 @@ def test_the_archives_copy_validates_and_reads_back(
     for modality, dataset in stored.items():
         path = tmp_path / f"{modality}.dcm"
         dataset.save_as(path, enforce_file_format=True)
-        said = subprocess.run(
-            [str(Path(sys.executable).with_name("dciodvfy")), str(path)], capture_output=True, text=True, check=False
-        )
+        said = subprocess.run([packaged("dciodvfy"), path], capture_output=True, text=True, check=False)
         errors = [line for line in (said.stdout + said.stderr).splitlines() if line.startswith("Error")]
         assert errors == [], modality
     dump = subprocess.run(

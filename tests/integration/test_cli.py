@@ -202,6 +202,14 @@ def test_the_version_is_printed() -> None:
     assert (done.returncode, done.stdout.strip(), done.stderr) == (0, dicom_node.__version__, "")
 
 
+def test_the_command_line_itself_loads_neither_dicom_nor_databases() -> None:
+    """A role's start and every look at a job wait for it."""
+    heavy = ("pydicom", "highdicom", "sqlalchemy", "dbos", "torch", "fastapi", "requests")
+    code = f"import sys, dicom_node.cli; print([name for name in {heavy!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
 @pytest.mark.parametrize(
     "args",
     [

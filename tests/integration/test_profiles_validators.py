@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -40,7 +39,7 @@ from dicom_node.results.reading import Reading
 from dicom_node.series import read_series, to_volume
 from tests.fakes.ct import make_ct_series
 from tests.fakes.findings import JOB, ball, detection_of
-from tests.peers import Orthanc, run_orthanc
+from tests.peers import Orthanc, packaged, run_orthanc
 from tests.pixelmed import complaints_in, needs_pixelmed, verdicts_on
 
 # pydicom 3.0 has no name for it yet.
@@ -170,11 +169,6 @@ def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def tool(name: str) -> Path:
-    """A program that came with the test requirements."""
-    return Path(sys.executable).parent / name
-
-
 def not_the_tools_own(lines: Sequence[str]) -> list[str]:
     return [line for line in lines if line.strip() and not any(text in line for text in TOOLS_OWN)]
 
@@ -197,7 +191,7 @@ def test_objects_of_all_profiles_can_meet_in_one_archive(matrix: Matrix) -> None
 
 def test_dciodvfy_finds_no_error(matrix: Matrix) -> None:
     for one in matrix.all():
-        said = run(tool("dciodvfy"), "-new", one.path).stderr.splitlines()
+        said = run(packaged("dciodvfy"), "-new", one.path).stderr.splitlines()
         iod = IODS[one.sop_class_uid]
         assert iod in said, one.path
         if one.refers_to_label_map:
@@ -210,7 +204,7 @@ def test_dciodvfy_finds_no_error(matrix: Matrix) -> None:
 def test_dcentvfy_finds_one_patient_one_study_and_every_reference(matrix: Matrix, situation: str) -> None:
     # Profiles that come to the same bytes share an object.
     files = {str(one.ds.SOPInstanceUID): one.path for one in matrix.objects[situation]}
-    said = run(tool("dcentvfy"), *matrix.ct, *files.values()).stderr.splitlines()
+    said = run(packaged("dcentvfy"), *matrix.ct, *files.values()).stderr.splitlines()
     assert [line for line in said if line.startswith("Error")] == []
 
 
@@ -272,7 +266,7 @@ def test_dcmqi_reads_the_voxels_of_each_binary_seg(matrix: Matrix, tmp_path: Pat
     for one in binary:
         folder = tmp_path / one.path.stem
         folder.mkdir()
-        done = run(tool("segimage2itkimage"), "--inputDICOM", one.path, "--outputDirectory", folder, "-t", "nii")
+        done = run(packaged("segimage2itkimage"), "--inputDICOM", one.path, "--outputDirectory", folder, "-t", "nii")
         assert done.returncode == 0, done.stderr
         groups = json.loads((folder / "meta.json").read_text())["segmentAttributes"]
         for file, group in enumerate(groups, start=1):
@@ -315,7 +309,7 @@ def test_dcmqi_reads_the_numbers_of_each_report(matrix: Matrix, tmp_path: Path) 
     for one in matrix.of(Comprehensive3DSRStorage, situation="found"):
         to = tmp_path / f"{one.path.stem}.json"
         # The exit status is 0 for a broken report too: only what it read counts.
-        run(tool("tid1500reader"), "--inputDICOM", one.path, "--outputMetadata", to)
+        run(packaged("tid1500reader"), "--inputDICOM", one.path, "--outputMetadata", to)
         groups = [g for g in json.loads(to.read_text())["Measurements"] if "ReferencedSegment" in g]
         if not one.profiles <= {name for name, profile in PROFILES.items() if profile.segmentation == "none"}:
             assert [g["ReferencedSegment"] for g in groups] == [1, 2], one.path

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import subprocess
-import sys
 from io import BytesIO
 from pathlib import Path
 
@@ -80,7 +79,7 @@ def said(*command: str | Path) -> str:
 @pytest.mark.parametrize("source", ["reading", "of_frames"])
 def test_dciodvfy_has_nothing_to_say(source: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     for name, ds in objects_of(request.getfixturevalue(source)).items():
-        lines = said(Path(sys.executable).parent / "dciodvfy", written(ds, tmp_path)).splitlines()
+        lines = said(peers.packaged("dciodvfy"), written(ds, tmp_path)).splitlines()
         unexpected = [line for line in lines if not EXPECTED.match(line)]
         assert len(unexpected) == 1, (name, unexpected)  # the name of the IOD
 

@@ -6,7 +6,6 @@ import json
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -42,6 +41,7 @@ from tests.fakes.ct import PRONE, make_ct_series
 from tests.fakes.enhanced import make_enhanced_ct, make_legacy_ct
 from tests.fakes.findings import JOB, ball, detection_of, finding_of
 from tests.fakes.pictures import pictures_of
+from tests.peers import packaged
 from tests.pixelmed import complaints_in, needs_pixelmed, verdicts_on
 
 # The tool knows neither private coding schemes nor UTF-8, and wants what an empty study date cannot give.
@@ -76,11 +76,6 @@ def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [str(part) for part in command], capture_output=True, text=True, errors="replace", timeout=120, check=False
     )
-
-
-def tool(name: str) -> Path:
-    """A program that came with the test requirements."""
-    return Path(sys.executable).parent / name
 
 
 def two_nodules(volume: Volume) -> tuple[Finding, ...]:
@@ -212,7 +207,7 @@ def build_case(
 
 def test_dciodvfy_finds_no_error(case: Case) -> None:
     for kind, file in case.files.items():
-        said = run(tool("dciodvfy"), "-new", file).stderr.splitlines()
+        said = run(packaged("dciodvfy"), "-new", file).stderr.splitlines()
         sop_class = pydicom.dcmread(file, specific_tags=["SOPClassUID"]).SOPClassUID
         iod = "Segmentation" if kind in SEGMENTATIONS else REPORT_IODS[sop_class]
         assert iod in said
@@ -222,7 +217,7 @@ def test_dciodvfy_finds_no_error(case: Case) -> None:
 def test_dcentvfy_finds_every_reference_and_one_patient(case: Case) -> None:
     # Where findings overlap, the label map is the very BINARY object.
     results = {file.read_bytes(): file for file in case.files.values()}.values()
-    said = run(tool("dcentvfy"), *case.ct, *results).stderr.splitlines()
+    said = run(packaged("dcentvfy"), *case.ct, *results).stderr.splitlines()
 
     predecessor = "Missing SOPInstanceUID that was referenced - 1.2.9 for file"
     errors = [line for line in said if line.startswith("Error") and predecessor not in line]
@@ -260,7 +255,9 @@ def test_dsrdump_prints_reports_that_a_person_can_read(case: Case) -> None:
 
 @pytest.mark.parametrize("kind", SEGMENTATIONS)
 def test_dcmqi_reads_the_voxels_where_they_lay(case: Case, tmp_path: Path, kind: str) -> None:
-    done = run(tool("segimage2itkimage"), "--inputDICOM", case.files[kind], "--outputDirectory", tmp_path, "-t", "nii")
+    done = run(
+        packaged("segimage2itkimage"), "--inputDICOM", case.files[kind], "--outputDirectory", tmp_path, "-t", "nii"
+    )
     assert done.returncode == 0, done.stderr
 
     groups = json.loads((tmp_path / "meta.json").read_text())["segmentAttributes"]
@@ -288,7 +285,7 @@ def points(positions_mm: Any) -> set[tuple[float, ...]]:
 
 def read_by_dcmqi(file: Path, to: Path) -> dict[str, Any]:
     # The exit status is 0 for a broken report too: only what it read counts.
-    run(tool("tid1500reader"), "--inputDICOM", file, "--outputMetadata", to)
+    run(packaged("tid1500reader"), "--inputDICOM", file, "--outputMetadata", to)
     read: dict[str, Any] = json.loads(to.read_text())
     return read
 
@@ -420,7 +417,7 @@ def test_real_chest_gives_valid_results(shared_data: Path, tmp_path: Path) -> No
     case = build_case(tmp_path, ct, lambda volume: (ball(volume, (40, 30, 18), 15.0),), limits)
 
     for kind, file in case.files.items():
-        said = run(tool("dciodvfy"), "-new", file).stderr.splitlines()
+        said = run(packaged("dciodvfy"), "-new", file).stderr.splitlines()
         assert not [line for line in said if line.startswith("Error")], kind
 
 
@@ -476,5 +473,5 @@ def test_the_self_check_sees_each_lack_that_dciodvfy_sees(tmp_path: Path, empty:
             ds = spoiled(made.ds, place, empty=empty)
             if is_silent(Made(kind=made.kind, ds=ds)):
                 (tmp_path / "x.dcm").write_bytes(to_bytes(ds))
-                said = run(tool("dciodvfy"), "-new", tmp_path / "x.dcm").stderr
+                said = run(packaged("dciodvfy"), "-new", tmp_path / "x.dcm").stderr
                 assert [line for line in said.splitlines() if line.startswith("Error")] == [], (made.kind, place)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from dicom_node import conformance
+from dicom_node import cli, conformance
 from dicom_node.config import ReceiveConfig, ReceiveTLS
 from dicom_node.conformance import settings
 from dicom_node.conformance.document import Table, fill
@@ -220,12 +219,16 @@ def test_no_sample_value_passes_for_a_fixed_one(tables: dict[str, Any]) -> None:
         assert not re.search(r"model \d|evidence|Sample\^|text \d|2\.25\.\d", json.dumps(tables[name]))
 
 
-def test_command_prints_statement_and_tables() -> None:
-    run = [sys.executable, "-m", "dicom_node", "conformance"]
-    said = subprocess.run(run, capture_output=True, text=True, check=True)
-    assert said.stdout == conformance.statement()
-    said = subprocess.run([*run, "--json"], capture_output=True, text=True, check=True)
-    assert json.loads(said.stdout) == conformance.tables()
+@pytest.mark.parametrize("words", [[], ["--json"]], ids=" ".join)
+def test_command_prints_statement_and_tables(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["dicom-node", "conformance", *words])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 0
+    said = capsys.readouterr().out
+    assert json.loads(said) == conformance.tables() if words else said == conformance.statement()
 
 
 # -- the document itself -------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from dicom_node.series import read_series, to_volume
 from tests.fakes.corrected import circle_mm, corrected_seg, images_of, measured, structure_set
 from tests.fakes.ct import make_ct_series
 from tests.fakes.findings import ball_mask
+from tests.peers import packaged
 
 SPACING = (1.7, 0.61, 0.83)
 UIDS = ("2.25.1", "2.25.2")
@@ -103,7 +104,6 @@ def test_a_finding_that_was_joined_to_another_is_not_called_false(scene: Scene) 
 
 def test_dcmqi_s_segmentation_is_read_where_itk_turned_its_slices(scene: Scene, tmp_path: Path) -> None:
     import json
-    import sys
 
     import SimpleITK as sitk  # noqa: N813
 
@@ -123,7 +123,7 @@ def test_dcmqi_s_segmentation_is_read_where_itk_turned_its_slices(scene: Scene, 
     }  # fmt: skip
     (tmp_path / "meta.json").write_text(json.dumps(meta))
     command = [
-        str(Path(sys.executable).parent / "itkimage2segimage"), "--inputImageList", str(tmp_path / "label.nrrd"),
+        str(packaged("itkimage2segimage")), "--inputImageList", str(tmp_path / "label.nrrd"),
         "--inputDICOMDirectory", str(scene.paths[0].parent), "--inputMetadata", str(tmp_path / "meta.json"),
         "--outputDICOM", str(tmp_path / "seg.dcm"),
     ]  # fmt: skip

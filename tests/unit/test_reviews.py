@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
@@ -15,7 +14,9 @@ import pydicom
 import pytest
 import sqlalchemy as sa
 from pydicom.dataset import Dataset
+from typer.testing import CliRunner
 
+import training.cli
 from dicom_node.cases import Exported, export_cases
 from dicom_node.cases.pseudonyms import Pseudonyms, read_salt
 from dicom_node.config import Config
@@ -25,6 +26,7 @@ from dicom_node.reviews import shown
 from dicom_node.summary import job_summary
 from tests.fakes.corrected import corrected_seg, images_of, structure_set
 from tests.fakes.ct import HEADER, make_ct_series
+from tests.peers import packaged
 from tests.unit.test_flow import SETTINGS, FakeRun, Node
 
 CANARY = "Zebrafinch"
@@ -387,9 +389,8 @@ def test_exported_objects_satisfy_dciodvfy(node: Node, tmp_path: Path) -> None:
     corrected_node(node)
     export(node, tmp_path / "out")
     files = sorted((tmp_path / "out").rglob("*.dcm"))
-    tool = Path(sys.executable).parent / "dciodvfy"
     for path in (files[0], files[-1]):
-        done = subprocess.run([tool, path], capture_output=True, text=True, timeout=60)
+        done = subprocess.run([packaged("dciodvfy"), path], capture_output=True, text=True, timeout=60)
         errors = [line for line in (done.stdout + done.stderr).splitlines() if line.startswith("Error")]
         assert errors == [], path.name
 
@@ -460,19 +461,18 @@ def test_training_prepares_what_was_exported_from_a_real_scan(make: Callable[...
     send(node, corrected_seg(images_of(files), [("mine", "", nodule)]))
     made = export(node, tmp_path / "out")
     assert made.left_out == {}
-    command = [
-        sys.executable, "-m", "training", "prepare", "--source", str(tmp_path / "out"), "--layout", "dicom",
-        "--cache", str(tmp_path / "cache"), "--recipe", str(Path(__file__).parents[2] / "training" / "small.yaml"),
-    ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
-    assert done.returncode == 0, done.stdout + done.stderr
+    words = (
+        "prepare", "--source", str(tmp_path / "out"), "--layout", "dicom", "--cache", str(tmp_path / "cache"),
+        "--recipe", str(Path(__file__).parents[2] / "training" / "small.yaml"), "--workers", "1",
+    )  # fmt: skip
+    done = CliRunner().invoke(training.cli.app, words, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
     [form] = [json.loads(path.read_text()) for path in (tmp_path / "cache").glob("*/case.json")]
     assert (len(form["nodules"]), len(form["ignored"])) == (1, 1)
 
 
 def test_the_commands_list_show_and_export_and_the_audit_trail_knows(node: Node, tmp_path: Path) -> None:
     import yaml
-    from typer.testing import CliRunner
 
     from dicom_node.cli import app
 

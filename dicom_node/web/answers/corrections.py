@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from dicom_node.db import Database
-from dicom_node.reviews import corrections_of, shown
+from dicom_node.reviews import corrections_of, newest_corrections
 from dicom_node.web.answers.form import Form, moment
 
 
@@ -33,7 +33,7 @@ class Correction(Form):
 
 def corrections(database: Database, limit: int) -> list[Correction]:
     """The newest."""
-    return [_form(shown(row)) for row in database.corrections(limit=limit)]
+    return [_form(each) for each in newest_corrections(database, limit=limit)]
 
 
 def corrections_of_job(database: Database, job_id: str) -> list[Correction]:
