@@ -26,8 +26,8 @@ from dicom_node import engine, schema
 from dicom_node.audit import Event, Patient, Study, User, studies_deleted
 from dicom_node.config import SERIES_STATES, Config, RetentionConfig, SeriesState
 from dicom_node.db import Database
-from dicom_node.errors import StorageError
 from dicom_node.engine import EngineClient
+from dicom_node.errors import StorageError
 from dicom_node.purges import Kept
 from dicom_node.retention import DAY_S, LOCK, Gone, Purged, Purger, audited, due_by_age, due_under_pressure, kept
 from dicom_node.retention_schedule import RetentionSchedule
