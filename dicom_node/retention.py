@@ -20,7 +20,7 @@ from dicom_node.audit import Audit, Patient, Study, User, studies_deleted
 from dicom_node.config import Config, RetentionConfig, SeriesState
 from dicom_node.db import Database, Row
 from dicom_node.discarded import Discarded
-from dicom_node.errors import DicomNodeError
+from dicom_node.errors import DicomNodeError, StorageError
 from dicom_node.locks import try_lock
 from dicom_node.log_files import FOLDER as LINES
 from dicom_node.log_files import old_folders
@@ -150,7 +150,7 @@ class Purger:
     ) -> Purged:
         """Delete what is `purgeable`, in its order, until that is `enough`, or not to `go_on`.
 
-        Raises OSError where the files of many can't be moved, as with a file system that is read-only.
+        Raises StorageError where the files of many can't be moved, as with a file system that is read-only.
         """
         removed, tried, failed = Purged(), set[str](), 0
         while rows := self._candidates(before, kept, tried):
@@ -161,12 +161,12 @@ class Purger:
                 try:
                     gone = self._remove(row, before[row["state"]], kept, why)
                 except OSError as err:
-                    # Of another user, on a broken disk: it stays whole, and holds up no other. All of them: see below.
+                    # Of another user, on a broken disk: it stays whole, and holds up no other.
                     failed += 1
                     extra = {"action": "purge", "series": row["series_uid"], "why": err.strerror or type(err).__name__}
                     log.error("series cannot be deleted", extra=extra)
                     if failed >= _MOST_FAILED:
-                        raise
+                        raise StorageError(f"{failed} series cannot be deleted, the last one: {extra['why']}") from err
                     continue
                 removed = removed if gone is None else removed.with_(gone)
         return removed

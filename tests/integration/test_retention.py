@@ -27,6 +27,7 @@ from dicom_node.audit import Event, Patient, Study, User, studies_deleted
 from dicom_node.config import SERIES_STATES, Config, RetentionConfig, SeriesState
 from dicom_node.db import Database
 from dicom_node.engine import EngineClient
+from dicom_node.errors import StorageError
 from dicom_node.purges import Kept
 from dicom_node.retention import DAY_S, LOCK, Gone, Purged, Purger, audited, due_by_age, due_under_pressure, kept
 from dicom_node.retention_schedule import RetentionSchedule
@@ -472,7 +473,7 @@ def test_on_a_read_only_file_system_nothing_is_lost_and_it_goes_on_when_it_can_b
         config = node_config(retention={"committed_after_days": 1})
         beside = RetentionSchedule(config, there.database, there.storage, purger(there), now=clock, steady=clock)
         subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
-        with pytest.raises(OSError, match=r"[Rr]ead-only"):
+        with pytest.raises(StorageError, match=r"10 series cannot be deleted.*[Rr]ead-only"):
             beside.look()
         assert (len(there.here()), there.files()) == (30, before)
         there.assert_whole()
