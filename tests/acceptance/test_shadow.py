@@ -14,11 +14,14 @@ import pytest
 from pydicom.uid import generate_uid
 
 from dicom_node.agreements import agreement_of
+from dicom_node.audit import NoAudit, User
 from dicom_node.audit.events import os_user
 from dicom_node.dimse.archive import Archive
 from dicom_node.dimse.scu import send
+from dicom_node.errors import BundleError
 from dicom_node.model.bundle import load_bundle
 from dicom_node.peers import PeerConfig
+from dicom_node.promote import promote
 from tests.node import Node, fast_bundle
 
 
@@ -34,20 +37,10 @@ def another_bundle(folder: Path) -> Path:
 
 
 def command(node: Node, *args: str) -> str:
-    done = model(node, *args)
+    whole = [sys.executable, "-m", "dicom_node", "model", *args, "--config", str(node.config_path)]
+    done = subprocess.run(whole, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
-
-
-def refused(node: Node, *args: str) -> str:
-    done = model(node, *args)
-    assert done.returncode == 1, done.stdout
-    return done.stderr
-
-
-def model(node: Node, *args: str) -> subprocess.CompletedProcess[str]:
-    whole = [sys.executable, "-m", "dicom_node", "model", *args, "--config", str(node.config_path)]
-    return subprocess.run(whole, capture_output=True, text=True, check=False)
 
 
 def renamed(uid: str, number: int) -> str:
@@ -68,13 +61,16 @@ def new_series(folder: Path, files: list[Path], number: int) -> tuple[str, list[
     return str(ds.SeriesInstanceUID), uids
 
 
-def sent(node: Node, folder: Path, files: list[Path], number: int) -> str:
-    """A new series on its way through the node; the job that it will be."""
+def job_of(folder: Path, files: list[Path], number: int, node: Node) -> str:
+    """Make a new series on the sender's disk; the job that it will be."""
     series_uid, uids = new_series(folder / f"series{number}", files, number)
+    return node.job_of(uids, series_uid)
+
+
+def sent(node: Node, folder: Path, number: int) -> None:
     peer = PeerConfig(ae_title="DICOMNODE", host="127.0.0.1", port=node.port, response_timeout_s=20)
     outcomes = send(sorted((folder / f"series{number}").iterdir()), peer, "SENDER")
     assert all(outcome.kind == "stored" for outcome in outcomes)
-    return node.job_of(uids, series_uid)
 
 
 def seen(node: Node, job_id: str, second_look: str = "complete") -> tuple[dict[str, Any], Any]:
@@ -113,20 +109,16 @@ def test_the_second_model_is_compared_promoted_and_rolled_back_and_only_the_firs
     )
     settings = node.config_path.read_bytes()
     sha256 = {name: load_bundle(folder).sha256 for name, folder in bundles.items()}
-    weights = (bundles["daring"] / "weights.safetensors").read_bytes()
-
-    # A second bundle that is damaged keeps no job from its end, and neither force nor time puts it first.
-    (bundles["daring"] / "weights.safetensors").write_bytes(weights[:-1])
+    first_id, second_id, third_id = (job_of(tmp_path, tiny_files, number, node) for number in (1, 2, 3))
     node.start("receive", "work", "deliver")
-    first_id = sent(node, tmp_path, tiny_files, 1)
-    first, _ = seen(node, first_id, "failed")
-    assert "weights" in refused(node, "promote", "daring", "--force")
-    assert node.database.promotions() == {}
-    (bundles["daring"] / "weights.safetensors").write_bytes(weights)
 
-    # Mended, it looks again at what it failed on: the first works, the second sees the same.
-    node.kill("work")
-    node.start("work")
+    # A second look that fails keeps no job from its end; asked for again, it sees what the first saw.
+    in_the_way = node.storage.path(f"results/{first_id}/shadow")
+    in_the_way.parent.mkdir(parents=True)
+    in_the_way.touch()
+    sent(node, tmp_path, 1)
+    first, _ = seen(node, first_id, "failed")
+    in_the_way.unlink()
     assert first_id in command(node, "shadows", "list", "--json")
     assert "daring looks again" in command(node, "shadows", "retry", "--all")
     assert node.database.failed_shadows() == []
@@ -140,12 +132,12 @@ def test_the_second_model_is_compared_promoted_and_rolled_back_and_only_the_firs
 
     # Promoted without a restart: the next job is the second's, and the older one keeps its name.
     assert "daring works on all (was steady)" in command(node, "promote", "daring")
-    second_id = sent(node, tmp_path, tiny_files, 2)
+    sent(node, tmp_path, 2)
     node.wait(lambda: (node.database.job(second_id) or {}).get("state") == "running", "the second job")
 
     # Taken back while it runs: it ends as it began, and what is decided from then on is the first one's again.
     assert command(node, "rollback") == "all: steady works (was daring)\n"
-    third_id = sent(node, tmp_path, tiny_files, 3)
+    sent(node, tmp_path, 3)
     second, shadow = seen(node, second_id)
     assert (second["model"]["bundle_sha256"], second["promoted_over"]) == (sha256["daring"], "steady")
     assert shadow["model"]["bundle_sha256"] == sha256["steady"]
@@ -160,10 +152,13 @@ def test_the_second_model_is_compared_promoted_and_rolled_back_and_only_the_firs
         [line] = told(node, action)
         assert f'"{os_user()}"' in line.replace("\\", ""), action
 
-    # One that is not there any more is refused, too, and what works is not touched.
-    bundles["daring"].rename(tmp_path / "gone")
-    assert str(bundles["daring"]) in refused(node, "promote", "daring", "--force")
-    assert node.database.promotions() == {}
+    # One that is damaged, or not there any more, is refused whatever is said, and what works is not touched.
+    broken = bundles["daring"] / "weights.safetensors"
+    for break_it in (lambda: broken.write_bytes(broken.read_bytes()[:-1]), broken.unlink):
+        break_it()
+        with pytest.raises(BundleError, match=str(bundles["daring"])):
+            promote(node.config, node.database, "daring", route=None, force=True, by=User(name="ann"), audit=NoAudit())
+        assert node.database.promotions() == {}
 
     # What arrived is what the ledgers of the two jobs name, each of the model that worked for its job.
     made = {row["sop_instance_uid"] for job in (first, second, third) for row in job["deliveries"]}
