@@ -159,7 +159,7 @@ def test_every_page_fits_the_screen_and_has_no_serious_fault_of_accessibility(
     for name, path in _paths(dashboard).items():
         page = open_page(path, size=size, scheme=scheme, quiet=name != "gone")
         if name == "job":
-            expect(page.locator("#place")).to_have_text("21 / 44")
+            expect(page.locator("#place")).to_have_text("21 / 44", timeout=30_000)
             expect(page.locator("#slice")).to_have_js_property("naturalWidth", 64)
         if name == "models":
             page.get_by_text("Model card").first.click()
@@ -467,7 +467,7 @@ def test_a_patients_name_is_in_a_page_only_where_the_settings_say_so_and_after_t
             page = open_page(path, who="viewer", quiet=False)
             shown = path == f"/jobs/{dashboard.complete}"
             if shown:
-                expect(page.locator("#place")).to_have_text("21 / 44")
+                expect(page.locator("#place")).to_have_text("21 / 44", timeout=30_000)
             said = page.content().lower()
             assert ("phantom" in said) == (shown and names == "show"), path
             page.close()
