@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -14,7 +16,8 @@ from dicom_node import logs, present
 from dicom_node.cli_common import DEFAULT_CONFIG, ConfigOption, JsonOption, out, print_json
 from dicom_node.config import load_config
 from dicom_node.errors import ConfigError, DicomNodeError
-from dicom_node.reviews import Reviews, newest_corrections, shown
+from dicom_node.reviews import Reviews, figures, newest_corrections, newest_of_each, shown, table
+from dicom_node.reviews.figures import COLUMNS
 
 corrections_app = typer.Typer(help="Results that a radiologist corrected and a peer sent back.", no_args_is_help=True)
 
@@ -84,6 +87,43 @@ def corrections_show(
         print_json(told)
     else:
         present.print_correction(out, told)
+
+
+@corrections_app.command("table")
+def corrections_table(
+    config: ConfigOption = DEFAULT_CONFIG,
+    every: Annotated[
+        bool, typer.Option("--every", help="Also what a newer correction of the series replaced.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """A line a finding or missed nodule, as CSV for a spreadsheet or a script: verdict, Dice, sizes, place, model.
+
+    Example: dicom-node corrections table > corrections.csv
+    """
+    with reviews(config) as known:
+        rows = known.database.corrections(state="compared") if every else newest_of_each(known.database)
+        lines = list(table(known.database, rows))
+    if as_json:
+        print_json(lines)
+        return
+    writer = csv.DictWriter(sys.stdout, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+
+
+@corrections_app.command("figures")
+def corrections_figures(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> None:
+    """How many of our findings readers kept, changed and rejected, and how many nodules we missed, by month and model.
+
+    Example: dicom-node corrections figures
+    """
+    with reviews(config) as known:
+        found = figures(known.database)
+    if as_json:
+        print_json(found)
+    else:
+        present.print_figures(out, found)
 
 
 @cases_app.command("export")

@@ -273,7 +273,6 @@ def test_a_segmentation_of_ours_edited_and_saved_in_ohif_is_our_correction_and_a
     page.paint((x - 22, y, z))
     page.page.get_by_text("Add Segment").click()
     page.until(lambda _: len(page.rows()) == 2)
-    page.choose_row(1)
     page.paint((x - 100, y - 60, z))
     page.keep("ohif-correction")
     ds = saved_by_ohif(page, pacs)

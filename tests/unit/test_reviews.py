@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import subprocess
 import sys
@@ -485,6 +486,15 @@ def test_the_commands_list_show_and_export_and_the_audit_trail_knows(node: Node,
     told = run("corrections", "show", str(row["sop_instance_uid"])[-12:])
     assert "Nodule 1: confirmed, Dice 1.00, volume +0 %" in told
     assert [each["state"] for each in json.loads(run("corrections", "list", "--json"))] == ["compared"]
+    [month] = json.loads(run("corrections", "figures", "--json"))
+    assert (month["model"], month["series"], month["confirmed"], month["added"]) == ("nodules 1.2.3", 1, 1, 1)
+    assert month["rejected_percent"] == 0.0
+    assert "0.0 %" in run("corrections", "figures")
+    header, kept, missed = csv.reader(run("corrections", "table").splitlines())
+    told = [dict(zip(header, row, strict=True)) for row in (kept, missed)]
+    said = [(each["finding"], each["verdict"], each["dice"]) for each in told]
+    assert said == [("1", "confirmed", "1.0"), ("", "added", "")]
+    assert HEADER["PatientID"] not in run("corrections", "table", "--every", "--json")
     with pytest.raises(ConfigError, match="--deidentify"):
         run("cases", "export", "--out", str(tmp_path / "out"))
     made = json.loads(run("cases", "export", "--out", str(tmp_path / "out"), "--deidentify", "--json"))
