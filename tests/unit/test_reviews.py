@@ -26,6 +26,7 @@ from dicom_node.reviews import shown
 from dicom_node.summary import job_summary
 from tests.fakes.corrected import corrected_seg, images_of, structure_set
 from tests.fakes.ct import HEADER, make_ct_series
+from tests.fakes.recipes import tiny_text
 from tests.unit.test_flow import SETTINGS, FakeRun, Node
 
 CANARY = "Zebrafinch"
@@ -436,7 +437,7 @@ def test_pixels_that_may_show_who_it_is_are_not_exported(node: Node, tmp_path: P
 
 
 @pytest.mark.slow
-def test_training_prepares_what_was_exported_from_a_real_scan(make: Callable[..., Node], tmp_path: Path) -> None:
+def test_training_trains_on_what_was_exported_from_a_real_scan(make: Callable[..., Node], tmp_path: Path) -> None:
     from tests.fakes import shipped
 
     files = shipped.FILES[40:100]
@@ -452,17 +453,24 @@ def test_training_prepares_what_was_exported_from_a_real_scan(make: Callable[...
     mask = mask_of(node, job_id)
     nodule = np.zeros_like(mask)
     nodule[20:23, 120:128, 70:78] = True
-    send(node, corrected_seg(images_of(files), [("mine", "", nodule)]))
+    send(node, refers_to(ours_of(node, job_id)[1], corrected_seg(images_of(files), [("mine", "", nodule)])))
     made = export(node, tmp_path / "out")
     assert made.left_out == {}
-    command = [
-        sys.executable, "-m", "training", "prepare", "--source", str(tmp_path / "out"), "--layout", "dicom",
-        "--cache", str(tmp_path / "cache"), "--recipe", str(Path(__file__).parents[2] / "training" / "small.yaml"),
-    ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
-    assert done.returncode == 0, done.stdout + done.stderr
+    [part] = (path.name for path in (tmp_path / "out").iterdir())
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(tiny_text(optimisation={"steps": 2}))
+
+    def training(command: str, *options: object) -> None:
+        whole = [sys.executable, "-m", "training", command, "--recipe", recipe, "--cache", tmp_path / "cache", *options]
+        done = subprocess.run([str(word) for word in whole], capture_output=True, text=True, timeout=200, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    training("prepare", "--source", tmp_path / "out", "--layout", "dicom")
     [form] = [json.loads(path.read_text()) for path in (tmp_path / "cache").glob("*/case.json")]
-    assert (len(form["nodules"]), len(form["ignored"])) == (1, 1)
+    assert (len(form["nodules"]), len(form["ignored"])) == (1, 0)
+    training("train", "--out", tmp_path / "run", "--hard", tmp_path / "out" / part / "hard", "--threads", 1)
+    losses = [json.loads(line) for line in (tmp_path / "run" / "losses.jsonl").read_text().splitlines()]
+    assert len(losses) == 2
 
 
 def test_the_commands_list_show_and_export_and_the_audit_trail_knows(node: Node, tmp_path: Path) -> None:
