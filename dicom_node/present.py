@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from dicom_node.domain import RESEARCH_USE
 from dicom_node.profiles import COLUMNS, ResultProfile, in_words
 
 if TYPE_CHECKING:
@@ -113,6 +114,19 @@ def print_corrections(out: Console, shown: Sequence[Mapping[str, Any]]) -> None:
             counts or "-",
         )
     out.print(table)
+
+
+def print_figures(out: Console, figures: Sequence[Mapping[str, Any]]) -> None:
+    """A line a month and model; what readers said of findings, not how good the model is."""
+    table = Table("month", "model", box=None, pad_edge=False)
+    for name in ("series", "confirmed", "changed", "removed", "rejected", "added", "unreviewed"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for each in figures:
+        numbers = [str(each[name]) for name in ("series", "confirmed", "changed", "removed")]
+        rejected = "-" if each["rejected_percent"] is None else f"{each['rejected_percent']:.1f} %"
+        table.add_row(each["month"], each["model"], *numbers, rejected, str(each["added"]), str(each["unreviewed"]))
+    out.print(table)
+    out.print(RESEARCH_USE, markup=False)
 
 
 def print_correction(out: Console, shown: Mapping[str, Any]) -> None:

@@ -89,7 +89,7 @@ def deidentified(path: Path, names: Pseudonyms, patient: str) -> Dataset:
     words = _words(ds)
     for keyword in KEPT:
         if keyword in ds and (kept := _kept(keyword, ds[keyword].value, words)) is not None:
-            setattr(clean, keyword, kept)
+            clean[keyword] = DataElement(keyword, ds[keyword].VR, kept)
     for keyword in REPLACED_UIDS:
         setattr(clean, keyword, names.uid(str(ds[keyword].value)))
     for keyword in (*EMPTY, *(k for k in _TYPE_2 if k not in clean)):

@@ -35,7 +35,7 @@ from dicom_node.domain import CTSeries
 from dicom_node.errors import CaseRefused, DicomNodeError
 from dicom_node.logs import describe
 from dicom_node.results.headers import TYPE_2
-from dicom_node.reviews import Reviews
+from dicom_node.reviews import Reviews, newest_of_each
 from dicom_node.series import read_headers, read_series
 
 log = logging.getLogger(__name__)
@@ -104,16 +104,9 @@ def _identities(reviews: Reviews, row: Row) -> tuple[str, ...]:
 
 
 def _newest(reviews: Reviews, since: float | None) -> list[Row]:
-    """The correction that counts, of each series."""
-    best: dict[str, Row] = {}
-    touched = set()
-    for row in reviews.database.corrections(state="compared"):
-        before = best.get(row["of_series_uid"])
-        if before is None or (row["made"], row["received_at"]) > (before["made"], before["received_at"]):
-            best[row["of_series_uid"]] = row
-        if since is None or row["changed_at"] >= since:
-            touched.add(row["of_series_uid"])
-    return [row for series_uid, row in sorted(best.items()) if series_uid in touched]
+    """The correction that counts, of each series of which something came or changed since then."""
+    touched = {row["of_series_uid"] for row in reviews.database.corrections(state="compared", since=since)}
+    return [row for row in newest_of_each(reviews.database) if row["of_series_uid"] in touched]
 
 
 def _export(

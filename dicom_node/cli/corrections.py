@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -80,6 +82,48 @@ def corrections_show(
         print_json(told)
     else:
         present.print_correction(out, told)
+
+
+@corrections_app.command("table")
+def corrections_table(
+    config: ConfigOption = DEFAULT_CONFIG,
+    every: Annotated[
+        bool, typer.Option("--every", help="Also what a newer correction of the series replaced.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """A line a finding or missed nodule, as CSV for a spreadsheet or a script: verdict, Dice, sizes, place, model.
+
+    Example: dicom-node corrections table > corrections.csv
+    """
+    from dicom_node.reviews import newest_of_each, table
+    from dicom_node.reviews.figures import COLUMNS
+
+    with reviews(config) as known:
+        found = known.database.corrections(state="compared") if every else newest_of_each(known.database)
+        lines = list(table(known.database, found))
+    if as_json:
+        print_json(lines)
+        return
+    writer = csv.DictWriter(sys.stdout, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+
+
+@corrections_app.command("figures")
+def corrections_figures(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> None:
+    """How many of our findings readers kept, changed and rejected, and how many nodules we missed, by month and model.
+
+    Example: dicom-node corrections figures
+    """
+    from dicom_node.reviews import figures
+
+    with reviews(config) as known:
+        found = figures(known.database)
+    if as_json:
+        print_json(found)
+    else:
+        present.print_figures(out, found)
 
 
 @cases_app.command("export")

@@ -19,7 +19,7 @@ from dicom_node.storage import Storage
 
 # Jobs that end by themselves, and jobs that say nothing of their CT until somebody retries them.
 _UNDER_WAY = ("queued", "running")
-_STOPPED = ("failed", "parked", "cancelled")
+STOPPED = ("failed", "parked", "cancelled")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,7 +108,7 @@ class Analyses:
         jobs = [row for row in known if row["series_uid"] == series_uid]
         complete = [row["job_id"] for row in jobs if row["state"] == "complete"]
         job_id = complete[0] if complete else None
-        stays = job_id is None and not any(row["state"] in (*_UNDER_WAY, *_STOPPED) for row in jobs)
+        stays = job_id is None and not any(row["state"] in (*_UNDER_WAY, *STOPPED) for row in jobs)
         problem = self.not_analysed(series_uid) if stays else ""
         return Meant(series_uid=series_uid, job_id=job_id, by=by, answers_ours=False, problem=problem)
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from dicom_node.db import Database, Row
+from dicom_node.reviews.analyses import STOPPED
 
+_ENDED = dict(zip(STOPPED, ("failed", "is parked", "was cancelled"), strict=True))
 VERDICTS = ("confirmed", "changed", "removed", "added", "unreviewed")
 
 
@@ -52,9 +54,9 @@ def _waits_for(row: Row, database: Database) -> str:
     if database.instance(row["sop_instance_uid"]) is None:
         return "its file was deleted: send it again"
     jobs = database.jobs(series_uid=row["of_series_uid"], limit=1)
-    if jobs and jobs[0]["state"] not in ("queued", "running"):
+    if jobs and jobs[0]["state"] in STOPPED:
         why = jobs[0]["reason_text"]
-        return f"the analysis of the CT is {jobs[0]['state']}{f' ({why})' if why else ''}: compared after a retry"
+        return f"the analysis of the CT {_ENDED[jobs[0]['state']]}{f' ({why})' if why else ''}: compared after a retry"
     if not jobs and database.series(row["of_series_uid"]) is None:
         return "the CT was deleted: send it again"
     return "the CT is not analysed yet"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import subprocess
 from collections.abc import Callable, Iterator
@@ -27,6 +28,7 @@ from dicom_node.summary import job_summary
 from tests.fakes.corrected import corrected_seg, images_of, structure_set
 from tests.fakes.ct import HEADER, make_ct_series
 from tests.peers import packaged
+from tests.fakes.recipes import tiny_text
 from tests.unit.test_flow import SETTINGS, FakeRun, Node
 
 CANARY = "Zebrafinch"
@@ -442,7 +444,7 @@ def test_pixels_that_may_show_who_it_is_are_not_exported(node: Node, tmp_path: P
 
 
 @pytest.mark.slow
-def test_training_prepares_what_was_exported_from_a_real_scan(make: Callable[..., Node], tmp_path: Path) -> None:
+def test_training_trains_on_what_was_exported_from_a_real_scan(make: Callable[..., Node], tmp_path: Path) -> None:
     from tests.fakes import shipped
 
     files = shipped.FILES[40:100]
@@ -458,17 +460,24 @@ def test_training_prepares_what_was_exported_from_a_real_scan(make: Callable[...
     mask = mask_of(node, job_id)
     nodule = np.zeros_like(mask)
     nodule[20:23, 120:128, 70:78] = True
-    send(node, corrected_seg(images_of(files), [("mine", "", nodule)]))
+    send(node, refers_to(ours_of(node, job_id)[1], corrected_seg(images_of(files), [("mine", "", nodule)])))
     made = export(node, tmp_path / "out")
     assert made.left_out == {}
-    words = (
-        "prepare", "--source", str(tmp_path / "out"), "--layout", "dicom", "--cache", str(tmp_path / "cache"),
-        "--recipe", str(Path(__file__).parents[2] / "training" / "small.yaml"), "--workers", "1",
-    )  # fmt: skip
-    done = CliRunner().invoke(training.cli.app, words, catch_exceptions=False)
-    assert done.exit_code == 0, done.output
+    [part] = (path.name for path in (tmp_path / "out").iterdir())
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(tiny_text(optimisation={"steps": 2}))
+
+    def run(command: str, *options: object) -> None:
+        words = [command, "--recipe", recipe, "--cache", tmp_path / "cache", *options]
+        done = CliRunner().invoke(training.cli.app, [str(word) for word in words], catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+
+    run("prepare", "--source", tmp_path / "out", "--layout", "dicom", "--workers", 1)
     [form] = [json.loads(path.read_text()) for path in (tmp_path / "cache").glob("*/case.json")]
-    assert (len(form["nodules"]), len(form["ignored"])) == (1, 1)
+    assert (len(form["nodules"]), len(form["ignored"])) == (1, 0)
+    run("train", "--out", tmp_path / "run", "--hard", tmp_path / "out" / part / "hard", "--threads", 1)
+    losses = [json.loads(line) for line in (tmp_path / "run" / "losses.jsonl").read_text().splitlines()]
+    assert len(losses) == 2
 
 
 def test_the_commands_list_show_and_export_and_the_audit_trail_knows(node: Node, tmp_path: Path) -> None:
@@ -491,6 +500,15 @@ def test_the_commands_list_show_and_export_and_the_audit_trail_knows(node: Node,
     told = run("corrections", "show", str(row["sop_instance_uid"])[-12:])
     assert "Nodule 1: confirmed, Dice 1.00, volume +0 %" in told
     assert [each["state"] for each in json.loads(run("corrections", "list", "--json"))] == ["compared"]
+    [month] = json.loads(run("corrections", "figures", "--json"))
+    assert (month["model"], month["series"], month["confirmed"], month["added"]) == ("nodules 1.2.3", 1, 1, 1)
+    assert month["rejected_percent"] == 0.0
+    assert "0.0 %" in run("corrections", "figures")
+    header, kept, missed = csv.reader(run("corrections", "table").splitlines())
+    told = [dict(zip(header, row, strict=True)) for row in (kept, missed)]
+    said = [(each["finding"], each["verdict"], each["dice"]) for each in told]
+    assert said == [("1", "confirmed", "1.0"), ("", "added", "")]
+    assert HEADER["PatientID"] not in run("corrections", "table", "--every", "--json")
     with pytest.raises(ConfigError, match="--deidentify"):
         run("cases", "export", "--out", str(tmp_path / "out"))
     made = json.loads(run("cases", "export", "--out", str(tmp_path / "out"), "--deidentify", "--json"))

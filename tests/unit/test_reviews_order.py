@@ -62,7 +62,7 @@ def test_a_failed_analysis_leaves_corrections_waiting_and_the_job_says_so_until_
     if when == "after":
         send(node, added(node))
     [told] = corrections_of(node.database, job_id)
-    why = "the analysis of the CT is failed (the GPU fell off the bus): compared after a retry"
+    why = "the analysis of the CT failed (the GPU fell off the bus): compared after a retry"
     assert (told["state"], told["text"], told["verdicts"]) == ("waiting", why, [])
     retried(node, job_id)
     assert verdicts(node) == ["unreviewed", "added"]
