@@ -177,6 +177,7 @@ def _copy_databases(files: list[Path], out: Path) -> dict[str, str]:
             with closing(sqlite3.connect(out / path.name)) as copy:
                 live.backup(copy)
                 copy.execute("PRAGMA journal_mode=DELETE")
+            shutil.copymode(path, out / path.name)
             _flush(out / path.name)
             digests[path.name] = _sha256(out / path.name)
     return digests

@@ -66,7 +66,7 @@ class Machine:
         environment = {**os.environ, "PYTHONPATH": str(_REPOSITORY), "PYTHONDONTWRITEBYTECODE": "1"}
         return subprocess.run(
             [*entered, *command], text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment,
-            check=False, timeout=120,
+            check=False, timeout=300,
         )  # fmt: skip
 
     def node(self, *words: str) -> str:
@@ -100,7 +100,7 @@ class Machine:
                     return int(numbers[1])
         raise AssertionError(f"process {inside} of {unit} is gone\n{self.journal()}")
 
-    def wait(self, condition: Callable[[], object], what: str, seconds: float = 60) -> None:
+    def wait(self, condition: Callable[[], object], what: str, seconds: float = 120) -> None:
         """Poll: what happens does so in there, which only systemd and the database tell of."""
         deadline = time.monotonic() + seconds
         while not condition():

@@ -1,10 +1,12 @@
 """The `work` role with a detector of fixed cost: it waits so many seconds, and always finds one ball.
 
-Usage: stub_worker.py CONFIG COST_S [NAME]. For tests and benchmarks of what is around a model.
+Usage: stub_worker.py CONFIG COST_S [NAME]. For tests and benchmarks of what is around a model. While the file that
+STUB_HOLD names is there, an analysis that began does not end.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -24,14 +26,16 @@ class StubDetector:
 
     identity: ModelIdentity = MODEL
 
-    def __init__(self, cost_s: float) -> None:
-        self._cost_s = cost_s
+    def __init__(self, cost_s: float, hold: Path | None = None) -> None:
+        self._cost_s, self._hold = cost_s, hold
 
     def detect(self, volume: Volume, *, progress: Callable[[float], None] | None = None) -> Detection:
         for part in range(_PARTS):
             time.sleep(self._cost_s / _PARTS)
             if progress is not None:
                 progress((part + 1) / _PARTS)
+        while self._hold is not None and self._hold.exists():
+            time.sleep(0.05)
         slices, rows, columns = volume.hu.shape
         return detection_of(ball(volume, (slices // 2, rows // 2, columns // 2), 6.0), analysed=(0, slices))
 
@@ -40,7 +44,8 @@ def main() -> None:
     config, cost_s, name = load_config(Path(sys.argv[1])), float(sys.argv[2]), (sys.argv[3:] or [None])[0]
     logs.quiet_pydicom()
     logs.configure(config.log.level, config.log.format, "work")
-    detector = StubDetector(cost_s)
+    hold = os.environ.get("STUB_HOLD")
+    detector = StubDetector(cost_s, None if hold is None else Path(hold))
     with mock.patch.object(roles, "_detectors", return_value=lambda _name: detector):
         roles.work(config, roles.Stop().on_signals(), name)
 

@@ -41,7 +41,7 @@ ProtectHome=tmpfs
 BindReadOnlyPaths={" ".join(map(str, TREES))}
 RestartSec=1
 """
-HANGS_SOON = "[Service]\nWatchdogSec=3\n"
+HANGS_SOON = "[Service]\nWatchdogSec=10\n"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,7 +204,7 @@ def test_systemctl_reload_takes_new_settings_over_and_fails_on_wrong_ones(site: 
 def test_a_role_whose_threads_hang_is_ended_by_the_watchdog_and_started_again(site: Site) -> None:
     """The web role's hang since the machine is up: it notices after 30 s, and tells systemd no longer that it lives."""
     machine = site.machine
-    machine.wait(lambda: machine.show(WEB, "NRestarts")["NRestarts"] == "1", "the restart")
+    machine.wait(lambda: machine.show(WEB, "NRestarts")["NRestarts"] != "0", "the restart")
     machine.wait(lambda: site.active(WEB), "the web role")
     assert machine.main_pid(WEB) != site.hung_web
     told = machine.journal("-u", WEB)

@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,16 +19,18 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 import yaml
+from typer.testing import CliRunner
 
 from dicom_node.audit.trail import Trail
 from dicom_node.backup import backup, restore
 from dicom_node.cases.pseudonyms import read_salt
+from dicom_node.cli import app
 from dicom_node.config import Config, parse_config
 from dicom_node.db import Database
 from dicom_node.engine import migrate
 from dicom_node.errors import ConfigError, DicomNodeError
 from dicom_node.presence import standings
-from dicom_node.service_units import Installation, rendered, write
+from dicom_node.service_units import Installation, next_steps, rendered, write
 from tests.peers import free_port
 
 UNITS = Path(__file__).parents[2] / "systemd"
@@ -83,23 +86,61 @@ def test_the_units_may_write_where_the_settings_have_the_roles_write(tmp_path: P
         assert f"d {folder} :0750 :dicom-node :dicom-node -" in made, "what is there already keeps its owner"
 
 
+def test_a_database_outside_the_storage_root_may_be_written_to(tmp_path: Path) -> None:
+    text = "storage: {root: /srv/node}\ndatabase: {url: sqlite:////srv/database/dicom.sqlite}\n"
+    files = rendered(Installation.of_this_process(tmp_path / "config.yaml", parse_config(text, "here"), "0"))
+    for name in ("receive", "work@", "deliver", "web"):
+        unit = files[f"/etc/systemd/system/dicom-node-{name}.service"]
+        assert "\nReadWritePaths=/srv/node /srv/database\n" in unit
+    assert "d /srv/database :0750 :dicom-node :dicom-node -" in files["/etc/tmpfiles.d/dicom-node.conf"]
+
+
+@pytest.mark.parametrize(("drain_s", "stop_s"), [(60, 90), (300.5, 331)])
+def test_systemd_waits_longer_than_a_role_drains(tmp_path: Path, drain_s: float, stop_s: int) -> None:
+    config = parse_config(f"storage: {{root: /srv/node}}\nwork: {{drain_s: {drain_s}}}\n", "here")
+    files = rendered(Installation.of_this_process(tmp_path / "config.yaml", config, "0"))
+    units = [text for name, text in files.items() if name.endswith(".service")]
+    assert all(f"\nTimeoutStopSec={stop_s}\n" in unit for unit in units)
+
+
+def test_what_the_units_could_not_see_is_told(tmp_path: Path) -> None:
+    config = parse_config("storage: {root: /home/anna/node}\n", "here")
+    said = next_steps(Installation.of_this_process(tmp_path / "config.yaml", config, "0"))
+    assert "careful: ProtectHome= hides " in said
+    assert "/home/anna/node" in said.splitlines()[0]
+
+
+def test_without_root_the_units_are_shown_and_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    path = tmp_path / "config.yaml"
+    path.write_text(f"storage: {{root: {tmp_path / 'root'}}}\n")
+    shown = CliRunner().invoke(app, ["install-service", "--dry-run", "--config", str(path)])
+    assert shown.exit_code == 0
+    assert f"\nReadWritePaths={tmp_path / 'root'}\n" in shown.output
+    refused = CliRunner().invoke(app, ["install-service", "--config", str(path)])
+    assert isinstance(refused.exception, DicomNodeError)
+    assert "only root may write to /etc/systemd/system; --dry-run shows what: sudo " in str(refused.exception)
+
+
 class Role:
     """A real receive role with a service manager's socket that listens to it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **receive: Any) -> None:
         self.path, self.root = folder / "config.yaml", folder / "root"
         self.settings: dict[str, Any] = {
             "storage": {"root": str(self.root), "min_free_gb": 0},
-            "receive": {"host": "127.0.0.1", "port": free_port(), "journal_mb": 8},
+            "receive": {"host": "127.0.0.1", "port": free_port(), "journal_mb": 8, **receive},
         }
         self.write()
         self.manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.manager.bind(str(folder / "notify"))
         self.manager.settimeout(60)
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "dicom_node", "receive", "--config", str(self.path)],
-            env={**os.environ, "NOTIFY_SOCKET": str(folder / "notify")},
-        )
+        with (folder / "log").open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "dicom_node", "receive", "--config", str(self.path)],
+                env={**os.environ, "NOTIFY_SOCKET": str(folder / "notify")},
+                stderr=log,
+            )
 
     def write(self, **sections: Any) -> None:
         self.settings |= sections
@@ -163,6 +204,26 @@ def test_a_running_receiver_takes_over_a_new_peer_and_keeps_its_settings_over_a_
         role.hears("STOPPING=1")
         assert role.process.wait(30) == 0
         assert standings(role.root) == []
+    finally:
+        role.process.kill()
+        role.process.wait()
+        role.manager.close()
+
+
+def test_a_hangup_reaches_each_process_of_a_receiver(tmp_path: Path) -> None:
+    role = Role(tmp_path, processes=2)
+    try:
+        role.hears("READY=1")
+        role.write(receive={**role.settings["receive"], "max_associations": 4})
+        role.process.send_signal(signal.SIGHUP)
+        took = "settings read again applied=receive.max_associations"
+        # The one that was told, and the two that receive.
+        deadline = time.monotonic() + 60
+        while (tmp_path / "log").read_text().count(took) < 3:
+            assert time.monotonic() < deadline, (tmp_path / "log").read_text()
+            time.sleep(0.05)
+        role.process.terminate()
+        assert role.process.wait(60) == 0
     finally:
         role.process.kill()
         role.process.wait()

@@ -53,6 +53,15 @@ with open(sys.argv[1], "a") as file:
     Stop().on_signals().wait(every_s=0.1)
     print("work orphaned", file=file, flush=True)
 """
+# And as far as a reload goes.
+RELOADS = """
+import sys
+from dicom_node.roles import Stop
+stop = Stop().on_signals()
+with open(sys.argv[1], "a", buffering=1) as file:
+    print("{role} waits", file=file)
+    stop.wait(lambda: stop.reload_asked() and print("{role} reloads", file=file), every_s=0.1)
+"""
 # A role that takes long to load what it needs, like torch.
 SLOW = """
 import pathlib, sys, time
@@ -217,6 +226,27 @@ def test_a_reload_waits_for_a_role_that_is_still_starting(supervised: Supervised
     supervised.wait(lambda: _pending(pid, signal.SIGHUP) or not _lives(pid))
     (supervised.folder / "loaded").touch()
     supervised.wait_for("work", "asked", "True")
+
+
+def test_a_hangup_of_the_supervisor_reaches_every_role(supervised: Supervised) -> None:
+    for role in ("receive", "work"):
+        supervised.tell(role, "stop", RELOADS.format(role=role))
+    process = supervised.start()
+    for role in ("receive", "work"):
+        supervised.wait_for(role, "waits")
+    process.send_signal(signal.SIGHUP)
+    for role in ("receive", "work"):
+        supervised.wait_for(role, "reloads")
+
+
+def test_a_longer_drain_that_the_roles_took_over_is_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    made = Supervisor(path, ("work",), drain_s=5)
+    for written, longest_s in ((300, 300), (1, 5), ("soon", 5)):
+        path.write_text(f"storage: {{root: /srv/node}}\nwork: {{drain_s: {written}}}\n")
+        assert made._longest_drain_s() == longest_s
+    path.unlink()
+    assert made._longest_drain_s() == 5
 
 
 @pytest.mark.parametrize(("lived_s", "pause_s"), [(supervisor.HEALTHY_AFTER_S + 1, supervisor.FIRST_PAUSE_S), (1, 8.0)])
