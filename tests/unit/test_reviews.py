@@ -27,8 +27,8 @@ from dicom_node.reviews import shown
 from dicom_node.summary import job_summary
 from tests.fakes.corrected import corrected_seg, images_of, structure_set
 from tests.fakes.ct import HEADER, make_ct_series
-from tests.peers import packaged
 from tests.fakes.recipes import tiny_text
+from tests.peers import packaged
 from tests.unit.test_flow import SETTINGS, FakeRun, Node
 
 CANARY = "Zebrafinch"
