@@ -26,11 +26,10 @@ def check(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) ->
     """
     from dicom_node.check import check as run_check
     from dicom_node.config.masked import resolved
-    from dicom_node.web.check import check_web
 
     settings = load_config(config)
     logs.configure("error", "text", "check")
-    items = [*run_check(settings), *check_web(settings)]
+    items = list(run_check(settings))
     if as_json:
         print_json({"config": resolved(settings), "items": [asdict(item) for item in items]})
     else:

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from dicom_node.check import Item
+from dicom_node.check.web import check_web
 from dicom_node.config import Config
 from dicom_node.errors import ConfigError
 from dicom_node.roles import Stop
 from dicom_node.web.access.users import UsersFile
-from dicom_node.web.check import check_web
 from dicom_node.web.server import web as run_web
 from tests.certificates import Authority
 from tests.peers import free_port
