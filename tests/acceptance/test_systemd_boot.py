@@ -216,8 +216,8 @@ def test_a_stop_lets_a_running_analysis_end_and_its_result_is_delivered_once(sit
     machine, files = site.machine, sorted(TINY.glob("*.dcm"))
     site.send(files)
     machine.wait(lambda: site.analysing(files), "an analysis")
-    # The pattern, for the target alone would have systemctl return while the roles still end.
-    machine.systemctl("stop", "dicom-node*")
+    # The target first: it stops them in their order. The pattern: else systemctl would return while they still end.
+    machine.systemctl("stop", "dicom-node.target", "dicom-node-*")
     job = site.job(files)
     assert job is not None
     assert job["state"] == "complete"

@@ -134,7 +134,7 @@ class Role:
         self.write()
         self.manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.manager.bind(str(folder / "notify"))
-        self.manager.settimeout(60)
+        self.manager.settimeout(180)
         with (folder / "log").open("wb") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "dicom_node", "receive", "--config", str(self.path)],
