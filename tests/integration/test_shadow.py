@@ -128,13 +128,16 @@ def test_a_worker_that_was_taken_for_dead_has_no_say(database: Database) -> None
     assert len(database.shadow_findings(JOB)) == 1
 
 
-def test_what_killed_its_workers_is_given_up_and_the_job_stays_complete(database: Database) -> None:
+def test_what_killed_its_workers_is_given_up_and_the_job_stays_complete(
+    database: Database, counts: Callable[[str], dict[str, float]]
+) -> None:
     database.shadow_wanted(JOB)
     database.start_shadow(JOB, "w1")
     roles._park(database, f"{shadow_id(JOB)}:2", "shadow")
     row = database.shadow(JOB)
     assert row is not None
     assert (row["state"], row["problem"]) == ("given up", "its workers died while they ran it")
+    assert list(counts("dicom_node_shadow_runs_total").values()) == [1.0]
     assert database.job(JOB)["state"] == "complete"  # type: ignore[index]
     with pytest.raises(StaleState):
         database.start_shadow(JOB, "w1")
