@@ -282,7 +282,7 @@ def _but_for_its_own_path(path: str, headers: Mapping[str, str]) -> bytes:
 # Which attributes of ours may say whose image it is: those that are copied from the images, and no other.
 COPIED = {
     "PatientName", "PatientID", "PatientBirthDate", "AccessionNumber", "ReferringPhysicianName", "StudyDescription",
-    "StudyID",
+    "StudyID", "InstitutionName", "PatientComments",
 }  # fmt: skip
 
 
