@@ -20,7 +20,7 @@ import threading
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -242,29 +242,47 @@ def searched(node: Node) -> list[tuple[str, bytes]]:
     return told
 
 
+def flat(routes: Iterable[Any], prefix: str = "") -> Iterator[tuple[str, set[str]]]:
+    """Path and methods of each route, those of included routers, too."""
+    for route in routes:
+        if isinstance(route, APIRoute):
+            yield prefix + route.path, route.methods
+        elif hasattr(route, "original_router"):
+            yield from flat(route.original_router.routes, prefix + route.include_context.prefix)
+
+
 def answers_without_login(web: Web, job_id: str) -> Iterator[tuple[str, bytes]]:
     """Each route by each of its methods: with the canary in path, query and body, and about the canary's job."""
     name = CANARIES["PatientName"]
     client = web.client()
-    routes = [route for route in client.app.routes if isinstance(route, APIRoute)]  # type: ignore[attr-defined]
+    routes = list(flat(client.app.routes))  # type: ignore[attr-defined]
     assert len(routes) > 40
-    for route in routes:
-        fill = {value: re.sub(r"\{[^}]+\}", urllib.parse.quote(value), route.path) for value in (name, job_id)}
+    for route, methods in routes:
+        fill = {value: re.sub(r"\{[^}]+\}", urllib.parse.quote(value), route) for value in (name, job_id)}
         for path in dict.fromkeys([f"{fill[name]}?{urllib.parse.urlencode({'text': name, 'q': name})}", fill[job_id]]):
-            for method in sorted(route.methods):
+            for method in sorted(methods):
                 for accept in ("text/html", "application/json"):
                     body = {"json": {"user": name, "note": name}} if method != "GET" else {}
                     answer = client.request(method, path, headers={"Accept": accept}, **body)  # type: ignore[arg-type]
-                    yield f"{method} {path}", f"{answer.headers}{answer.text}".encode()
+                    yield f"{method} {path}", _but_for_its_own_path(path, answer.headers) + answer.text.encode()
     for path in (f"/{name}", f"/static/{name}", f"/api/v1/{name}", f"/jobs?page={name}"):
         answer = client.get(path, headers={"Accept": "text/html"})
         yield f"GET {path}", f"{answer.headers}{answer.text}".encode()
 
 
+def _but_for_its_own_path(path: str, headers: Mapping[str, str]) -> bytes:
+    """The headers of an answer. That a login leads back to the path that was asked for tells nobody anything new."""
+    told = dict(headers)
+    back = urllib.parse.parse_qs(urllib.parse.urlsplit(told.get("location", "")).query).get("next", [""])[0]
+    if back and urllib.parse.unquote(back) == urllib.parse.unquote(path.partition("?")[0]):
+        del told["location"]
+    return str(told).encode()
+
+
 # Which attributes of ours may say whose image it is: those that are copied from the images, and no other.
 COPIED = {
     "PatientName", "PatientID", "PatientBirthDate", "AccessionNumber", "ReferringPhysicianName", "StudyDescription",
-    "StudyID",
+    "StudyID", "InstitutionName", "PatientComments",
 }  # fmt: skip
 
 
