@@ -98,8 +98,8 @@ class WebConfig(Section):
     public_url: how browsers reach it, where that is not its own host and port: needed for `oidc` behind a proxy.
     users_file: who may log in with a password (`dicom-node user add`); null: web_users.json under the storage root.
     patient_names: whether pages may show a patient's name to who is logged in. idle_min, longest_login_h: a login ends
-    after so long without a page or form that somebody asked for, and after so long at all. metrics: who may read /metrics: `loopback` (calls from
-    this machine, and tokens), or `token` alone.
+    after so long without a page or form that somebody asked for, and after so long at all. metrics: who may read
+    /metrics: `loopback` (calls from this machine, and tokens), or `token` alone.
     """
 
     host: str = "127.0.0.1"
