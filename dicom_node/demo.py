@@ -22,8 +22,8 @@ from dicom_node.db import Database, Row
 from dicom_node.dimse.archive import Archive
 from dicom_node.dimse.scu import echo, send
 from dicom_node.errors import ConfigError, DeliveryError, DicomNodeError
-from dicom_node.flow import manifest_sha256
 from dicom_node.infer import series_in
+from dicom_node.manifest import manifest_sha256
 from dicom_node.peers import PeerConfig
 from dicom_node.render import PAGE, render
 from dicom_node.storage import Storage

@@ -15,7 +15,7 @@ from pydicom.uid import MediaStorageDirectoryStorage
 from dicom_node import analysis, routing
 from dicom_node.config import Config, GateConfig, bundle_folder
 from dicom_node.errors import ConfigError, Reason, SeriesRejected, StorageError, UnreadableInstance
-from dicom_node.flow import manifest_sha256
+from dicom_node.manifest import manifest_sha256
 from dicom_node.profiles import KINDS, ResultProfile
 from dicom_node.series import InstanceFile, check_series, read_headers
 from dicom_node.summary import Summary, summary

@@ -6,7 +6,6 @@ a row: whatever runs twice after that reads the same files and makes the same by
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from dicom_node.db import Database, Row
 from dicom_node.engine import Json, Run
 from dicom_node.errors import StorageError
 from dicom_node.logs import describe
+from dicom_node.manifest import manifest_paths
 from dicom_node.series import readable_headers
 from dicom_node.storage import Storage
 
@@ -125,9 +125,8 @@ class Lookback:
     def _find(self, job_id: str, archive: str, until: float) -> Missed | None:
         if archive not in self.config.peers:
             return not_available("The archive is not in the settings any more.")
-        manifest = json.loads(self.storage.path(f"results/{job_id}/manifest.json").read_text())
-        for path in manifest.values():
-            files, _ = readable_headers([self.storage.path(path)])
+        for path in manifest_paths(self.storage, job_id):
+            files, _ = readable_headers([path])
             if files:
                 return self.find(job_id, archive, files[0].header, until, lambda found: self._settle(job_id, found))
         return not_available("No image of the series can be read.")

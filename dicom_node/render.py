@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from dicom_node.db import Database
 from dicom_node.domain import RESEARCH_USE, CTSeries, Volume
 from dicom_node.errors import ConfigError, SeriesRejected, StorageError
 from dicom_node.infer import dicom_files
+from dicom_node.manifest import manifest_file, manifest_paths
 from dicom_node.quicklook.page import write_page
 from dicom_node.quicklook.report import is_report, read_report
 from dicom_node.quicklook.scene import Scene, compose
@@ -48,11 +48,9 @@ class Found:
 
 def job_files(database: Database, storage: Storage, job_id: str) -> list[Path]:
     """The images that a job analysed and the objects that it made. Raises ConfigError where they are gone."""
-    manifest = storage.path(f"results/{job_id}/manifest.json")
-    if not manifest.exists():
+    if not manifest_file(storage, job_id).exists():
         raise ConfigError(f"the files of job {job_id} are not here any more")
-    images = [storage.path(path) for path in json.loads(manifest.read_text()).values()]
-    files = [*images, *(storage.path(row["path"]) for row in database.results(job_id))]
+    files = [*manifest_paths(storage, job_id), *(storage.path(row["path"]) for row in database.results(job_id))]
     missing = sum(not path.exists() for path in files)
     if missing:
         raise ConfigError(f"{missing} of {len(files)} files of job {job_id} are not here any more")

@@ -19,7 +19,7 @@ from safetensors.numpy import load_file, save_file
 
 from dicom_node.config import Config, bundle_folder, load_config
 from dicom_node.db import Database, Row
-from dicom_node.flow import manifest_sha256
+from dicom_node.manifest import manifest_sha256
 from dicom_node.storage import Storage
 from dicom_node.summary import job_summary
 from tests.peers import free_port

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from dicom_node.corrections import (
     read_ours,
 )
 from dicom_node.db import Database, Row
+from dicom_node.manifest import manifest_paths
 from dicom_node.reviews.analyses import Meant
 from dicom_node.series import read_series
 from dicom_node.storage import Storage
@@ -66,8 +66,7 @@ class Examiner:
 
     def manifest(self, job_id: str) -> list[Path]:
         """The files of the series that a job analysed."""
-        text = self.storage.path(f"results/{job_id}/manifest.json").read_text()
-        return [self.storage.path(path) for path in json.loads(text).values()]
+        return manifest_paths(self.storage, job_id)
 
     def _segmentation(self, sop_instance_uid: str) -> Dataset | None:
         """One that a report refers to: of ours, or received."""

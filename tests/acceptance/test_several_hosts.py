@@ -22,7 +22,7 @@ import yaml
 from dicom_node.config import load_config
 from dicom_node.db import Database, Row
 from dicom_node.dimse.scu import send
-from dicom_node.flow import manifest_sha256
+from dicom_node.manifest import manifest_sha256
 from dicom_node.peers import PeerConfig
 from dicom_node.storage import Storage
 from tests.fakes.ct import make_ct_series

@@ -16,7 +16,7 @@ import pydicom
 import pytest
 import sqlalchemy as sa
 
-from dicom_node import flow, logs, schema
+from dicom_node import logs, schema
 from dicom_node.completeness import ArchiveCount
 from dicom_node.config import Config
 from dicom_node.db import Database, ReceivedInstance, Row
@@ -24,8 +24,9 @@ from dicom_node.delivery import delivery_id
 from dicom_node.dimse.scu import Outcome
 from dicom_node.domain import Detection, LungDistance, ModelIdentity, Volume
 from dicom_node.errors import ConfigError, DatabaseUnavailable, DicomNodeError, Reason, ResultError, SeriesRejected
-from dicom_node.flow import Flow, manifest_sha256
+from dicom_node.flow import Flow, judgement, refusals
 from dicom_node.lookback import Found, Missed, not_available
+from dicom_node.manifest import manifest_sha256
 from dicom_node.peers import PeerConfig
 from dicom_node.render import job_files, render
 from dicom_node.storage import Storage
@@ -225,12 +226,12 @@ class Node:
         """A look at the series, by default when its quiet time is over."""
         self.clock += after_s
         run = FakeRun(times)
-        self.flow.assemble(run, SERIES)
+        self.flow.assembly.assemble(run, SERIES)
         return run
 
     def analyse(self, job_id: str, times: int = 1) -> FakeRun:
         run = FakeRun(times)
-        self.flow.analyse(run, job_id)
+        self.flow.analyses.analyse(run, job_id)
         return run
 
     def deliver(self, job_id: str, destination: str = "pacs") -> FakeRun:
@@ -434,8 +435,9 @@ def test_of_too_many_instances_one_header_is_enough(
 ) -> None:
     node = make_node(gate={"min_slices": 5, "min_length_mm": 0, "max_instances": 5})
     node.receive()
-    real, read = flow.readable_headers, []
-    monkeypatch.setattr(flow, "readable_headers", lambda paths: (read.append(len(paths)), real(paths))[1])
+    real, read = judgement.readable_headers, []
+    for module in (judgement, refusals):
+        monkeypatch.setattr(module, "readable_headers", lambda paths: (read.append(len(paths)), real(paths))[1])
     [delivery, _] = node.assemble().enqueued
     job = node.job()
     assert (job["state"], job["reason"], job["route"]) == ("rejected", Reason.TOO_LARGE, "chest")
@@ -461,7 +463,7 @@ def test_an_error_nobody_foresaw_leaves_a_failed_job_that_can_be_decided_on_agai
     def fail(*_: Any) -> None:
         raise RuntimeError(CANARY)
 
-    monkeypatch.setattr(flow, "check_series", fail)
+    monkeypatch.setattr(judgement, "check_series", fail)
     assert node.assemble().enqueued == []
     job = node.job()
     assert (job["state"], job["reason"], job["route"]) == ("failed", "FAILED", None)
@@ -508,9 +510,9 @@ def test_a_lost_database_is_raised_at_each_place_and_fails_no_job(node: Node, mo
 
     node.receive()
     node.clock += 60
-    until_done(lambda: node.flow.decide(SERIES), {"queued"})
+    until_done(lambda: node.flow.assembly.decide(SERIES), {"queued"})
     job_id = node.job()["job_id"]
-    until_done(lambda: node.flow.analyse_job(job_id), {"queued", "running", "complete"})
+    until_done(lambda: node.flow.analyses.analyse_job(job_id), {"queued", "running", "complete"})
     until_done(lambda: node.flow.delivery.send_job(job_id, "pacs"), {"complete"})
     assert (node.job()["state"], node.ledger(job_id)) == ("complete", ["stored", "stored"])
 
@@ -629,7 +631,7 @@ def test_what_is_not_proven_waits_its_full_quiet_time(patient: Node, arrive: Cal
 
 def test_of_what_cannot_be_proven_no_header_is_read_early(patient: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     patient.receive()
-    monkeypatch.setattr(flow, "readable_headers", lambda _: pytest.fail("read"))
+    monkeypatch.setattr(judgement, "readable_headers", lambda _: pytest.fail("read"))
     assert patient.assemble(after_s=1).bounced != []
 
 
@@ -1219,7 +1221,7 @@ def test_what_was_cancelled_is_not_sent(node: Node) -> None:
 
 def test_a_job_that_is_not_there_is_an_error(node: Node) -> None:
     with pytest.raises(DicomNodeError, match="is not in the database"):
-        node.flow.report_rejected("1.2.3-abc")
+        node.flow.refusals.report("1.2.3-abc")
     assert set(node.flow.workflows()) == {"assemble", "priors", "overdue", "analyse", "shadow", "deliver"}
 
 

@@ -63,7 +63,7 @@ def send(node: Node, ds: Dataset, *, times: int = 1) -> FakeRun:
     for _ in range(times):
         node._store(path)
         node.clock += 60
-        node.flow.assemble(run, str(ds.SeriesInstanceUID))
+        node.flow.assembly.assemble(run, str(ds.SeriesInstanceUID))
     assert run.enqueued == []
     return run
 
@@ -447,7 +447,7 @@ def test_training_trains_on_what_was_exported_from_a_real_scan(make: Callable[..
         node._store(path)
     node.clock += 60
     run = FakeRun()
-    node.flow.assemble(run, series_uid)
+    node.flow.assembly.assemble(run, series_uid)
     [(_, job_id, _, _)] = run.enqueued
     node.analyse(job_id)
     mask = mask_of(node, job_id)

@@ -10,6 +10,7 @@ import pytest
 
 from tests.fakes.recipes import tiny_text
 from training import cli
+from training.cli.common import typed_command
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
@@ -61,7 +62,7 @@ def test_a_subset_without_scans_is_a_wrong_call(
 
 def test_a_record_of_a_command_tells_nothing_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["x", "train", "--cache", "/data/hospital/cache", "--seed", "1"])
-    assert cli.typed_command() == "python -m training train --cache cache --seed 1"
+    assert typed_command() == "python -m training train --cache cache --seed 1"
 
 
 def test_froc_prints_the_official_figures(

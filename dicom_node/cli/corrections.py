@@ -12,16 +12,14 @@ from typing import Annotated
 
 import typer
 
-from dicom_node import logs, present
-from dicom_node.cli_common import DEFAULT_CONFIG, ConfigOption, JsonOption, out, print_json
-from dicom_node.config import load_config
+from dicom_node import present
+from dicom_node.cli.common import DEFAULT_CONFIG, ConfigOption, JsonOption, out, print_json
+from dicom_node.cli.state import rows
 from dicom_node.errors import ConfigError, DicomNodeError
 from dicom_node.reviews import Reviews, figures, newest_corrections, newest_of_each, shown, table
 from dicom_node.reviews.figures import COLUMNS
 
 corrections_app = typer.Typer(help="Results that a radiologist corrected and a peer sent back.", no_args_is_help=True)
-
-
 cases_app = typer.Typer(help="Training cases made of corrected results.", no_args_is_help=True)
 
 
@@ -33,19 +31,10 @@ def add_to(app: typer.Typer) -> None:
 @contextmanager
 def reviews(config: Path) -> Iterator[Reviews]:
     """What a node that exists knows of corrections."""
-    from dicom_node.db import Database
     from dicom_node.storage import Storage
 
-    settings = load_config(config)
-    logs.configure("error", "text", "cli")
-    if settings.database.url is None and not settings.storage.root.is_dir():
-        raise ConfigError(f"no node has run with {config} yet: storage.root {settings.storage.root} is not there")
-    database = Database(settings.database_url())
-    try:
-        database.migrate()
+    with rows(config) as (settings, database):
         yield Reviews(config=settings, database=database, storage=Storage(settings.storage.root))
-    finally:
-        database.close()
 
 
 @corrections_app.command("list")

@@ -8,8 +8,9 @@ from typing import Annotated
 
 import typer
 
-from dicom_node import cli_audit, logs
-from dicom_node.cli_common import DEFAULT_CONFIG, ConfigOption, JsonOption, out, print_json
+from dicom_node import logs
+from dicom_node.cli.audit import tell_trail
+from dicom_node.cli.common import DEFAULT_CONFIG, ConfigOption, JsonOption, out, print_json
 from dicom_node.config import load_config
 from dicom_node.presence import Standing
 
@@ -36,7 +37,7 @@ def reload(
     logs.configure("error", "text", "reload")
     answers = run_reload(config, wait_s=wait_s, pid=pid)
     # Who may connect, and by which certificates, is part of what they take over.
-    cli_audit.tell(config, "reload", str(config.absolute()), kind="security_configuration")
+    tell_trail(config, "reload", str(config.absolute()), kind="security_configuration")
     if as_json:
         print_json([asdict(answer) for answer in answers])
     else:
@@ -90,7 +91,7 @@ def backup(
     from dicom_node.backup import backup as run_backup
 
     made = run_backup(load_config(config), out_dir)
-    cli_audit.tell(config, "backup", str(out_dir.absolute()))
+    tell_trail(config, "backup", str(out_dir.absolute()))
     if as_json:
         print_json(asdict(made))
         return
@@ -110,7 +111,7 @@ def restore(
 
     made = run_restore(load_config(config), source)
     # Not before: the trail is one of the things that it puts back.
-    cli_audit.tell(config, "restore", str(source.absolute()))
+    tell_trail(config, "restore", str(source.absolute()))
     if as_json:
         print_json(asdict(made))
         return

@@ -15,7 +15,7 @@ import typer
 from rich.table import Table
 
 from dicom_node import logs
-from dicom_node.cli_common import DEFAULT_CONFIG, ConfigOption, JsonOption, err, out, print_json
+from dicom_node.cli.common import DEFAULT_CONFIG, ConfigOption, JsonOption, err, out, print_json
 from dicom_node.config import ROLES, WebRole, load_config
 from dicom_node.errors import ConfigError, DicomNodeError
 

@@ -9,7 +9,7 @@ import typer
 from dicom_node.audit import Audit, Auditor, User, audit_log_used, user_change
 from dicom_node.audit.events import AlertKind, os_user
 from dicom_node.audit.trail import Trail, TrailBroken
-from dicom_node.cli_common import DEFAULT_CONFIG, ConfigOption, JsonOption, err, out, print_json
+from dicom_node.cli.common import DEFAULT_CONFIG, ConfigOption, JsonOption, err, out, print_json
 from dicom_node.config import Config, load_config
 from dicom_node.errors import ConfigError
 
@@ -21,13 +21,13 @@ def add_to(app: typer.Typer) -> None:
     audit.command("verify")(verify)
 
 
-def tell(config: Path, action: str, target: str, *, kind: AlertKind = "restricted_function") -> None:
+def tell_trail(config: Path, action: str, target: str, *, kind: AlertKind = "restricted_function") -> None:
     """The audit trail: this user changes something, or takes it away."""
-    audit, user = who(load_config(config))
+    audit, user = trail_and_user(load_config(config))
     audit.write(user_change(user, action, target, kind=kind))
 
 
-def who(settings: Config) -> tuple[Audit, User]:
+def trail_and_user(settings: Config) -> tuple[Audit, User]:
     """The audit trail, and this user of the operating system."""
     return Auditor.of(settings), User(name=os_user())
 

@@ -5,11 +5,16 @@ from __future__ import annotations
 import typer
 
 from dicom_node import logs, present
-from dicom_node.cli_common import DEFAULT_CONFIG, ConfigOption, JsonOption, out, print_json
+from dicom_node.cli.common import DEFAULT_CONFIG, ConfigOption, JsonOption, out, print_json
+from dicom_node.cli.state import rows
 from dicom_node.config import load_config
 from dicom_node.errors import ConfigError
 
 alert_app = typer.Typer(help="Try the channels of alerts, list what is wrong.", no_args_is_help=True)
+
+
+def add_to(app: typer.Typer) -> None:
+    app.add_typer(alert_app, name="alert")
 
 
 @alert_app.command("test")
@@ -41,30 +46,20 @@ def alert_list(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = Fals
 
     Example: dicom-node alert list --json
     """
-    from dicom_node.db import Database
-
-    settings = load_config(config)
-    logs.configure("error", "text", "alert")
-    if settings.database.url is None and not settings.storage.root.is_dir():
-        raise ConfigError(f"no node has run with {config} yet: storage.root {settings.storage.root} is not there")
-    database = Database(settings.database_url())
-    try:
-        database.migrate()
-        rows = database.alerts()
+    with rows(config, called="alert") as (_, database):
+        known = database.alerts()
         told: dict[tuple[str, str], list[str]] = {}
         for row in database.alert_notices():
             told.setdefault((row["kind"], row["subject"]), []).append(row["channel"])
         failing = [row for row in database.alert_channels() if row["failures"]]
-    finally:
-        database.close()
     if as_json:
         print_json(
             {
-                "alerts": [{**row, "told": told.get((row["kind"], row["subject"]), [])} for row in rows],
+                "alerts": [{**row, "told": told.get((row["kind"], row["subject"]), [])} for row in known],
                 "failing": [dict(row) for row in failing],
             }
         )
         return
-    present.print_alerts(out, rows, {key: ", ".join(channels) for key, channels in told.items()})
+    present.print_alerts(out, known, {key: ", ".join(channels) for key, channels in told.items()})
     for row in failing:
         out.print(f"{row['channel']} does not take messages: {row['error']}", markup=False, highlight=False)

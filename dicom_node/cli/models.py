@@ -3,40 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from dicom_node import cli_audit, logs, present_models
-from dicom_node.cli_common import DEFAULT_CONFIG, ConfigOption, JsonOption, out, print_json
-from dicom_node.config import Config, load_config
-from dicom_node.errors import ConfigError
-
-if TYPE_CHECKING:
-    from dicom_node.db import Database
+from dicom_node import present_models
+from dicom_node.cli.audit import trail_and_user
+from dicom_node.cli.common import DEFAULT_CONFIG, ConfigOption, JsonOption, out, print_json
+from dicom_node.cli.state import rows
 
 model_app = typer.Typer(help="List, compare, promote and roll back models.", no_args_is_help=True)
 
 RouteOption = Annotated[str | None, typer.Option("--route", help="Only this route.")]
 
 
-@contextmanager
-def _node(config: Path) -> Iterator[tuple[Config, Database]]:
-    from dicom_node.db import Database
-
-    settings = load_config(config)
-    logs.configure("error", "text", "model")
-    if settings.database.url is None and not settings.storage.root.is_dir():
-        raise ConfigError(f"no node has run with {config} yet: storage.root {settings.storage.root} is not there")
-    database = Database(settings.database_url())
-    try:
-        database.migrate()
-        yield settings, database
-    finally:
-        database.close()
+def add_to(app: typer.Typer) -> None:
+    app.add_typer(model_app, name="model")
 
 
 @model_app.command("list")
@@ -48,7 +30,7 @@ def model_list(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = Fals
     from dicom_node.promote import models
     from dicom_node.promotion import promotion_lines
 
-    with _node(config) as (settings, database):
+    with rows(config, called="model") as (settings, database):
         known = models(settings, database)
         promotions = database.promotions()
         history = database.promotion_history()
@@ -74,8 +56,8 @@ def model_promote(
     """
     from dicom_node.promote import promote
 
-    with _node(config) as (settings, database):
-        audit, by = cli_audit.who(settings)
+    with rows(config, called="model") as (settings, database):
+        audit, by = trail_and_user(settings)
         change = promote(settings, database, name, route=route, force=force, by=by, audit=audit)
     out.print(change.text, markup=False, highlight=False)
 
@@ -88,8 +70,8 @@ def model_rollback(route: RouteOption = None, config: ConfigOption = DEFAULT_CON
     """
     from dicom_node.promote import roll_back
 
-    with _node(config) as (settings, database):
-        audit, by = cli_audit.who(settings)
+    with rows(config, called="model") as (settings, database):
+        audit, by = trail_and_user(settings)
         change = roll_back(settings, database, route=route, by=by, audit=audit)
     out.print(change.text, markup=False, highlight=False)
 
@@ -109,7 +91,7 @@ def model_agreement(
     from dicom_node.agreements import agreement_of
 
     since = 0.0 if days is None else time.time() - days * 86400
-    with _node(config) as (_, database):
+    with rows(config, called="model") as (_, database):
         shown = agreement_of(database, route=route, since=since, period_s=period_days * 86400)
     if as_json:
         print_json(shown)
