@@ -89,12 +89,7 @@ def test_a_word_in_every_attribute_of_ct_and_correction_is_nowhere_in_the_export
     seg = corrected_seg(images(node), [("Nodule 1", tracking(node, job_id), mask), (CANARY, "", new_nodule(mask))])
     uids = [str(seg.SOPInstanceUID), str(seg.SeriesInstanceUID)]
     for tag, (vr, _vm, _name, _retired, keyword) in DicomDictionary.items():
-        if (
-            vr in {"LO", "LT", "PN", "SH", "ST", "UC", "UT"}
-            and keyword
-            and keyword not in seg
-            and tag >> 16 > 4
-        ):
+        if vr in {"LO", "LT", "PN", "SH", "ST", "UC", "UT"} and keyword and keyword not in seg and tag >> 16 > 4:
             seg.add_new(tag, vr, VALUES[vr])
     seg.SegmentSequence[1].SegmentDescription = seg.SegmentSequence[1].TrackingID = CANARY
     seg.PatientID = f"{CANARY}-1"
