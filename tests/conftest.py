@@ -25,7 +25,7 @@ from dicom_node.metrics.catalogue import CATALOGUE
 from dicom_node.metrics.files import merged
 from dicom_node.peers import PeerConfig, PeerTLS
 from dicom_node.storage import Storage
-from tests import peers
+from tests import forks, peers
 from tests.certificates import Authority
 
 _REPOSITORY = Path(__file__).resolve().parent.parent
@@ -35,6 +35,12 @@ _REPOSITORY = Path(__file__).resolve().parent.parent
 def _quiet_pydicom() -> None:
     """As every role of the node does first."""
     logs.quiet_pydicom()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _parent_of_roles_ends() -> Iterator[None]:
+    yield
+    forks.end()
 
 
 @pytest.fixture(autouse=True)

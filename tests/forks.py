@@ -1,14 +1,15 @@
-"""A command of the node -> a process of its own, forked from one that has imported everything: roles start at once.
+"""A command -> a process of its own, forked from one that has imported everything: roles start at once.
 
 The imports of a worker take ten times as long as its start. The parent runs none of our code and starts no thread;
-each child gets arguments, environment, folder and log as a started command would, and runs `dicom_node.cli.main`. What
-a test asks of a process is what it asks of a subprocess.Popen.
+each child gets arguments, environment, folder and log as a started command would, and runs the program's `main`. What a
+test asks of a process is what it asks of a subprocess.Popen.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 import json
 import os
 import select
@@ -78,7 +79,8 @@ class _Server:
             cwd=Path(__file__).parents[1],
         )
         theirs.close()
-        self._lines, self._lock = ours.makefile("rw"), threading.Lock()
+        with ours:  # open as long as its file is
+            self._lines, self._lock = ours.makefile("rw"), threading.Lock()
 
     def ask(self, request: dict[str, Any]) -> Any:
         with self._lock:
@@ -88,17 +90,27 @@ class _Server:
         assert answer, "the parent of the roles is gone"
         return json.loads(answer)
 
+    def end(self) -> None:
+        self._lines.close()
+        self._process.wait(30)
+
 
 @functools.cache
 def _server() -> _Server:
     return _Server()
 
 
-def start(*words: str, log: Path) -> Forked:
-    """`dicom-node WORDS`, its output appended to `log`."""
-    server = _server()
-    request = {"words": words, "log": str(log), "environment": dict(os.environ), "folder": str(Path.cwd())}
-    return Forked(server, server.ask(request), ["dicom-node", *words])
+def start(*words: str, log: Path, program: str = "dicom_node.cli") -> Forked:
+    """`dicom-node WORDS`, or another program, its output appended to `log`. program: a module with a `main`."""
+    server, about = _server(), {"environment": dict(os.environ), "folder": str(Path.cwd()), "log": str(log)}
+    return Forked(server, server.ask({"program": program, "words": words, **about}), [program, *words])
+
+
+def end() -> None:
+    """The parent ends with the session, so that what it measured of coverage is there in time."""
+    if _server.cache_info().currsize:
+        _server().end()
+        _server.cache_clear()
 
 
 # -- the parent ----------------------------------------------------------------------------------------
@@ -131,20 +143,18 @@ def _become(request: dict[str, Any]) -> None:
         os.dup2(source, target)
     os.close(nothing)
     os.close(log)
-    sys.argv = ["dicom-node", *request["words"]]
+    sys.argv = [request["program"], *request["words"]]
 
 
 def _main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of the terminal: the session ends by itself, and we with it
     for name in _IMPORTS:
-        __import__(name)
+        importlib.import_module(name)
     with socket.socket(fileno=int(sys.argv[1])) as channel, channel.makefile("rw") as lines:
         request = _serve(lines)
     if request is not None:
         _become(request)
-        from dicom_node.cli import main
-
-        main()
+        importlib.import_module(request["program"]).main()
 
 
 if __name__ == "__main__":

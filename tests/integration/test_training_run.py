@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ import pytest
 import torch
 from torchvision.models import resnet18
 
+from tests import forks
 from tests.fakes.prepared import write_prepared
 from tests.fakes.recipes import tiny_text
 from training.checkpoint import LAST, exported_weights
@@ -31,7 +31,11 @@ def cache(tmp_path: Path) -> Path:
 
 
 def command(cache: Path, recipe: Path, run: Path) -> list[str]:
-    return ["training", "train", "--recipe", str(recipe), "--cache", str(cache), "--out", str(run), "--threads", "1"]
+    return ["train", "--recipe", str(recipe), "--cache", str(cache), "--out", str(run), "--threads", "1"]
+
+
+def begin(cache: Path, recipe: Path, run: Path) -> forks.Forked:
+    return forks.start(*command(cache, recipe, run), log=run.with_suffix(".log"), program="training.cli")
 
 
 def losses(run: Path) -> list[dict[str, float]]:
@@ -44,18 +48,18 @@ def test_a_run_killed_with_9_goes_on_with_the_losses_of_an_unbroken_one(cache: P
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(tiny_text(optimisation={"steps": 12}))
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    subprocess.run([sys.executable, "-m", *command(cache, recipe, whole)], check=True, env=ENVIRONMENT, timeout=200)
+    assert begin(cache, recipe, whole).wait(200) == 0
 
-    started = subprocess.Popen([sys.executable, "-m", *command(cache, recipe, broken)], env=ENVIRONMENT)
+    started = begin(cache, recipe, broken)
     deadline = time.monotonic() + 120
     while not (broken / LAST).exists():
         assert started.poll() is None, "the run ended before it was killed"
         assert time.monotonic() < deadline
         time.sleep(0.005)
-    started.send_signal(signal.SIGKILL)
+    started.kill()
     started.wait()
     assert len(losses(broken)) < 12
-    subprocess.run([sys.executable, "-m", *command(cache, recipe, broken)], check=True, env=ENVIRONMENT, timeout=200)
+    assert begin(cache, recipe, broken).wait(200) == 0
     assert losses(broken) == losses(whole)
 
 
@@ -65,14 +69,15 @@ def test_two_processes_learn_what_one_learns_with_twice_the_accumulation(cache: 
     torch.manual_seed(1)
     torch.save(resnet18(weights=None).state_dict(), weights)
     start = {"source": "imagenet", "path": str(weights), "sha256": hashlib.sha256(weights.read_bytes()).hexdigest()}
-    runs = {}
+    recipes, runs = {}, {}
     for name, accumulate in (("one", 2), ("two", 1)):
-        recipe, runs[name] = tmp_path / f"{name}.yaml", tmp_path / name
+        recipes[name], runs[name] = tmp_path / f"{name}.yaml", tmp_path / name
         plan = {"steps": 3, "accumulate": accumulate, "norm": "frozen", "learning_rate": 0.002}
-        recipe.write_text(tiny_text(initial_weights=start, optimisation=plan))
-        launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"] if name == "two" else []
-        arguments = [sys.executable, "-m", *launcher, *command(cache, recipe, runs[name])]
-        subprocess.run(arguments, check=True, env=ENVIRONMENT, timeout=280)
+        recipes[name].write_text(tiny_text(initial_weights=start, optimisation=plan))
+    assert begin(cache, recipes["one"], runs["one"]).wait(200) == 0
+    together = "torch.distributed.run --standalone --nproc-per-node 2 -m training"
+    launcher = [sys.executable, "-m", *together.split()]
+    subprocess.run([*launcher, *command(cache, recipes["two"], runs["two"])], check=True, env=ENVIRONMENT, timeout=280)
     one, two = (exported_weights(run)[1] for run in runs.values())
     assert [row["total"] for row in losses(runs["one"])] == pytest.approx([row["total"] for row in losses(runs["two"])])
     for name in one:
