@@ -417,7 +417,9 @@ def render(
         files = look.folder_files(Path(what))
     else:
         with _rows(config) as (storage, database, _url):
-            files = look.job_files(database, storage, database.find_job(what))
+            job_id = database.find_job(what)
+            cli_audit.tell(config, "render", job_id)  # pictures and names leave the node
+            files = look.job_files(database, storage, job_id)
     result = look.render(files, out_dir, series)
     if as_json:
         print_json(result)

@@ -15,7 +15,7 @@ import typer
 from rich.table import Column, Table
 
 from dicom_node import cli_audit, logs
-from dicom_node.audit import Auditor
+from dicom_node.audit import user_change
 from dicom_node.cli_common import DEFAULT_CONFIG, ConfigOption, JsonOption, err, out, print_json, progress_bar
 from dicom_node.config import Config, load_config, parse_config
 from dicom_node.errors import ConfigError, DeliveryError
@@ -136,7 +136,9 @@ def pull(
         match={"Modality": modality} if modality else {},
     )
     logs.configure("error", "text", "pull")
-    audit = Auditor.of(settings)
+    audit, user = cli_audit.who(settings)
+    # Asking alone tells the archive, and who called, of patients: what is asked, the next messages say.
+    audit.write(user_change(user, "pull", f"from {name}"))
     with _landing(settings) as (database, landing):
         puller = Puller(settings, database, landing, name=name, peer=target, route=route, audit=audit)
         plan = _planned(puller, wanted, name)

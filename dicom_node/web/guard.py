@@ -58,15 +58,15 @@ class Guard:
             await send(message)
 
         if self._web.tls is None and not who.by_proxy and not who.local:
-            await problem(403, "This node answers to its proxy only.")(scope, receive, guarded)
+            await problem(403, "This node answers to its proxy only: call that one's address.")(scope, receive, guarded)
             return
         length = Headers(scope=scope).get("content-length", "0")
         if not length.isdigit() or int(length) > MOST_BYTES:
-            await problem(413, "The request is too large.")(scope, receive, guarded)
+            await problem(413, f"The request is too large: {MOST_BYTES} bytes are read.")(scope, receive, guarded)
             return
         if "\0" in scope["path"] or b"%00" in scope["query_string"]:
             # PostgreSQL has no NUL in text, and nothing of ours has one in its name.
-            await problem(400, "There is a NUL in the address.")(scope, receive, guarded)
+            await problem(400, "There is a NUL in the address: no name or id here has one.")(scope, receive, guarded)
             return
         try:
             await self._app(scope, _counted(receive), guarded)

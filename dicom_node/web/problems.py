@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from dicom_node.errors import DicomNodeError
 from dicom_node.logs import describe
 from dicom_node.web import templating
-from dicom_node.web.access.principal import Denied
+from dicom_node.web.access.principal import Denied, for_people
 from dicom_node.web.answers.job import NoSuchJob
 
 log = logging.getLogger(__name__)
@@ -40,20 +40,16 @@ def add_to(app: FastAPI) -> None:
         app.add_exception_handler(kind, answer)
 
 
-def _for_people(request: Request) -> bool:
-    return not request.url.path.startswith("/api/") and "text/html" in request.headers.get("accept", "")
-
-
 async def _denied(request: Request, error: Exception) -> Response:
     assert isinstance(error, Denied)  # noqa: S101  as it was registered
-    if error.status == HTTPStatus.UNAUTHORIZED and _for_people(request) and request.method == "GET":
+    if error.status == HTTPStatus.UNAUTHORIZED and for_people(request) and request.method == "GET":
         where = request.url.path + (f"?{request.url.query}" if request.url.query else "")
         return RedirectResponse(f"/login?next={quote(where, safe='')}", HTTPStatus.SEE_OTHER)
     return _told(request, error.status, error.detail, error.headers)
 
 
 def _told(request: Request, status: int, detail: str, headers: Mapping[str, str] | None = None) -> Response:
-    if not _for_people(request):
+    if not for_people(request):
         return problem(status, detail, headers)
     title = HTTPStatus(status).phrase
     html = templating.render("error.html", status=status, title=title, detail=detail)
@@ -62,14 +58,21 @@ def _told(request: Request, status: int, detail: str, headers: Mapping[str, str]
 
 async def _http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101
-    return _told(request, error.status_code, str(error.detail), error.headers)
+    detail = {
+        HTTPStatus.NOT_FOUND: "There is nothing at this address: /api/v1/openapi.json lists what can be called.",
+        HTTPStatus.METHOD_NOT_ALLOWED: f"This address does not take {request.method}: see the header Allow.",
+    }.get(HTTPStatus(error.status_code), str(error.detail))
+    return _told(request, error.status_code, detail, error.headers)
 
 
-async def _invalid(_request: Request, error: Exception) -> Response:
+async def _invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)  # noqa: S101
     # Without the values: they may be what should not be told, as a search for a name.
     errors = [{"where": [str(part) for part in one["loc"]], "what": one["msg"]} for one in error.errors()]
-    return problem(HTTPStatus.UNPROCESSABLE_ENTITY, "The request does not fit the form that this needs.", errors=errors)
+    detail = "The request does not fit what this needs: `errors` says where."
+    if for_people(request):
+        return _told(request, HTTPStatus.UNPROCESSABLE_ENTITY, "The address or the form holds what cannot be meant.")
+    return problem(HTTPStatus.UNPROCESSABLE_ENTITY, detail, errors=errors)
 
 
 async def _ours(request: Request, error: Exception) -> Response:
@@ -77,9 +80,8 @@ async def _ours(request: Request, error: Exception) -> Response:
     assert isinstance(error, DicomNodeError)  # noqa: S101
     if error.retry_helps:
         log.warning("request failed", extra={"action": "unavailable", "why": type(error).__name__})
-        return _told(
-            request, HTTPStatus.SERVICE_UNAVAILABLE, "The node cannot do this now. Try again.", {"Retry-After": "5"}
-        )
+        detail = "Database or storage does not answer. Try again in a few seconds; dicom-node check says what is wrong."
+        return _told(request, HTTPStatus.SERVICE_UNAVAILABLE, detail, {"Retry-After": "5"})
     return _told(request, HTTPStatus.CONFLICT, str(error))
 
 

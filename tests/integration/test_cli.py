@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 import shlex
 import shutil
 import subprocess
@@ -739,40 +738,3 @@ def test_render_of_a_job_that_is_not_there_says_so(
 ) -> None:
     ended = run("render", "0123", "--out", tmp_path / "look", "--config", node.config)
     assert (ended.code, "no job 0123" in ended.err) == (1, True)
-
-
-# -- the audit trail -----------------------------------------------------------------------------------
-
-
-def audited(root: Path) -> list[tuple[str, str, str]]:
-    """Who, what, and of which type (PS3.16 CID 401), by the audit trail."""
-    [file] = (root / "audit").glob("*.jsonl")
-    pattern = r'EventTypeCode csd-code="(\d+)".*?UserID="(.*?)".*<ParticipantObjectName>(.*?)<'
-    told = [re.search(pattern, json.loads(line)["message"]) for line in file.read_text().splitlines()]
-    return [(found[2], found[3], found[1]) for found in told if found is not None]
-
-
-def test_each_command_that_changes_or_takes_away_is_told_with_who_called_it(
-    node: PreparedNode, run: Callable[..., Ended], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("SUDO_USER", "ann")
-    monkeypatch.setattr("dicom_node.reload.reload", lambda *_, **__: [])  # no role runs here
-    settings = yaml.safe_load(node.config.read_text())
-    settings["models"]["other"] = settings["models"]["nodules"]
-    node.config.write_text(yaml.safe_dump(settings))
-    make_ct_series(tmp_path / "ct", shape=(2, 8, 8))
-    restored = tmp_path / "restored.yaml"
-    restored.write_text(yaml.safe_dump({**settings, "storage": {"root": str(tmp_path / "new")}}))
-
-    assert run("send", tmp_path / "ct", "--to", f"GONE@127.0.0.1:{free_port()}", "-c", node.config).code == 1
-    assert run("reload", "-c", node.config).code == 0
-    assert run("model", "promote", "other", "--route", "chest", "--force", "-c", node.config).code == 0
-    assert run("backup", "--out", tmp_path / "backup", "-c", node.config).code == 0
-    assert audited(Path(settings["storage"]["root"])) == [
-        ("ann", "send", "110132"),
-        ("ann", "reload", "110129"),
-        ("ann", "model promote", "110131"),
-        ("ann", "backup", "110132"),
-    ]
-    assert run("restore", tmp_path / "backup", "-c", restored).code == 0
-    assert audited(tmp_path / "new")[-1] == ("ann", "restore", "110132")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated
 
 from fastapi import APIRouter, Form, Request
@@ -14,6 +15,7 @@ from dicom_node.web.access.principal import (
     Denied,
     Looks,
     cookie_name,
+    for_people,
     the_caller,
     the_node,
     this_principal,
@@ -44,14 +46,13 @@ def log_in(
         raise Denied(403, "This request does not come from a page of this node.")
     wait_s = node.access.rows.begin_login(user, who.address)
     if wait_s > 0:
-        page = _page(request, inside(next), f"Too many tries. Wait {max(1, round(wait_s / 60))} min.", 429)
-        page.headers["retry-after"] = str(int(wait_s) + 1)
-        return page
+        text = f"Too many tries. Wait {max(1, round(wait_s / 60))} min."
+        return _refused(request, next, 429, text, {"retry-after": str(int(wait_s) + 1)})
     known = node.access.users.verify(user, password)
     if known is None:
         # A name that nobody has may be a password that went into the wrong field.
         node.trail.login(user if user in node.access.users.users() else "unknown", ok=False, address=who.address)
-        return _page(request, inside(next), _WRONG, 401)
+        return _refused(request, next, 401, _WRONG)
     node.access.rows.login_succeeded(user, who.address)
     return logged_in(request, known.name, known.role, "password", known.mark, inside(next))
 
@@ -87,6 +88,17 @@ def inside(path: str) -> str:
     """`path` if it leads to a page of ours, else the first page."""
     plain = path.startswith("/") and not path.startswith("//") and all(c.isprintable() and c != "\\" for c in path)
     return path if plain else "/"
+
+
+def _refused(
+    request: Request, to: str, status: int, text: str, headers: Mapping[str, str] | None = None
+) -> HTMLResponse:
+    """The login again, with why; for a program, raises Denied."""
+    if not for_people(request):
+        raise Denied(status, text, headers)
+    page = _page(request, inside(to), text, status)
+    page.headers.update(headers or {})
+    return page
 
 
 def _page(request: Request, to: str, problem: str | None = None, status: int = 200) -> HTMLResponse:

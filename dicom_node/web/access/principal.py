@@ -65,6 +65,11 @@ def the_caller(request: Request) -> Caller:
     return caller(request.scope, the_node(request).config.web)
 
 
+def for_people(request: Request) -> bool:
+    """Whether a browser shows the answer; else it goes to a program."""
+    return not request.url.path.startswith("/api/") and "text/html" in request.headers.get("accept", "")
+
+
 def cookie_name(secure: bool) -> str:
     # RFC 6265bis 4.1.3.2: with __Host- no other host, path or plain line can plant one.
     return "__Host-dicom_node" if secure else "dicom_node"
@@ -98,7 +103,11 @@ def _look(request: Request) -> Principal | None:
 def _by_token(node: Node, token: str, who: Caller) -> Principal:
     found = node.access.rows.token(token) if _PRINTABLE.fullmatch(token) else None
     if found is None:
-        raise Denied(401, "This token is not known, or has expired.", {"WWW-Authenticate": "Bearer"})
+        raise Denied(
+            401,
+            "This token is not known, or has expired: dicom-node token add makes one.",
+            {"WWW-Authenticate": "Bearer"},
+        )
     name, role = found
     return Principal(name=f"token:{name}", role=role, method="token", address=who.address)
 
@@ -138,7 +147,7 @@ def require(deed: Deed) -> Callable[..., Any]:
         if principal is None:
             raise Denied(401, "Log in first, or send a token.", {"WWW-Authenticate": "Bearer"})
         if not principal.may(deed):
-            raise Denied(403, f"This needs the role {ALLOWED[deed]}.")
+            raise Denied(403, f"This needs the role {ALLOWED[deed]}, you have {principal.role}: ask who runs the node.")
         if request.method not in _SAFE and principal.csrf is not None:
             await _check_csrf(request, principal.csrf)
         return principal
@@ -155,10 +164,10 @@ ReadsSettings = Annotated[Principal, Depends(require("read settings"))]
 
 async def _check_csrf(request: Request, expected: str) -> None:
     if not from_ourselves(request.scope, the_node(request).config.web, the_caller(request)):
-        raise Denied(403, "This request does not come from a page of this node.")
+        raise Denied(403, "This request does not come from a page of this node. A program sends a token instead.")
     given = request.headers.get(CSRF_HEADER)
     if given is None and request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):
         value = (await request.form()).get(CSRF_FIELD)
         given = value if isinstance(value, str) else None
     if given is None or not hmac.compare_digest(given.encode(), expected.encode()):
-        raise Denied(403, "The page is too old for this: load it again.")
+        raise Denied(403, "The page is too old for this, or the header X-CSRF-Token is missing: load it again.")

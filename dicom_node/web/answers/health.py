@@ -22,6 +22,8 @@ class Check(Form):
 
 
 class Health(Form):
+    """ready: whether all checks are ok."""
+
     ready: bool
     checks: list[Check]
 

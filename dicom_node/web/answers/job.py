@@ -52,6 +52,8 @@ class Commitment(Form):
 
 
 class Event(Form):
+    """Something that happened to a job or its series; what there is to say of it, in details."""
+
     at: datetime
     action: str
     details: dict[str, Any]

@@ -133,7 +133,8 @@ def jobs(
     started_inside = older_than is not None or (backwards and more)
     newer = str(_place(rows[0])) if rows and started_inside else None
     older = str(_place(rows[-1])) if rows and (more or backwards) else None
-    count = _count(database, asked) if newer or older or not rows else len(rows)
+    whole = older_than is None and not backwards and not more
+    count = len(rows) if whole else _count(database, asked)
     return JobPage(
         jobs=_listed(database, rows),
         newer=newer,

@@ -28,6 +28,8 @@ _MOST_CHARACTERS = 200_000
 
 
 class Fact(Form):
+    """A line of what a bundle says of itself."""
+
     name: str
     value: str
 
