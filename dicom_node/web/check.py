@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dicom_node.check import Item, port_is_free, reachable
-from dicom_node.config import Config, ReceiveTLS, WebConfig, WebTLS, is_loopback
-from dicom_node.dimse.tls import server_context
+from dicom_node.config import Config, WebConfig, is_loopback
 from dicom_node.errors import DicomNodeError
 from dicom_node.web.access.users import UsersFile
+from dicom_node.web.tls import tls_context
 
 # A proxy is a few machines: more addresses than these are a site's network, and people sit in it.
 _MOST_PROXIES = 256
@@ -33,11 +33,6 @@ def check_web(config: Config) -> Iterator[Item]:
         yield from _users(web, config.web_users_file())
     except DicomNodeError as err:
         yield Item(name="web users", ok=False, text=str(err))
-
-
-def tls_context(tls: WebTLS) -> ssl.SSLContext:
-    """The same words on a file that is no good, and the same suites, as at the DICOM port. Raises ConfigError."""
-    return server_context(ReceiveTLS(**tls.model_dump(), client_certificate="none"), "web.tls")
 
 
 def _port(web: WebConfig, port: int) -> str:

@@ -19,8 +19,8 @@ from dicom_node.errors import ConfigError, DicomNodeError
 from dicom_node.life import Life
 from dicom_node.metrics.exposition import Exposition
 from dicom_node.web.app import create_app
-from dicom_node.web.check import tls_context
 from dicom_node.web.node import Node, open_access
+from dicom_node.web.tls import tls_context
 from dicom_node.web.trail import Trail
 
 log = logging.getLogger(__name__)
