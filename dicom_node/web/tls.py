@@ -1,4 +1,4 @@
-"""Settings of the web role's TLS -> a context to serve with."""
+"""The PEM files of `web.tls` -> the context that browsers meet."""
 
 from __future__ import annotations
 
