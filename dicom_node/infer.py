@@ -130,7 +130,10 @@ def _choose(found: dict[str, list[InstanceFile]], series_uid: str | None, folder
 
 
 def explain_routes(folder: Path, config: Config, source_ae: str) -> list[dict[str, Any]]:
-    """For each series below `folder`: the gate's verdict, each route's, and what the node would do."""
+    """For each series below `folder`: the gate's verdict, each route's, and what the node would do.
+
+    It quotes the headers, so it may be shown to whoever has the files, and kept nowhere.
+    """
     return [_explain(uid, files, config, source_ae) for uid, files in series_in(folder).items()]
 
 
@@ -140,7 +143,7 @@ def _explain(uid: str, files: Sequence[InstanceFile], config: Config, source_ae:
         series = check_series(files, config.gate)
     except (SeriesRejected, UnreadableInstance) as err:
         rejected = err
-    choice = routing.choose(config.routes, routing.facts_of(files, series, source_ae))
+    choice = routing.choose(config.routes, routing.facts_of(files, series, source_ae), tell=routing.in_full)
     if choice.route is None:
         decision = "not analysed: no route matches"
     elif rejected is not None:

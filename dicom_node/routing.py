@@ -14,6 +14,8 @@ from dicom_node.series.shown import shown
 Values = Sequence[str | float]
 # keyword -> the series' values of it; None: not known, so a condition on it can't be asked.
 Facts = Callable[[str], Values | None]
+# keyword, values -> how an explanation says them.
+Tell = Callable[[str, Values], str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,50 +62,55 @@ def named(route: RouteConfig, why: str) -> Choice:
     return Choice(route=route, verdicts=(Verdict(route=route.name, failed=(), why=why),))
 
 
-def choose(routes: Sequence[RouteConfig], facts: Facts) -> Choice:
-    """Looks no further than the first match: later routes have no say."""
+def choose(routes: Sequence[RouteConfig], facts: Facts, *, tell: Tell = shown) -> Choice:
+    """Looks no further than the first match: later routes have no say.
+
+    tell: as explanations that are stored, logged or sent may say values, unless it is `in_full`.
+    """
     verdicts: list[Verdict] = []
     for route in routes:
-        verdicts.append(judge(route, facts))
+        verdicts.append(judge(route, facts, tell=tell))
         if verdicts[-1].matches:
             return Choice(route=route, verdicts=tuple(verdicts))
     return Choice(route=None, verdicts=tuple(verdicts))
 
 
-def judge(route: RouteConfig, facts: Facts) -> Verdict:
+def judge(route: RouteConfig, facts: Facts, *, tell: Tell = shown) -> Verdict:
     failed: list[str] = []
     for keyword, condition in route.when.items():
         values = facts(keyword)
         if values is not None:
-            failed += [f"{keyword} {problem}" for problem in _problems(keyword, condition, values)]
+            failed += [f"{keyword} {problem}" for problem in _problems(condition, values, _said(keyword, values, tell))]
     return Verdict(route=route.name, failed=tuple(failed))
 
 
-def _problems(keyword: str, condition: Condition, values: Values) -> list[str]:
+def _problems(condition: Condition, values: Values, said: str) -> list[str]:
     """What of `condition` does not hold. An attribute with several values holds when one of them does."""
     if condition.present is not None and condition.present != bool(values):
         return ["is absent" if condition.present else "is present"]
-    shown = _shown(keyword, values)
     problems = []
     if condition.equals is not None and not any(_same(v, condition.equals) for v in values):
-        problems.append(f"is {shown}, not {condition.equals}")
+        problems.append(f"is {said}, not {condition.equals}")
     if condition.any_of is not None and not any(_same(v, wanted) for v in values for wanted in condition.any_of):
-        problems.append(f"is {shown}, none of {', '.join(str(wanted) for wanted in condition.any_of)}")
+        problems.append(f"is {said}, none of {', '.join(str(wanted) for wanted in condition.any_of)}")
     if condition.regex is not None and not any(re.search(condition.regex, str(v)) for v in values):
-        problems.append(f"is {shown}, which /{condition.regex}/ does not match")
+        problems.append(f"is {said}, which /{condition.regex}/ does not match")
     numbers = [number for number in map(_number, values) if number is not None]
     if condition.min is not None and not any(number >= condition.min for number in numbers):
-        problems.append(f"is {shown}, less than {condition.min:g}" if numbers else f"is {shown}, no number")
+        problems.append(f"is {said}, less than {condition.min:g}" if numbers else f"is {said}, no number")
     if condition.max is not None and not any(number <= condition.max for number in numbers):
-        problems.append(f"is {shown}, more than {condition.max:g}" if numbers else f"is {shown}, no number")
+        problems.append(f"is {said}, more than {condition.max:g}" if numbers else f"is {said}, no number")
     return problems
 
 
-def _shown(keyword: str, values: Values) -> str:
-    """The values for people, as far as explanations may hold them: they are stored and printed."""
-    if keyword in NODE_ATTRIBUTES:
-        return " \\ ".join(str(value) for value in values) or "absent"
-    return shown(keyword, values)
+def in_full(_keyword: str, values: Values) -> str:
+    """For a terminal alone, whose reader has the files: a value is what a rule is written with."""
+    return " \\ ".join("".join(c for c in str(v) if c.isprintable()) for v in values) or "absent"
+
+
+def _said(keyword: str, values: Values, tell: Tell) -> str:
+    """The node's own attributes are of no header: there is nothing to hide in them."""
+    return in_full(keyword, values) if keyword in NODE_ATTRIBUTES else tell(keyword, values)
 
 
 def _same(value: str | float, wanted: str | float) -> bool:

@@ -550,6 +550,18 @@ def test_route_explains_why_a_real_series_is_not_analysed(node: PreparedNode, ru
     assert found["explanation"][0].startswith("heads: BodyPartExamined is ")
 
 
+def test_route_says_the_value_that_a_rule_is_to_be_written_for_and_neither_log_nor_rows_have_it(
+    node: PreparedNode, run: Callable[..., Ended], tmp_path: Path
+) -> None:
+    make_ct_series(tmp_path / "ct", shape=(3, 64, 64), header={"BodyPartExamined": "OBERKOERPER"})
+    for words in ((), ("--json",)):
+        ended = run("route", tmp_path / "ct", "-c", node.config, *words)
+        assert "heads: BodyPartExamined is OBERKOERPER, not HEAD" in ended.out
+        assert "OBERKOERPER" not in ended.err
+    kept = [path for path in node.config.parent.rglob("*") if path.is_file() and b"OBERKOERPER" in path.read_bytes()]
+    assert [path for path in kept if not path.is_relative_to(tmp_path / "ct")] == []
+
+
 def test_route_tells_model_destinations_and_priority_of_what_passes(
     node: PreparedNode, run: Callable[..., Ended]
 ) -> None:

@@ -11,7 +11,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import CTImageStorage
 
 from dicom_node.config import Condition, GateConfig, RouteConfig
-from dicom_node.routing import choose, facts_of, judge
+from dicom_node.routing import choose, facts_of, in_full, judge
 from dicom_node.series import InstanceFile, check_series
 from tests.unit.test_series import files_of, headers
 
@@ -133,6 +133,16 @@ def test_no_match_explains_every_rule() -> None:
         "chests: Modality is a value not shown here, not CT",
     ]
     assert choose((), lambda _keyword: []).explain() == []
+
+
+def test_a_terminal_is_told_the_value_that_a_rule_is_written_with_and_no_record_is() -> None:
+    rules = (route("lungs", SeriesDescription={"regex": "(?i)lung"}),)
+    facts: Any = {"SeriesDescription": ["Thorax 1.0\x1b[2J Br40"]}.__getitem__
+    [kept] = choose(rules, facts).explain()
+    assert kept == "lungs: SeriesDescription is a value not shown here, which /(?i)lung/ does not match"
+    [told] = choose(rules, facts, tell=in_full).explain()
+    assert told == "lungs: SeriesDescription is Thorax 1.0[2J Br40, which /(?i)lung/ does not match"
+    assert in_full("SeriesDescription", []) == "absent"
 
 
 def test_facts_of_a_series_that_passed() -> None:
