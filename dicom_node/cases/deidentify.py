@@ -2,30 +2,35 @@
 
 The other way round than the table E.1-1: only the attributes named here are kept, all others go, private ones and what
 the standard does not know yet among them. UIDs are replaced, dates are left out. Of words only those are kept that the
-standard or scanners use; pixels are written anew, so that no comment in a codestream, byte behind the image or plane in
-unused bits (PS3.5 8.1.1) goes along.
+standard or scanners use, and of numbers only what is one; pixels are written anew, so that no comment in a codestream,
+byte behind the image or plane in unused bits (PS3.5 8.1.1) goes along.
 """
 
 from __future__ import annotations
 
-import re
+import math
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
 import pydicom
+from pydicom.datadict import dictionary_VR
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.multival import MultiValue
 from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian
 
 from dicom_node.cases.pseudonyms import Pseudonyms
 from dicom_node.errors import CaseRefused
 from dicom_node.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from dicom_node.metrics.catalogue import OTHER
+from dicom_node.metrics.vocabulary import Acquisition, kernel_label, maker_label, model_label
 from dicom_node.series.decode import decode_frame
 from dicom_node.series.frames import open_frames
 
 # What training reads, and what the CT Image IOD (PS3.3 A.3) needs to stay valid.
 KEPT = (
-    "SOPClassUID", "Modality", "ImageType", "SliceThickness", "SpacingBetweenSlices", "KVP", "DataCollectionDiameter",
+    "Modality", "ImageType", "SliceThickness", "SpacingBetweenSlices", "KVP", "DataCollectionDiameter",
     "ReconstructionDiameter", "GantryDetectorTilt", "TableHeight", "RotationDirection", "ExposureTime",
     "XRayTubeCurrent", "Exposure", "ConvolutionKernel", "PatientPosition", "Manufacturer", "ManufacturerModelName",
     "AcquisitionNumber", "InstanceNumber", "SeriesNumber", "ImagePositionPatient", "ImageOrientationPatient",
@@ -58,21 +63,6 @@ _TERMS = {
     "BurnedInAnnotation": {"NO"},
     "BodyPartExamined": {"CHEST", "LUNG", "THORAX", "CHESTABDOMEN", "CHESTABDPELVIS", "NECKCHEST", "WHOLEBODY"},
 }  # fmt: skip
-# Free texts: kept in this form, and where none of their words names somebody.
-_TEXTS = ("Manufacturer", "ManufacturerModelName", "ConvolutionKernel")
-_PLAIN = re.compile(r"[A-Za-z0-9 .,+_/()&-]{1,64}")
-_IDENTIFYING_VR = {"PN"}
-# Descriptions hold these, too; no kernel is to be lost for them.
-_SAID_OF_SCANS = {
-    "lung", "chest", "thorax", "standard", "soft", "bone", "sharp", "kernel", "siemens", "medical", "philips",
-    "toshiba", "canon", "systems", "healthcare",
-}  # fmt: skip
-_IDENTIFYING = (
-    "PatientID", "OtherPatientIDs", "AccessionNumber", "InstitutionName", "InstitutionAddress", "StationName",
-    "InstitutionalDepartmentName", "PatientAddress", "PatientComments", "StudyDescription", "SeriesDescription",
-    "StudyID", "RequestedProcedureDescription", "DeviceSerialNumber", "ProtocolName", "ImageComments",
-    "AdditionalPatientHistory",
-)  # fmt: skip
 
 
 def deidentified(path: Path, names: Pseudonyms, patient: str) -> Dataset:
@@ -86,10 +76,10 @@ def deidentified(path: Path, names: Pseudonyms, patient: str) -> Dataset:
     if str(ds.get("BurnedInAnnotation") or "NO") != "NO" or str(ds.get("RecognizableVisualFeatures") or "NO") != "NO":
         raise CaseRefused("its pixels are said to show annotations or a face")
     clean = Dataset()
-    words = _words(ds)
+    clean.SOPClassUID = CTImageStorage
     for keyword in KEPT:
-        if keyword in ds and (kept := _kept(keyword, ds[keyword].value, words)) is not None:
-            clean[keyword] = DataElement(keyword, ds[keyword].VR, kept)
+        if keyword in ds and (kept := _kept(keyword, ds[keyword].value)) is not None:
+            clean[keyword] = DataElement(keyword, _vr(keyword, ds[keyword].VR), kept)
     for keyword in REPLACED_UIDS:
         setattr(clean, keyword, names.uid(str(ds[keyword].value)))
     for keyword in (*EMPTY, *(k for k in _TYPE_2 if k not in clean)):
@@ -104,17 +94,26 @@ def deidentified(path: Path, names: Pseudonyms, patient: str) -> Dataset:
     return clean
 
 
-def _kept(keyword: str, value: Any, words: set[str]) -> Any:
-    """What of a value says nothing of anybody; None for nothing."""
+def _kept(keyword: str, value: Any) -> Any:
+    """What of a value says nothing of anybody; None for nothing. The file may claim any VR for it, a text's too."""
+    values = list(value) if isinstance(value, MultiValue) else [value]
     if (terms := _TERMS.get(keyword)) is not None:
-        values = [str(v) for v in ([value] if isinstance(value, str) else value or ())]
-        found = [v for v in values if v in terms]
-        return (found if len(found) > 1 else found[0]) if found else None
-    if keyword in _TEXTS:
-        values = [str(v) for v in ([value] if isinstance(value, str) else value or ())]
-        plain = all(_PLAIN.fullmatch(v) and not _tells(v, words) for v in values)
-        return value if values and plain else None
-    return value
+        found = [str(v) for v in values if str(v) in terms]
+    elif keyword == "Manufacturer":
+        found = [maker for maker in (maker_label(str(values[0])),) if maker != OTHER]
+    elif keyword == "ManufacturerModelName":
+        found = values if model_label(str(value)) != OTHER else []
+    elif keyword == "ConvolutionKernel":
+        found = values if kernel_label(Acquisition(kernel="\\".join(map(str, values)))) != OTHER else []
+    else:
+        found = values if all(isinstance(v, Real) and math.isfinite(v) for v in values) else []
+    return (found if len(found) > 1 else found[0]) if found else None
+
+
+def _vr(keyword: str, claimed: str) -> str:
+    """As the standard has it; of "US or SS" the one that the file claims."""
+    told = dictionary_VR(keyword)
+    return told if " " not in told else ("SS" if claimed == "SS" else "US")
 
 
 def _put_pixels(clean: Dataset, path: Path) -> None:
@@ -150,21 +149,3 @@ def file_meta_of(ds: Dataset, transfer_syntax_uid: str) -> FileMetaDataset:
     meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
     meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
     return meta
-
-
-def _words(ds: Dataset) -> set[str]:
-    """What names somebody, in lower case; of names also the pieces of two and three letters."""
-    named = [str(e.value) for e in ds.iterall() if e.VR in _IDENTIFYING_VR]
-    others = [str(ds.get(keyword) or "") for keyword in _IDENTIFYING]
-    words = {word for text in named for word in _pieces(text) if len(word) >= 2}
-    return words | {word for text in others for word in _pieces(text) if len(word) >= 4 and word not in _SAID_OF_SCANS}
-
-
-def _pieces(text: str) -> list[str]:
-    return re.split(r"[\W_]+", text.lower())
-
-
-def _tells(text: str, words: set[str]) -> bool:
-    """A long word anywhere, a short one as a word of its own."""
-    pieces = set(_pieces(text))
-    return any(word in text.lower() if len(word) >= 4 else word in pieces for word in words)

@@ -68,14 +68,19 @@ def scanner_label(made_on: Acquisition, allowed: Collection[str] = ()) -> str:
     whole = f"{made_on.manufacturer} {made_on.model}".strip()
     if whole in allowed:
         return whole
-    words = made_on.manufacturer.lower().split()
-    maker = _MAKERS.get(words[0]) if words else None
-    model = made_on.model.lower().replace("_", " ").split()
-    if maker is None:
-        return OTHER
-    if not model or not all(word in _WORDS or _DIGITS.fullmatch(word) for word in model):
-        return f"{maker} {OTHER}"
-    return f"{maker} {' '.join(model[:5])}"
+    maker, model = maker_label(made_on.manufacturer), model_label(made_on.model)
+    return OTHER if maker == OTHER else f"{maker} {model}"
+
+
+def maker_label(text: str) -> str:
+    words = text.lower().split()
+    return _MAKERS.get(words[0], OTHER) if words else OTHER
+
+
+def model_label(text: str) -> str:
+    words = text.lower().replace("_", " ").split()
+    known = words and all(word in _WORDS or _DIGITS.fullmatch(word) for word in words)
+    return " ".join(words[:5]) if known else OTHER
 
 
 def kernel_label(made_on: Acquisition, allowed: Collection[str] = ()) -> str:

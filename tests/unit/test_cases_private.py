@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import pydicom
 import pytest
-from pydicom.datadict import DicomDictionary, keyword_for_tag
+from pydicom.datadict import DicomDictionary, dictionary_VR, keyword_for_tag
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.uid import JPEG2000Lossless
 
-from dicom_node.cases.deidentify import METHOD, deidentified
+from dicom_node.cases.deidentify import KEPT, METHOD, deidentified
 from dicom_node.cases.patients import identities_of, settle
 from dicom_node.errors import ConfigError
 from tests.fakes.corrected import corrected_seg
@@ -139,16 +140,36 @@ def test_a_comment_in_a_codestream_and_a_plane_in_unused_bits_do_not_go_along(tm
     assert np.array_equal(np.frombuffer(deidentified(path, NAMES, "CASE-1").PixelData, "<u2").reshape(64, 64), stored)
 
 
-def test_a_name_of_two_letters_empties_the_kernel_that_holds_it_and_no_other(tmp_path: Path) -> None:
-    def kernel(text: str) -> Any:
-        header = {"PatientName": "Li^Bo", "ConvolutionKernel": text, "SeriesDescription": "Lung 1.0 Br40 STANDARD"}
+def test_of_maker_model_and_kernel_only_words_that_scanners_use_are_kept(tmp_path: Path) -> None:
+    def kept(**header: Any) -> Dataset:
         [path] = make_ct_series(tmp_path, shape=(1, 64, 64), header=header)
-        return deidentified(path, NAMES, "CASE-1").get("ConvolutionKernel")
+        return deidentified(path, NAMES, "CASE-1")
 
-    assert kernel("B30 Li") is None
-    assert kernel("BOne") == "BOne"
-    assert kernel("LUNG") == "LUNG"
-    assert kernel("für Ada") is None
+    for kernel in ("B30f", "LUNG", "STANDARD", ["Br40d", "3"]):
+        assert kept(ConvolutionKernel=kernel).ConvolutionKernel == kernel
+    # A name that stands nowhere else in the file, another spelling of it, a short one: nothing else could tell.
+    for kernel in ("Mueller", "B30 Li", "für Ada", ["Br40d", "Ada"]):
+        assert "ConvolutionKernel" not in kept(PatientName="Müller^A", ConvolutionKernel=kernel)
+    ct = kept(Manufacturer="GE MEDICAL SYSTEMS Ada", ManufacturerModelName="LightSpeed VCT")
+    assert (ct.Manufacturer, ct.ManufacturerModelName) == ("GE", "LightSpeed VCT")
+    ct = kept(Manufacturer="Ada's Scanner", ManufacturerModelName="LightSpeed Ada")
+    assert (ct.Manufacturer, "ManufacturerModelName" in ct) == (None, False)
+
+
+def test_a_text_under_the_tag_of_a_number_is_not_kept_whatever_vr_the_file_claims(tmp_path: Path) -> None:
+    [path] = make_ct_series(tmp_path, shape=(1, 64, 64))
+    numbers = [keyword for keyword in KEPT if dictionary_VR(keyword) in {"DS", "IS", "US or SS"}]
+    needed = {"ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "RescaleSlope", "RescaleIntercept"}
+    nested = Dataset()
+    nested.PatientName = f"{CANARY}^ADA"
+    for vr, value in (("LO", CANARY), ("PN", f"{CANARY}^ADA"), ("SQ", [nested])):
+        ds = pydicom.dcmread(path)
+        for keyword in set(numbers) - needed:
+            ds[keyword] = DataElement(keyword, vr, value)
+        ds.save_as(tmp_path / "odd.dcm")
+        assert CANARY.encode() in (tmp_path / "odd.dcm").read_bytes()
+        deidentified(tmp_path / "odd.dcm", NAMES, "CASE-1").save_as(tmp_path / "clean.dcm", enforce_file_format=True)
+        assert CANARY.encode() not in (tmp_path / "clean.dcm").read_bytes()
 
 
 # -- who goes where ----------------------------------------------------------------------------------
