@@ -7,7 +7,6 @@ Reports that we owe to peers go out from here, too, where the Association that a
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -21,11 +20,11 @@ from dicom_node.dimse.commit_intake import report_on, settle
 from dicom_node.dimse.commitment import Message, Reference, Report, ask, report_to
 from dicom_node.dimse.requestor import CannotAssociate, NoAnswer
 from dicom_node.engine import EngineClient
-from dicom_node.errors import DeliveryError, DicomNodeError, StaleState
+from dicom_node.errors import DeliveryError, StaleState
 from dicom_node.locks import Lock, try_lock
-from dicom_node.logs import describe
 from dicom_node.peers import PeerConfig
 from dicom_node.storage import Storage
+from dicom_node.turns import Turns
 
 log = logging.getLogger(__name__)
 
@@ -177,28 +176,23 @@ class Keeper:
     """Runs `Commitments.look` in a thread of the deliver role; of several such processes in one at a time."""
 
     def __init__(self, commitments: Commitments, *, every_s: float = _EVERY_S) -> None:
-        self._commitments, self._every_s = commitments, every_s
-        self._stop = threading.Event()
+        self._commitments = commitments
         self._lock: Lock | None = None
-        self._thread = threading.Thread(target=self._run, name="commitment", daemon=True)
+        self._turns = Turns("commitment", waits="commitments wait", failed="commitments failed")
+        self._turns.add(self._look, "commitment", every_s=every_s, at_once=False, at_end=self._release)
 
     def start(self) -> None:
-        self._thread.start()
+        self._turns.start()
 
     def stop(self, wait_s: float) -> None:
         """What is half done begins anew at the next start."""
-        self._stop.set()
-        self._thread.join(wait_s)
+        self._turns.stop(wait_s)
 
-    def _run(self) -> None:
-        while not self._stop.wait(self._every_s):
-            try:
-                if self._ours():
-                    self._commitments.look()
-            except DicomNodeError as err:
-                log.warning("commitments wait", extra={"action": "commitment", "why": describe(err)})
-            except Exception as err:  # noqa: BLE001  the top of this thread's loop: deliveries go on beside it
-                log.error("commitments failed", extra={"action": "commitment", "error": describe(err)})
+    def _look(self) -> None:
+        if self._ours():
+            self._commitments.look()
+
+    def _release(self) -> None:
         if self._lock is not None:
             self._lock.release()
 

@@ -88,10 +88,10 @@ def infer(
         written = []
         if err.reason is not Reason.MISSING_UID:
             refused = analysis.rejection([file.header for file in files], err, origin, {"": profile})
-            written = [_write(out_dir, f"{made.name}.dcm", made.data) for made in refused]
+            written = [write_into(out_dir, f"{made.name}.dcm", made.data) for made in refused]
         return summary(series=series, status="rejected", reason=str(err), findings=[], files=written, timings_s={})
-    written = [_write(out_dir, f"{file.name}.dcm", file.data) for file in made.objects]
-    written += [_write(out_dir, name, data) for name, data in made.pictures.items()]
+    written = [write_into(out_dir, f"{file.name}.dcm", file.data) for file in made.objects]
+    written += [write_into(out_dir, name, data) for name, data in made.pictures.items()]
     return summary(
         series=series, status="complete", reason=None, findings=made.findings, files=written, timings_s=made.timings_s
     )
@@ -108,7 +108,8 @@ def _clear(out_dir: Path) -> None:
             raise StorageError(f"{path} cannot be written: {err.strerror}") from err
 
 
-def _write(out_dir: Path, name: str, data: bytes) -> str:
+def write_into(out_dir: Path, name: str, data: bytes) -> str:
+    """The path of a file of a result. Raises StorageError."""
     path = out_dir / name
     try:
         out_dir.mkdir(parents=True, exist_ok=True)

@@ -6,10 +6,10 @@ When a round began and ended is a row; what is here already is told by the insta
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from functools import partial
 
 from dicom_node.audit import Audit
 from dicom_node.config import Config, PullConfig
@@ -18,6 +18,7 @@ from dicom_node.errors import DicomNodeError
 from dicom_node.locks import try_lock
 from dicom_node.logs import describe
 from dicom_node.pull import Landing, Plan, Planned, Puller, Selection, due_first
+from dicom_node.turns import Turns
 
 log = logging.getLogger(__name__)
 
@@ -41,34 +42,20 @@ class PullSchedule:
     ) -> None:
         self._config, self._database, self._landing = config, database, landing
         self._audit = audit
-        self._now, self._look_s = now, look_s
-        self._stop = threading.Event()
-        self._threads = [
-            threading.Thread(target=self._run, args=(pull,), name=f"pull {pull.name}", daemon=True)
-            for pull in config.pulls
-        ]
+        self._now = now
+        self._turns = Turns("pull", waits="pull waits", failed="pull failed")
+        for pull in config.pulls:
+            turn = partial(self.round_if_due, pull)
+            self._turns.add(turn, f"pull {pull.name}", every_s=look_s, pull=pull.name)
 
     def start(self) -> None:
         self._landing.start()
-        for thread in self._threads:
-            thread.start()
+        self._turns.start()
 
     def stop(self, wait_s: float) -> None:
         """No further series is begun; one that is being fetched may end within `wait_s`."""
-        self._stop.set()
-        deadline = time.monotonic() + wait_s
-        for thread in self._threads:
-            thread.join(max(0.0, deadline - time.monotonic()))
+        self._turns.stop(wait_s)
         self._landing.stop()
-
-    def _run(self, pull: PullConfig) -> None:
-        while True:
-            try:
-                self.round_if_due(pull)
-            except Exception as err:  # noqa: BLE001  the top of this thread: the database may be away, it comes back
-                log.error("pull failed", extra={"action": "pull", "pull": pull.name, "error": describe(err)})
-            if self._stop.wait(self._look_s):
-                return
 
     def round_if_due(self, pull: PullConfig) -> bool:
         """One round, unless another process is at it or the last one is too short ago. True when one was made."""
@@ -97,7 +84,7 @@ class PullSchedule:
             todo = self._todo(pull, plan, puller)
             left_over = len(todo)
             for planned in self._settled(pull, puller, todo)[: pull.max_series]:
-                if self._stop.is_set():
+                if self._turns.stopping.is_set():
                     break
                 outcome = puller.fetch(planned)
                 fetched += not outcome.problem
@@ -150,7 +137,7 @@ class PullSchedule:
         What is just being stored in the archive is for a later round: its part would be taken for the whole.
         """
         quiet_time_s = self._config.quiet_time_s(self._config.peers[pull.source].ae_title)
-        if not todo or self._stop.wait(quiet_time_s):
+        if not todo or self._turns.stopping.wait(quiet_time_s):
             return []
         now = {planned.key.series_uid: planned.there for planned in puller.plan(self._selection(pull)).series}
         return [planned for planned in todo if now.get(planned.key.series_uid) == planned.there]

@@ -16,8 +16,8 @@ from pydicom.uid import SegmentationStorage
 from dicom_node.config import GateConfig
 from dicom_node.db import Database
 from dicom_node.domain import RESEARCH_USE, CTSeries, Volume
-from dicom_node.errors import ConfigError, SeriesRejected, StorageError
-from dicom_node.infer import dicom_files
+from dicom_node.errors import ConfigError, SeriesRejected
+from dicom_node.infer import dicom_files, write_into
 from dicom_node.manifest import manifest_file, manifest_paths
 from dicom_node.quicklook.page import write_page
 from dicom_node.quicklook.report import is_report, read_report
@@ -71,7 +71,7 @@ def render(paths: Sequence[Path], out_dir: Path, series_uid: str | None = None) 
     report, uid = _choose(found, series_uid)
     sr = None if report is None else pydicom.dcmread(report.path)
     scene = _scene(found, uid, sr)
-    written = [_write(out_dir, name, data) for name, data in _pictures(scene).items()]
+    written = [write_into(out_dir, name, data) for name, data in _pictures(scene).items()]
     page = write_page(scene).encode()
     return {
         "series_instance_uid": uid,
@@ -82,7 +82,7 @@ def render(paths: Sequence[Path], out_dir: Path, series_uid: str | None = None) 
             for each in scene.shown
         ],
         "notes": list(scene.notes),
-        "files": [_write(out_dir, PAGE, page), *written],
+        "files": [write_into(out_dir, PAGE, page), *written],
         "notice": RESEARCH_USE,
     }
 
@@ -174,13 +174,3 @@ def _pictures(scene: Scene) -> dict[str, bytes]:
             measured = measure(each.mark, scene.volume)
             made[f"finding_{each.number}.png"] = to_png(render_finding(scene.volume, each.mark, measured, each.number))
     return made
-
-
-def _write(out_dir: Path, name: str, data: bytes) -> str:
-    path = out_dir / name
-    try:
-        out_dir.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
-    except OSError as err:
-        raise StorageError(f"{path} cannot be written: {err.strerror}") from err
-    return str(path)

@@ -6,17 +6,15 @@ When a round began and ended is a row, so that a crash in it makes it begin anew
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable
 
 from dicom_node.config import Config
 from dicom_node.db import Database
-from dicom_node.errors import DicomNodeError
 from dicom_node.locks import try_lock
-from dicom_node.logs import describe
 from dicom_node.retention import DAY_S, LOCK, Purged, Purger, due_by_age, due_under_pressure, kept
 from dicom_node.storage import Storage
+from dicom_node.turns import Turns
 
 log = logging.getLogger(__name__)
 
@@ -42,29 +40,18 @@ class RetentionSchedule:
         look_s: float = _LOOK_S,
     ) -> None:
         self._config, self._database, self._storage, self._purger = config, database, storage, purger
-        self._now, self._steady, self._look_s = now, steady, look_s
+        self._now, self._steady = now, steady
         self._wall_at, self._steady_at, self._ages_count_at = now(), steady(), float("-inf")
-        self._stop = threading.Event()
         self._said_at = float("-inf")
-        self._thread = threading.Thread(target=self._run, name="retention", daemon=True)
+        self._turns = Turns("retention", waits="retention waits", failed="retention failed")
+        self._turns.add(self.look, "retention", every_s=look_s)
 
     def start(self) -> None:
-        self._thread.start()
+        self._turns.start()
 
     def stop(self, wait_s: float) -> None:
         """No further series is begun."""
-        self._stop.set()
-        self._thread.join(wait_s)
-
-    def _run(self) -> None:
-        while not self._stop.is_set():
-            try:
-                self.look()
-            except DicomNodeError as err:
-                log.warning("retention waits", extra={"action": "retention", "why": describe(err)})
-            except Exception as err:  # noqa: BLE001  the top of this thread's loop: deliveries go on beside it
-                log.error("retention failed", extra={"action": "retention", "error": describe(err)})
-            self._stop.wait(self._look_s)
+        self._turns.stop(wait_s)
 
     def look(self) -> None:
         """One look: a round by age if it is due, and as much more as the disk needs."""
@@ -123,7 +110,7 @@ class RetentionSchedule:
             self._tell("old series deleted", removed)
 
     def _go_on(self) -> bool:
-        return not self._stop.is_set()
+        return not self._turns.stopping.is_set()
 
     def _lacking_bytes(self) -> int:
         """How much less than `storage.clean_below_gb` is free."""

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from dicom_node.alert_rows import Problem
 from dicom_node.alerts.channels import Channel, channels_of
@@ -19,9 +20,9 @@ from dicom_node.alerts.message import Item, Message, compose, trial_message
 from dicom_node.alerts.problems import KINDS, Looks
 from dicom_node.config import Config
 from dicom_node.db import Database, Row
-from dicom_node.errors import AlertNotSent, DicomNodeError
+from dicom_node.errors import AlertNotSent
 from dicom_node.locks import Lock, try_lock
-from dicom_node.logs import describe
+from dicom_node.turns import Turns
 
 log = logging.getLogger(__name__)
 
@@ -143,39 +144,23 @@ class AlertSchedule:
 
     def __init__(self, alerts: Alerts) -> None:
         self._alerts = alerts
-        self._stop = threading.Event()
         # Set while this process is the one that tells.
         self._ours = threading.Event()
         self._lock: Lock | None = None
-        self._threads = [threading.Thread(target=self._run, args=(self._look,), name="alerts", daemon=True)]
+        self._turns = Turns("alert", waits="alerts wait", failed="alerts failed")
+        every_s = alerts.config.alerts.every_s
+        self._turns.add(self._look, "alerts", every_s=every_s)
         for channel in alerts.channels:
-            loop = (lambda channel=channel: self._tell(channel),)
-            self._threads.append(
-                threading.Thread(target=self._run, args=loop, name=f"alerts {channel.name}", daemon=True)
-            )
+            self._turns.add(partial(self._tell, channel), f"alerts {channel.name}", every_s=every_s)
 
     def start(self) -> None:
-        for thread in self._threads:
-            thread.start()
+        self._turns.start()
 
     def stop(self, wait_s: float) -> None:
         """A message that is on its way may be sent again by whoever looks next."""
-        self._stop.set()
-        deadline = time.monotonic() + wait_s
-        for thread in self._threads:
-            thread.join(max(0.0, deadline - time.monotonic()))
+        self._turns.stop(wait_s)
         if self._lock is not None:
             self._lock.release()
-
-    def _run(self, turn: Callable[[], None]) -> None:
-        while not self._stop.is_set():
-            try:
-                turn()
-            except DicomNodeError as err:
-                log.warning("alerts wait", extra={"action": "alert", "why": describe(err)})
-            except Exception as err:  # noqa: BLE001  the top of this thread's loop: deliveries go on beside it
-                log.error("alerts failed", extra={"action": "alert", "error": describe(err)})
-            self._stop.wait(self._alerts.config.alerts.every_s)
 
     def _look(self) -> None:
         if self._lock is None or not self._lock.still_held():
@@ -188,6 +173,6 @@ class AlertSchedule:
     def _tell(self, channel: Channel) -> None:
         # Until there was a look: what an earlier process saw may be over.
         while not self._ours.wait(0.5):
-            if self._stop.is_set():
+            if self._turns.stopping.is_set():
                 return
         self._alerts.tell(channel)
