@@ -248,12 +248,13 @@ class Purger:
         return bool(self._discarded.aside())
 
     def settle(self) -> None:
-        """What a purge left that was killed: files whose rows stayed come back, the others go."""
+        """What a purge left that was killed: files whose rows stayed come back, the others go, half deleted ones too."""
         for name in self._discarded.aside():
             files = self._discarded.files(name)
             for series_uid in sorted({_series_of(path) for path in files}):
                 self._settle_series(name, series_uid, [path for path in files if _series_of(path) == series_uid])
             self._discarded.clear(name)
+        self._discarded.sweep()
 
     def _settle_series(self, name: str, series_uid: str, files: Sequence[str]) -> None:
         stayed: list[bool] = []
