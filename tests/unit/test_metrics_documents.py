@@ -113,7 +113,7 @@ def test_promtool_finds_that_alerts_fire_when_they_should(path: Path) -> None:
 
 
 def test_the_document_has_every_metric_as_the_code_has_it() -> None:
-    text = (ROOT / "docs" / "operations.md").read_text()
+    text = (ROOT / "docs" / "monitoring.md").read_text()
     table = [line for line in text.splitlines() if line.startswith("| `dicom_node_")]
     assert table == [
         f"| `{d.name}` | {d.kind} | {', '.join(d.labels) or '-'} | {d.text}{' (rows)' if d.rows else ''} |"
