@@ -120,7 +120,9 @@ def _export(
     case = f"{patient}_{names.uid(series_uid).rpartition('.')[2][:12]}"
     folder = out / f".{uuid.uuid4().hex}"
     try:
-        (folder / "ct").mkdir(parents=True)
+        # Closed to others of this machine: a CT shows a person, with or without a name.
+        folder.mkdir(mode=0o750)
+        (folder / "ct").mkdir()
         images = []
         paths = dict.fromkeys(image.path for image in series.images)
         for number, path in enumerate(paths, start=1):

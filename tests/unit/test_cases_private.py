@@ -101,6 +101,8 @@ def test_a_word_in_every_attribute_of_ct_and_correction_is_nowhere_in_the_export
     secrets = [CANARY, DAY, MOMENT, UID, "081Y", *uids, str(images(node)[0].SeriesInstanceUID)]
     files = bytes_of(tmp_path / "out")
     assert len(files) == 8 + 2
+    [case] = {path.parent for path in (tmp_path / "out").rglob("case.json")}
+    assert case.stat().st_mode & 0o007 == 0, "other users of the machine read no CT"
     for name, data in files.items():
         assert [s for s in secrets if s.lower().encode() in data.lower() or s.lower() in name.lower()] == [], name
     # What is left of an image says what the profile asks for.
