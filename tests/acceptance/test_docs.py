@@ -14,6 +14,7 @@ import typer
 
 import dicom_node.cli
 import training.cli
+from dicom_node import schema
 from dicom_node.config import load_config
 from dicom_node.dimse import scu
 from tests.conftest import RunningReceiver
@@ -116,6 +117,20 @@ def test_links_in_documents_lead_somewhere() -> None:
             there = document.parent / target if target else document
             assert there.exists(), f"{document.name}: {target}"
             assert not heading or heading in headings(there), f"{document.name}: {target}#{heading}"
+
+
+def test_modules_and_files_that_documents_name_are_there() -> None:
+    here = [path.relative_to(ROOT).as_posix() for top in ("dicom_node", "training", "tests", "bench", "deploy")
+            for path in (ROOT / top).rglob("*")]  # fmt: skip
+    for document in DOCUMENTS:
+        for named in re.findall(r"`((?:tests|bench|deploy|dicom_node)/[\w./-]+|[\w/]+\.py)`", document.read_text()):
+            assert any(f"/{path}".endswith((f"/{named}", f"/{named}.py")) for path in here), f"{document.name}: {named}"
+
+
+def test_the_architecture_tells_of_each_table_by_whom_it_is_changed() -> None:
+    _, _, rest = (ROOT / "docs" / "architecture.md").read_text().partition("| module | tables |\n")
+    told = [row.split("|")[2] for row in rest.partition("\n\n")[0].splitlines()[1:]]
+    assert set(schema.metadata.tables) <= set(re.findall(r"\w+", " ".join(told)))
 
 
 @pytest.mark.parametrize("unit", sorted((ROOT / "systemd").glob("*.service")), ids=lambda path: path.stem)
