@@ -15,7 +15,7 @@ import typer
 from dicom_node import present
 from dicom_node.cli.common import DEFAULT_CONFIG, ConfigOption, JsonOption, out, print_json
 from dicom_node.cli.state import rows
-from dicom_node.errors import ConfigError, DicomNodeError
+from dicom_node.errors import ConfigError, DicomNodeError, StorageError
 
 if TYPE_CHECKING:
     from dicom_node.reviews import Reviews
@@ -155,7 +155,10 @@ def cases_export(
     with reviews(config) as known:
         secret = salt_file or known.config.export_salt_file()
         names, patients = Pseudonyms(salt=read_salt(secret)), patients_file(secret)
-        out_dir.mkdir(parents=True, exist_ok=True)
+        try:
+            out_dir.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(f"{out_dir} cannot be written: {error.strerror}") from error
         made = export_cases(known, out_dir, names, patients, deidentify=deidentify, when=now, since=_day(since))
         Auditor.of(known.config).write(exported(User(name=os_user()), made.studies, to=str(out_dir.absolute())))
         known.database.cases_exported(len(made.cases), deidentified=deidentify)

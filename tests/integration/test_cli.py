@@ -562,6 +562,14 @@ def test_route_says_the_value_that_a_rule_is_to_be_written_for_and_neither_log_n
     assert [path for path in kept if not path.is_relative_to(tmp_path / "ct")] == []
 
 
+def test_cases_for_a_place_that_takes_no_folder_are_refused_in_words(
+    node: PreparedNode, run: Callable[..., Ended], tmp_path: Path
+) -> None:
+    (tmp_path / "taken").touch()
+    ended = run("cases", "export", "--deidentify", "--out", tmp_path / "taken", "-c", node.config)
+    assert (ended.code, ended.err.strip()) == (1, f"{tmp_path / 'taken'} cannot be written: File exists")
+
+
 def test_route_tells_model_destinations_and_priority_of_what_passes(
     node: PreparedNode, run: Callable[..., Ended]
 ) -> None:
