@@ -16,6 +16,7 @@ from unittest import mock
 from dicom_node import logs, roles
 from dicom_node.config import load_config
 from dicom_node.domain import Detection, ModelIdentity, Volume
+from dicom_node.log_files import LineFiles
 from tests.fakes.findings import MODEL, ball, detection_of
 
 _PARTS = 10
@@ -43,7 +44,7 @@ class StubDetector:
 def main() -> None:
     config, cost_s, name = load_config(Path(sys.argv[1])), float(sys.argv[2]), (sys.argv[3:] or [None])[0]
     logs.quiet_pydicom()
-    logs.configure(config.log.level, config.log.format, "work")
+    logs.configure(config.log.level, config.log.format, "work", LineFiles(config.storage.root, "work"))
     hold = os.environ.get("STUB_HOLD")
     detector = StubDetector(cost_s, None if hold is None else Path(hold))
     with mock.patch.object(roles, "_detectors", return_value=lambda _name: detector):
