@@ -46,6 +46,7 @@ EMPTY = (
     "PositionReferenceIndicator",
 )  # fmt: skip
 _TYPE_2 = ("KVP", "AcquisitionNumber", "InstanceNumber", "SeriesNumber", "Manufacturer")
+_NEEDED = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "RescaleSlope", "RescaleIntercept")
 METHOD = "dicom_node: kept attributes only, UIDs replaced, dates removed"  # LO: at most 64 characters
 # Code strings by their terms: what is no such word was put there by somebody.
 _TERMS = {
@@ -80,6 +81,8 @@ def deidentified(path: Path, names: Pseudonyms, patient: str) -> Dataset:
     for keyword in KEPT:
         if keyword in ds and (kept := _kept(keyword, ds[keyword].value)) is not None:
             clean[keyword] = DataElement(keyword, _vr(keyword, ds[keyword].VR), kept)
+    if lacking := [keyword for keyword in _NEEDED if keyword not in clean]:
+        raise CaseRefused(f"{lacking[0]} is no number")
     for keyword in REPLACED_UIDS:
         setattr(clean, keyword, names.uid(str(ds[keyword].value)))
     for keyword in (*EMPTY, *(k for k in _TYPE_2 if k not in clean)):

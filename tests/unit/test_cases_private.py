@@ -16,7 +16,7 @@ from pydicom.uid import JPEG2000Lossless
 
 from dicom_node.cases.deidentify import KEPT, METHOD, deidentified
 from dicom_node.cases.patients import identities_of, settle
-from dicom_node.errors import ConfigError
+from dicom_node.errors import CaseRefused, ConfigError
 from tests.fakes.corrected import corrected_seg
 from tests.fakes.ct import make_ct_series
 from tests.unit.test_flow import Node
@@ -162,6 +162,12 @@ def test_a_text_under_the_tag_of_a_number_is_not_kept_whatever_vr_the_file_claim
     [path] = make_ct_series(tmp_path, shape=(1, 64, 64))
     numbers = [keyword for keyword in KEPT if dictionary_VR(keyword) in {"DS", "IS", "US or SS"}]
     needed = {"ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "RescaleSlope", "RescaleIntercept"}
+    for keyword in needed:
+        ds = pydicom.dcmread(path)
+        ds[keyword] = DataElement(keyword, "LO", CANARY)
+        ds.save_as(tmp_path / "odd.dcm")
+        with pytest.raises(CaseRefused, match=f"{keyword} is no number"):
+            deidentified(tmp_path / "odd.dcm", NAMES, "CASE-1")
     nested = Dataset()
     nested.PatientName = f"{CANARY}^ADA"
     for vr, value in (("LO", CANARY), ("PN", f"{CANARY}^ADA"), ("SQ", [nested])):
