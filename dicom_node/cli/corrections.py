@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dicom_node import present
+from dicom_node.cli.audit import tell_trail
 from dicom_node.cli.common import DEFAULT_CONFIG, ConfigOption, JsonOption, out, print_json
 from dicom_node.cli.state import rows
 from dicom_node.errors import ConfigError, DicomNodeError, StorageError
@@ -159,6 +160,8 @@ def cases_export(
             out_dir.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StorageError(f"{out_dir} cannot be written: {error.strerror}") from error
+        # An export that is cut off has taken cases out, too; whose they all were says the message at its end.
+        tell_trail(config, "cases export", str(out_dir.absolute()))
         made = export_cases(known, out_dir, names, patients, deidentify=deidentify, when=now, since=_day(since))
         Auditor.of(known.config).write(exported(User(name=os_user()), made.studies, to=str(out_dir.absolute())))
         known.database.cases_exported(len(made.cases), deidentified=deidentify)

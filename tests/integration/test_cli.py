@@ -21,9 +21,11 @@ from pydicom.data import get_testdata_file
 import dicom_node
 from dicom_node import cli, engine
 from dicom_node.alert_rows import Problem
+from dicom_node.audit.trail import Trail
 from dicom_node.config import load_config
 from dicom_node.db import Database, ReceivedInstance, ResultObject
 from dicom_node.engine import EngineClient
+from dicom_node.errors import DicomNodeError
 from dicom_node.metrics.files import merged
 from dicom_node.storage import Storage
 from tests.dashboard import say
@@ -568,6 +570,19 @@ def test_cases_for_a_place_that_takes_no_folder_are_refused_in_words(
     (tmp_path / "taken").touch()
     ended = run("cases", "export", "--deidentify", "--out", tmp_path / "taken", "-c", node.config)
     assert (ended.code, ended.err.strip()) == (1, f"{tmp_path / 'taken'} cannot be written: File exists")
+
+
+def test_an_export_of_cases_that_is_cut_off_is_in_the_audit_trail(
+    node: PreparedNode, run: Callable[..., Ended], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cut_off(*_: Any, **__: Any) -> None:
+        raise DicomNodeError("cut off")
+
+    monkeypatch.setattr("dicom_node.cases.export_cases", cut_off)
+    assert run("cases", "export", "--identified", "--out", tmp_path / "cases", "-c", node.config).code == 1
+    [told] = [entry.message for entry in Trail(load_config(node.config).audit_folder()).entries()]
+    assert "cases export" in told
+    assert str(tmp_path / "cases") in told
 
 
 def test_route_tells_model_destinations_and_priority_of_what_passes(
