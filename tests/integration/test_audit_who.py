@@ -43,6 +43,7 @@ CHANGES: dict[str, tuple[str, ...]] = {
     "user remove": ("bob",),
     "token add": ("grafana",),
     "token revoke": ("grafana",),
+    "model shadows retry": (JOB,),
     "model promote": ("other", "--route", "chest", "--force"),
     "model rollback": ("--route", "chest"),
     "send": ("{ct}", "--to", "archive"),
@@ -59,7 +60,8 @@ KINDS = {"send": "110132", "user add": "110137", "model promote": "110131", "rel
 # They look, or call; they say what they find to who called, and name no patient.
 ASK = {
     "check", "conformance", "peers", "profiles", "route", "echo", "jobs list", "jobs show", "model list",
-    "model agreement", "alert list", "alert test", "user list", "token list", "corrections list", "corrections show",
+    "model agreement", "model shadows list", "alert list", "alert test", "user list", "token list", "corrections list",
+    "corrections show", "corrections figures", "corrections table",
 }  # fmt: skip
 # Roles tell of their start and end; the others work on files of who calls, without a node, or before there is one.
 OTHERS = {"serve", "receive", "work", "deliver", "web", "demo", "infer", "install-service"}

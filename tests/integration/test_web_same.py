@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -13,8 +14,11 @@ from pydantic import TypeAdapter
 
 import dicom_node.web
 from dicom_node.config import Config
+from dicom_node.log_files import folder_of
+from dicom_node.log_lines import LEVELS
 from dicom_node.storage import Storage
 from dicom_node.web import pages, templating
+from dicom_node.web.pages.log import JobLog
 from dicom_node.web.pages.models import AGREEMENT_DAYS, AGREEMENT_SERIES
 from tests.dashboard import job as add_job
 from tests.unit.test_flow import SETTINGS, Node
@@ -35,7 +39,8 @@ TWINS = {
     "/jobs?older=PLACE": {"found": "jobs?older_than=PLACE", "filters": "jobs/filters"},
     # Fewer than a page are newer: the page is the newest one then.
     "/jobs?newer=PLACE": {"found": "jobs", "filters": "jobs/filters"},
-    "/jobs/JOB": {"job": "jobs/JOB"},
+    "/jobs/JOB": {"job": "jobs/JOB", "log": "jobs/JOB/log"},
+    "/jobs/JOB?level=warning&role=work": {"job": "jobs/JOB", "log": "jobs/JOB/log?level=warning&role=work"},
     "/peers": {"peers": "peers"},
     "/models": {
         "models": "models",
@@ -46,11 +51,11 @@ TWINS = {
 # What is no data: who looks and from where, what a form asked, links, what a button just did, functions.
 PRESENTATION = {
     "here", "path", "principal", "now", "words", "asked", "first", "newer", "older", "live", "ended", "said", "refused",
-    "echo", "agreement_over", "plot", "markdown", "sections",
+    "echo", "agreement_over", "plot", "markdown", "sections", "values_of",
 }  # fmt: skip
-# Files and streams, and what needs the images themselves.
+# Files and streams, a part of a page alone, and what needs the images themselves.
 NO_PAGES = {
-    "/events", "/viewer.js", "/jobs/{job_id}/pictures", "/jobs/{job_id}/slices/{number}.webp",
+    "/events", "/viewer.js", "/jobs/{job_id}/log", "/jobs/{job_id}/pictures", "/jobs/{job_id}/slices/{number}.webp",
     "/jobs/{job_id}/objects/{sop_instance_uid}",
 }  # fmt: skip
 # An action on a page -> the same in the API.
@@ -86,8 +91,8 @@ def told(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """As the API's JSON has it."""
-    return TypeAdapter(Any).dump_python(value, mode="json")
+    """As the API's JSON has it; of log lines without what the page says of them."""
+    return TypeAdapter(Any).dump_python(value.lines if isinstance(value, JobLog) else value, mode="json")
 
 
 def _filled(path: str, names: dict[str, str]) -> str:
@@ -98,6 +103,7 @@ def test_a_page_shows_what_the_api_answers_and_nothing_else(
     node: Node, web: Web, told: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job_id = node.complete()
+    _lines(web, job_id)
     web.clock = node.job()["created_at"]
     for number in range(12):
         state = {"state": "failed", "reason": "FAILED"} if number % 3 else {}
@@ -117,6 +123,14 @@ def test_a_page_shows_what_the_api_answers_and_nothing_else(
             assert _plain(seen[name]) == answered.json(), f"{name} on {page}"
 
 
+def _lines(web: Web, job_id: str) -> None:
+    """One of each level, said of a job by the role that works on it."""
+    file = folder_of(web.node.storage.root, job_id.partition("-")[0]) / "a.work.1.jsonl"
+    file.parent.mkdir(parents=True)
+    lines = [{"at": 1.5, "level": level, "message": f"one {level}", "values": {"job": job_id}} for level in LEVELS]
+    file.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+
+
 def _epoch(year: int, month: int, day: int) -> str:
     return str(time.mktime((year, month, day, 0, 0, 0, 0, 0, -1)))
 
@@ -134,7 +148,8 @@ def test_a_live_part_of_a_page_is_that_page_asked_again() -> None:
     folder = Path(dicom_node.web.__file__).parent / "templates"
     live = {link for file in folder.glob("*.html") for link in re.findall(r'hx-get="([^"]*)"', file.read_text())}
     assert live == {
-        "/", "{{ live }}", "/jobs/{{ job.job_id | urlencode }}", "/jobs/{{ job.job_id | urlencode }}/pictures",
+        "/", "{{ live }}", "/jobs/{{ job.job_id | urlencode }}", "{{ log.here }}",
+        "/jobs/{{ job.job_id | urlencode }}/pictures",
     }  # fmt: skip
 
 
