@@ -16,6 +16,7 @@ import yaml
 from dicom_node.config import Config
 from dicom_node.web import pages
 from dicom_node.web.access import login, oidc
+from tests.dashboard import fail_second_look
 from tests.fakes.ct import make_ct_series
 from tests.integration.test_cli import COMMANDS, JOB, Ended, PreparedNode, empty_databases, node, run  # noqa: F401
 from tests.peers import free_port
@@ -27,6 +28,7 @@ ACTS = (
     ("POST", "/jobs/{job_id}/cancel", "job cancel"),
     ("POST", "/jobs/{job_id}/retry", "job retry"),
     ("POST", "/jobs/{job_id}/send", "job send"),
+    ("POST", "/models/shadows/{job_id}/retry", "shadow retry"),
     ("POST", "/peers/{name}/echo", "peer echo"),
     ("GET", "/jobs/{job_id}/objects/{sop_instance_uid}", None),
 )
@@ -98,6 +100,7 @@ def test_each_route_that_changes_or_takes_away_is_told_with_who_called_it(
         assert changing == {(method, f"/api/v1{path}") for method, path in posts}
         assert _routes() == posts | {("POST", path) for path in LOGINS}
         for prefix in ("", "/api/v1"):
+            fail_second_look(analysed.database, job_id)
             for method, path, action in ACTS:
                 before = len(audit_trail(web))
                 answer = client.request(method, prefix + path.format(**names))

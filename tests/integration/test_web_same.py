@@ -10,16 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from pydantic import TypeAdapter
 
 import dicom_node.web
+from dicom_node import schema
 from dicom_node.config import Config
 from dicom_node.log_files import folder_of
 from dicom_node.log_lines import LEVELS
+from dicom_node.shadows import shadow_id
 from dicom_node.storage import Storage
 from dicom_node.web import pages, templating
 from dicom_node.web.pages.log import JobLog
 from dicom_node.web.pages.models import AGREEMENT_DAYS, AGREEMENT_SERIES
+from tests.dashboard import fail_second_look
 from tests.dashboard import job as add_job
 from tests.unit.test_flow import SETTINGS, Node
 from tests.web import Web, web_role
@@ -45,6 +49,7 @@ TWINS = {
     "/models": {
         "models": "models",
         "agreement": f"models/agreement?days={AGREEMENT_DAYS}&most={AGREEMENT_SERIES}",
+        "failed_looks": "models/shadows",
     },
     "/configuration": {"configuration": "config"},
 }
@@ -59,7 +64,10 @@ NO_PAGES = {
     "/jobs/{job_id}/objects/{sop_instance_uid}",
 }  # fmt: skip
 # An action on a page -> the same in the API.
-ACTIONS = ("/jobs/{job_id}/retry", "/jobs/{job_id}/cancel", "/jobs/{job_id}/send", "/peers/{name}/echo")
+ACTIONS = (
+    "/jobs/{job_id}/retry", "/jobs/{job_id}/cancel", "/jobs/{job_id}/send", "/models/shadows/{job_id}/retry",
+    "/peers/{name}/echo",
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -104,6 +112,7 @@ def test_a_page_shows_what_the_api_answers_and_nothing_else(
 ) -> None:
     job_id = node.complete()
     _lines(web, job_id)
+    fail_second_look(node.database, job_id)
     web.clock = node.job()["created_at"]
     for number in range(12):
         state = {"state": "failed", "reason": "FAILED"} if number % 3 else {}
@@ -162,3 +171,26 @@ def test_an_echo_on_the_page_says_what_the_api_says(
     [page, api] = [_plain(told["echo"]), client.post("/api/v1/peers/pacs/echo").json()]
     assert {**page, "took_s": 0} == {**api, "took_s": 0}
     assert page["ok"]
+
+
+def test_a_second_look_that_failed_is_asked_for_again_by_operators_alone(node: Node, web: Web) -> None:
+    job_id = node.complete()
+    fail_second_look(node.database, job_id, "<b>no such bundle</b>")
+    path, viewer, operator = f"/models/shadows/{job_id}/retry", web.token("viewer"), web.token("operator")
+    assert "&lt;b&gt;no such bundle" in viewer.get("/models").text
+    assert path not in viewer.get("/models").text
+    assert path in operator.get("/models").text
+    assert {viewer.post(each + path).status_code for each in ("", "/api/v1")} == {403}
+    assert operator.post(path).headers["location"] == "/models?done=retry"
+    assert node.database.shadow(job_id)["state"] == "queued"  # type: ignore[index]
+    assert web.node.engine.ids(shadow_id(job_id)) == [shadow_id(job_id)]
+    assert "is queued: nothing to retry" in operator.post(path).text
+    assert {operator.post(each + path).status_code for each in ("", "/api/v1")} == {409}
+    assert operator.post(f"/api/v1/models/shadows/1.2.3-{0:016x}/retry").status_code == 404
+    # Once a job of that id came anew, the old one's images may be others.
+    fail_second_look(node.database, job_id)
+    with node.database.engine.begin() as connection:
+        connection.execute(sa.update(schema.job).values(created_at=schema.job.c.created_at + 1))
+    assert path not in operator.get("/models").text
+    [look] = operator.get("/api/v1/models/shadows").json()
+    assert (look["job_id"], look["state"], look["may_retry"]) == (job_id, "failed", False)
