@@ -168,6 +168,10 @@ def test_one_address_has_a_limit_over_all_users_and_a_whole_ipv6_network_counts_
     assert limits.begin_login("anna", "2001:db8::ffff") == 0
     assert limits.begin_login("anna", "2001:db8::ffff") == WINDOW_S, "one known password buys no tries at others"
     assert limits.begin_login("anna", "2001:db8:0:1::1") == 0
+    for _ in range(TRIES_OF_ONE):
+        assert limits.begin_login("bob", "::ffff:10.0.0.7") == 0
+    assert limits.begin_login("bob", "10.0.0.7") == WINDOW_S, "the same host"
+    assert limits.begin_login("bob", "::ffff:10.0.0.8") == 0, "another one"
 
 
 @pytest.mark.parametrize("kind", ["sqlite", pytest.param("postgresql", marks=pytest.mark.peers)])
