@@ -162,6 +162,19 @@ def test_a_live_part_of_a_page_is_that_page_asked_again() -> None:
     }  # fmt: skip
 
 
+def test_an_open_page_reads_log_lines_once_each_time_it_asks(
+    node: Node, web: Web, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = node.complete()
+    _lines(web, job_id)
+    client = web.token("viewer")
+    assert "one warning" in client.get(f"/jobs/{job_id}").text
+    client.headers["HX-Request"] = "true"
+    assert "one warning" in client.get(f"/jobs/{job_id}/log").text
+    monkeypatch.setattr("dicom_node.web.pages.job.job_log", None)
+    assert 'id="rest"' in client.get(f"/jobs/{job_id}").text
+
+
 def test_an_echo_on_the_page_says_what_the_api_says(
     web: Web, told: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
