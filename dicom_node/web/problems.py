@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 from dicom_node.errors import DicomNodeError
 from dicom_node.logs import describe
 from dicom_node.web import templating
+from dicom_node.web.access.caller import sent_from
 from dicom_node.web.access.principal import Denied, for_people
 from dicom_node.web.answers.job import NoSuchJob
 
@@ -47,8 +48,7 @@ async def _denied(request: Request, error: Exception) -> Response:
     if error.status == HTTPStatus.UNAUTHORIZED and for_people(request):
         # Back to the page that a form was on: what it asked for has not been done, which that page shows. Without
         # the query: who comes to the login next is not always who searched for a name in it.
-        sent_from = urlsplit(request.headers.get("referer", "")).path or "/"
-        where = request.url.path if request.method == "GET" else sent_from
+        where = request.url.path if request.method == "GET" else sent_from(request.headers).path or "/"
         return RedirectResponse(f"/login?next={quote(where, safe='')}", HTTPStatus.SEE_OTHER)
     return _told(request, error.status, error.detail, error.headers)
 

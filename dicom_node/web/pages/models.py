@@ -37,9 +37,7 @@ def retry_shadow(request: Request, principal: Acts, job_id: str) -> Response:
     return RedirectResponse("/models?done=retry", 303)
 
 
-def _models(
-    request: Request, principal: Principal, *, said: str | None = None, refused: str | None = None
-) -> Response:
+def _models(request: Request, principal: Principal, *, said: str | None = None, refused: str | None = None) -> Response:
     node = the_node(request)
     return page(
         "models.html",
