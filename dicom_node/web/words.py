@@ -10,9 +10,9 @@ from dicom_node.rows import Row
 
 # Each state has a sign and a word; colour only repeats them.
 SIGNS = {
-    "queued": "○", "running": "◐", "complete": "✓", "rejected": "⊘", "failed": "✕", "parked": "‖", "cancelled": "-", "given up": "✕",
+    "queued": "○", "running": "◐", "complete": "✓", "rejected": "⊘", "failed": "✕", "parked": "‖", "cancelled": "-",
     "waiting": "○", "sending": "◐", "unknown": "?", "stored": "✓", "committed": "✓✓",
-    "up": "✓", "down": "✕", "idle": "-", "asking": "◐", "asked": "○", "answered": "✓", "refused": "✕", "lapsed": "?",
+    "given up": "✕", "up": "✓", "down": "✕", "idle": "-", "asking": "◐", "asked": "○", "answered": "✓", "refused": "✕", "lapsed": "?",
 }  # fmt: skip
 TONES = {
     "complete": "good", "stored": "good", "committed": "good", "up": "good", "answered": "good",
