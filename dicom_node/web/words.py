@@ -11,8 +11,8 @@ from dicom_node.rows import Row
 # Each state has a sign and a word; colour only repeats them.
 SIGNS = {
     "queued": "○", "running": "◐", "complete": "✓", "rejected": "⊘", "failed": "✕", "parked": "‖", "cancelled": "-",
-    "waiting": "○", "sending": "◐", "unknown": "?", "stored": "✓", "committed": "✓✓",
-    "given up": "✕", "up": "✓", "down": "✕", "idle": "-", "asking": "◐", "asked": "○", "answered": "✓", "refused": "✕", "lapsed": "?",
+    "waiting": "○", "sending": "◐", "unknown": "?", "stored": "✓", "committed": "✓✓", "given up": "✕",
+    "up": "✓", "down": "✕", "idle": "-", "asking": "◐", "asked": "○", "answered": "✓", "refused": "✕", "lapsed": "?",
 }  # fmt: skip
 TONES = {
     "complete": "good", "stored": "good", "committed": "good", "up": "good", "answered": "good",
