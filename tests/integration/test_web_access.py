@@ -278,6 +278,10 @@ def test_whose_login_ended_is_led_to_it_and_back_also_from_a_form(web: Web) -> N
         303,
         f"/login?next={quote(job + '?level=error', safe='')}",
     )
+    searched = client.get("/jobs?state=failed&text=Doe^Jane&other=Doe", headers={"Accept": "text/html"})
+    assert searched.headers["location"] == f"/login?next={quote('/jobs?state=failed', safe='')}", (
+        "nothing that was typed"
+    )
     assert "Your login has ended" in client.get(answer.headers["location"]).text
     assert log_in(client, "anna", to=f"{job}?level=error").headers["location"] == f"{job}?level=error"
     client.post("/logout")
