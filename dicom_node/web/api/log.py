@@ -22,7 +22,7 @@ def job_log(
     job_id: JobId,
     level: Annotated[Level, Query(description="This one and those above it.")] = "debug",
     role: Annotated[str | None, Query(pattern=r"^[a-z]{1,16}$", description="Only of this one.")] = None,
-    limit: Annotated[int, Query(ge=1, le=MOST_LINES)] = MOST_LINES,
+    limit: Annotated[int, Query(ge=1, le=MOST_LINES, description="How many at most, the last.")] = MOST_LINES,
 ) -> LogLines:
     """What all roles on all hosts said of it and of its series: the last lines, merged by time."""
     return log_lines(node, job_id, level=level, role=role, most=limit)
