@@ -408,7 +408,8 @@ def test_hostile_values_are_text(open_page: Open, dashboard: Dashboard) -> None:
     page = open_page(f"/jobs/{dashboard.failed}")
     expect(page.locator(".reason")).to_contain_text(HOSTILE)
     expect(page.get_by_text("from <b>CT</b>")).to_be_visible()
-    assert page.locator("main img, main b:not(.reason b)").count() == 0
+    expect(page.locator("#log .what > b")).to_have_text(f"analysis failed {HOSTILE}")
+    assert page.locator("main img, main b:not(.reason b, #log .what > b)").count() == 0
     page.goto(
         f"{dashboard.url}/jobs?peer=%3Cscript%3Ealert(1)%3C/script%3E&text=%22%3E%3Cscript%3Ealert(1)%3C/script%3E"
     )
