@@ -136,4 +136,4 @@ def _level(text: str) -> Level:
 
 def _printable(text: str) -> str:
     """What a peer sent must not move a terminal's cursor."""
-    return "".join(c if c.isprintable() else "?" for c in text)
+    return text if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text)

@@ -15,7 +15,7 @@ from dicom_node.rows import Row, Rows
 # Behind any job of any route.
 SHADOW_PRIORITY = "last"
 _UNENDED = ("queued", "running")
-_WITHOUT_RESULT = ("failed", "given up")
+WITHOUT_RESULT = ("failed", "given up")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,13 +92,13 @@ class Shadows(Rows):
     def failed_shadows(self, route: str | None = None) -> list[Row]:
         """Those that ended without a result, oldest first."""
         s = schema.shadow.c
-        which = [s.state.in_(_WITHOUT_RESULT)] + ([] if route is None else [s.route == route])
+        which = [s.state.in_(WITHOUT_RESULT)] + ([] if route is None else [s.route == route])
         return self._all(sa.select(schema.shadow).where(*which).order_by(s.finished_at, s.job_id))
 
     def requeue_shadow(self, job_id: str) -> None:
         """failed or given up -> queued."""
         ended = {"problem": None, "finished_at": None, "executor": None}
-        self._move_shadow(job_id, _WITHOUT_RESULT, "queued", **ended)
+        self._move_shadow(job_id, WITHOUT_RESULT, "queued", **ended)
 
     def finish_shadow(
         self,
@@ -141,7 +141,7 @@ class Shadows(Rows):
             )
             if not done.rowcount:
                 raise StaleState(f"the second look at job {job_id} is not {' or '.join(expected)}")
-            if state in _WITHOUT_RESULT:
+            if state in WITHOUT_RESULT:
                 self._event(connection, f"shadow {state}", job_id=job_id, problem=values["problem"])
 
     def shadow_findings(self, job_id: str) -> list[dict[str, Any]]:

@@ -148,6 +148,8 @@ def _fill(node: Node, folder: Path) -> tuple[str, str]:
         if state == "complete":
             database.start_job(job_id, "work")
             database.finish_job(job_id, state="complete", objects=[])
+            if number == 2:
+                fail_second_look(database, job_id, "bundle candidate: weights.safetensors is missing")
     _said_of(node.storage, complete)
     failed = "1.2.9.1-00000bad"
     say(node.storage, failed, "work", [(0.0, "ERROR", f"analysis failed {HOSTILE}", {"peer": HOSTILE})])
@@ -189,6 +191,16 @@ def job(
         explanation=["chest-ct: matches"] if explanation is None else explanation,
     )
     assert made
+
+
+def fail_second_look(database: Database, job_id: str, problem: str = "no such bundle") -> None:
+    """Of a complete job, whether or not its route has a second model: one looked in vain."""
+    decided = {"working_model": "lung_nodule", "shadow_model": "candidate"}
+    with database.engine.begin() as connection:
+        connection.execute(sa.update(schema.job).where(schema.job.c.job_id == job_id).values(**decided))
+    assert database.shadow_wanted(job_id)
+    database.start_shadow(job_id, "work")
+    database.fail_shadow(job_id, problem)
 
 
 def say(storage: Storage, job_id: str, role: str, lines: list[Said], *, host: str = "ct-node", at: float = 0) -> None:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from dicom_node.control import retry_shadow
 from dicom_node.db import Database
 from dicom_node.engine import EngineClient
 from dicom_node.errors import DicomNodeError
@@ -18,14 +19,23 @@ from dicom_node.web.node import Node
 Change = Callable[[Database, EngineClient, str], str]
 
 
-def act(node: Node, who: Principal, verb: str, job_id: str, change: Change) -> str:
-    """What was done, in words. Raises NoSuchJob, DicomNodeError where the job's state does not allow it."""
+def act(node: Node, who: Principal, verb: str, job_id: str, change: Change, *, on: str = "job") -> str:
+    """What was done, in words. Raises NoSuchJob, DicomNodeError where its state does not allow it.
+
+    on: what the trail says was changed: the job, or its second look, "shadow".
+    """
     if node.database.job(job_id) is None:
         raise NoSuchJob(job_id)
-    node.database.add_event(f"{verb} asked", job_id=job_id, by=who.name)
+    asked = verb if on == "job" else f"{on} {verb}"
+    node.database.add_event(f"{asked} asked", job_id=job_id, by=who.name)
     done = change(node.database, node.engine, job_id)
-    node.trail.changed(who, f"job {verb}", job_id)
+    node.trail.changed(who, f"{on} {verb}", job_id)
     return done
+
+
+def look_again(node: Node, who: Principal, job_id: str) -> str:
+    """Let the second model look again, as `act` does it."""
+    return act(node, who, "retry", job_id, retry_shadow, on="shadow")
 
 
 def call_peer(node: Node, who: Principal, name: str) -> Echo:

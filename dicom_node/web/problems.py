@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, quote, urlencode
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -16,12 +16,15 @@ from starlette.exceptions import HTTPException
 from dicom_node.errors import DicomNodeError
 from dicom_node.logs import describe
 from dicom_node.web import templating
+from dicom_node.web.access.caller import sent_from
 from dicom_node.web.access.principal import Denied, for_people
 from dicom_node.web.answers.job import NoSuchJob
 
 log = logging.getLogger(__name__)
 
 PROBLEM = "application/problem+json"
+# Of a page's address what is chosen from a list, or a day.
+_CHOSEN = ("state", "peer", "route", "since", "until", "level", "role")
 # For people; programs get HTTP's own.
 _TITLES = {500: "Something failed", 503: "Not now"}
 
@@ -45,12 +48,16 @@ def add_to(app: FastAPI) -> None:
 async def _denied(request: Request, error: Exception) -> Response:
     assert isinstance(error, Denied)  # noqa: S101  as it was registered
     if error.status == HTTPStatus.UNAUTHORIZED and for_people(request):
-        # Back to the page that a form was on: what it asked for has not been done, which that page shows. Without
-        # the query: who comes to the login next is not always who searched for a name in it.
-        sent_from = urlsplit(request.headers.get("referer", "")).path or "/"
-        where = request.url.path if request.method == "GET" else sent_from
-        return RedirectResponse(f"/login?next={quote(where, safe='')}", HTTPStatus.SEE_OTHER)
+        # Back to the page that a form was on: what it asked for has not been done, which that page shows.
+        page = request.url.components if request.method == "GET" else sent_from(request.headers)
+        return RedirectResponse(f"/login?next={quote(_way_back(page), safe='')}", HTTPStatus.SEE_OTHER)
     return _told(request, error.status, error.detail, error.headers)
+
+
+def _way_back(page: SplitResult) -> str:
+    """Without what was typed: who comes to the login next is not always who searched for a name."""
+    chosen = urlencode([(name, value) for name, value in parse_qsl(page.query) if name in _CHOSEN])
+    return (page.path or "/") + (f"?{chosen}" if chosen else "")
 
 
 def _told(request: Request, status: int, detail: str, headers: Mapping[str, str] | None = None) -> Response:

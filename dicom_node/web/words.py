@@ -11,13 +11,13 @@ from dicom_node.rows import Row
 # Each state has a sign and a word; colour only repeats them.
 SIGNS = {
     "queued": "○", "running": "◐", "complete": "✓", "rejected": "⊘", "failed": "✕", "parked": "‖", "cancelled": "-",
-    "waiting": "○", "sending": "◐", "unknown": "?", "stored": "✓", "committed": "✓✓",
+    "waiting": "○", "sending": "◐", "unknown": "?", "stored": "✓", "committed": "✓✓", "given up": "✕",
     "up": "✓", "down": "✕", "idle": "-", "asking": "◐", "asked": "○", "answered": "✓", "refused": "✕", "lapsed": "?",
 }  # fmt: skip
 TONES = {
     "complete": "good", "stored": "good", "committed": "good", "up": "good", "answered": "good",
     "running": "busy", "sending": "busy", "asking": "busy",
-    "failed": "bad", "parked": "bad", "down": "bad", "refused": "bad",
+    "failed": "bad", "given up": "bad", "parked": "bad", "down": "bad", "refused": "bad",
     "rejected": "warn", "unknown": "warn", "lapsed": "warn",
 }  # fmt: skip
 

@@ -10,6 +10,7 @@ import io
 import os
 import re
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -255,6 +256,21 @@ def test_a_changed_row_appears_without_a_reload_and_the_focus_stays(open_page: O
     assert page.evaluate("window.same"), "the page was not loaded again"
 
 
+def test_a_change_while_an_answer_is_under_way_is_seen(open_page: Open, dashboard: Dashboard) -> None:
+    def slowly(route: Any) -> None:
+        answer = route.fetch()
+        job(dashboard.node.database, "1.2.8.7.2-11ee0004", "1.2.8.7.2")
+        time.sleep(1.5)  # the node looks once a second, and tells
+        route.fulfill(response=answer)
+
+    page = open_page("/jobs?state=queued&text=1.2.8.7")
+    with page.expect_response(lambda answer: "text=1.2.8.7" in answer.url):
+        pass  # what each page asks once it listens
+    page.route("**/jobs?*", slowly, times=1)
+    job(dashboard.node.database, "1.2.8.7.1-11ee0003", "1.2.8.7.1")
+    expect(page.locator("table.jobs tbody tr")).to_have_count(2, timeout=10_000)
+
+
 def _logged_in(browser: Any, running: Dashboard, path: str) -> Any:
     """A page in a browser of its own, whose login nobody shares."""
     page = browser.new_context().new_page()
@@ -392,7 +408,8 @@ def test_hostile_values_are_text(open_page: Open, dashboard: Dashboard) -> None:
     page = open_page(f"/jobs/{dashboard.failed}")
     expect(page.locator(".reason")).to_contain_text(HOSTILE)
     expect(page.get_by_text("from <b>CT</b>")).to_be_visible()
-    assert page.locator("main img, main b:not(.reason b)").count() == 0
+    expect(page.locator("#log .what > b")).to_have_text(f"analysis failed {HOSTILE}")
+    assert page.locator("main img, main b:not(.reason b, #log .what > b)").count() == 0
     page.goto(
         f"{dashboard.url}/jobs?peer=%3Cscript%3Ealert(1)%3C/script%3E&text=%22%3E%3Cscript%3Ealert(1)%3C/script%3E"
     )

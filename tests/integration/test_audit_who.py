@@ -16,6 +16,7 @@ import yaml
 from dicom_node.config import Config
 from dicom_node.web import pages
 from dicom_node.web.access import login, oidc
+from tests.dashboard import fail_second_look
 from tests.fakes.ct import make_ct_series
 from tests.integration.test_cli import COMMANDS, JOB, Ended, PreparedNode, empty_databases, node, run  # noqa: F401
 from tests.peers import free_port
@@ -27,6 +28,7 @@ ACTS = (
     ("POST", "/jobs/{job_id}/cancel", "job cancel"),
     ("POST", "/jobs/{job_id}/retry", "job retry"),
     ("POST", "/jobs/{job_id}/send", "job send"),
+    ("POST", "/models/shadows/{job_id}/retry", "shadow retry"),
     ("POST", "/peers/{name}/echo", "peer echo"),
     ("GET", "/jobs/{job_id}/objects/{sop_instance_uid}", None),
 )
@@ -43,6 +45,7 @@ CHANGES: dict[str, tuple[str, ...]] = {
     "user remove": ("bob",),
     "token add": ("grafana",),
     "token revoke": ("grafana",),
+    "model shadows retry": (JOB,),
     "model promote": ("other", "--route", "chest", "--force"),
     "model rollback": ("--route", "chest"),
     "send": ("{ct}", "--to", "archive"),
@@ -59,7 +62,8 @@ KINDS = {"send": "110132", "user add": "110137", "model promote": "110131", "rel
 # They look, or call; they say what they find to who called, and name no patient.
 ASK = {
     "check", "conformance", "peers", "profiles", "route", "echo", "jobs list", "jobs show", "model list",
-    "model agreement", "alert list", "alert test", "user list", "token list", "corrections list", "corrections show",
+    "model agreement", "model shadows list", "alert list", "alert test", "user list", "token list", "corrections list",
+    "corrections show", "corrections figures", "corrections table",
 }  # fmt: skip
 # Roles tell of their start and end; the others work on files of who calls, without a node, or before there is one.
 OTHERS = {"serve", "receive", "work", "deliver", "web", "demo", "infer", "install-service"}
@@ -96,6 +100,7 @@ def test_each_route_that_changes_or_takes_away_is_told_with_who_called_it(
         assert changing == {(method, f"/api/v1{path}") for method, path in posts}
         assert _routes() == posts | {("POST", path) for path in LOGINS}
         for prefix in ("", "/api/v1"):
+            fail_second_look(analysed.database, job_id)
             for method, path, action in ACTS:
                 before = len(audit_trail(web))
                 answer = client.request(method, prefix + path.format(**names))

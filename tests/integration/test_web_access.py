@@ -20,6 +20,7 @@ from pydantic import ValidationError
 from dicom_node import schema
 from dicom_node.config import ROLES, Config, WebConfig
 from dicom_node.errors import ConfigError, DicomNodeError
+from dicom_node.web import pages
 from dicom_node.web.access.limits import TRIES_OF_ADDRESS, TRIES_OF_ONE, WINDOW_S
 from dicom_node.web.access.principal import ALLOWED, Deed
 from dicom_node.web.access.users import UsersFile
@@ -64,13 +65,23 @@ def test_only_health_and_the_login_answer_without_a_login(web: Web) -> None:
         for method in methods
     ]
     assert len(app_routes) > 12
+    parts = [part.original_router.routes for part in pages.router.routes]  # type: ignore[attr-defined]
+    shown = [(route.path, method) for part in parts for route in part for method in route.methods]
+    assert len(shown) > 15
+    app_routes += [each for each in shown if each != ("/viewer.js", "GET")]
     for path, method in app_routes:
         path = path.replace("{job_id}", f"1.2-{'0' * 16}").replace("{sop_instance_uid}", "1.2").replace("{name}", "x")
-        answer = client.request(method, path)
+        answer = client.request(method, path.replace("{number}", "0"))
         assert answer.status_code == 401, (method, path, answer.text)
         assert answer.headers["content-type"] == "application/problem+json"
     for path in ("/healthz", "/readyz", "/login"):
         assert client.get(path).status_code == 200
+
+
+def test_where_a_request_says_to_come_from_no_address_it_comes_from_elsewhere(web: Web) -> None:
+    client = web.client(Referer="http://[", Accept="text/html")
+    assert log_in(client, "anna").status_code == 403
+    assert client.post("/logout").headers["location"] == "/login?next=%2F"
 
 
 def test_a_login_is_a_cookie_that_scripts_and_other_sites_do_not_get(web: Web) -> None:
@@ -168,6 +179,10 @@ def test_one_address_has_a_limit_over_all_users_and_a_whole_ipv6_network_counts_
     assert limits.begin_login("anna", "2001:db8::ffff") == 0
     assert limits.begin_login("anna", "2001:db8::ffff") == WINDOW_S, "one known password buys no tries at others"
     assert limits.begin_login("anna", "2001:db8:0:1::1") == 0
+    for _ in range(TRIES_OF_ONE):
+        assert limits.begin_login("bob", "::ffff:10.0.0.7") == 0
+    assert limits.begin_login("bob", "10.0.0.7") == WINDOW_S, "the same host"
+    assert limits.begin_login("bob", "::ffff:10.0.0.8") == 0, "another one"
 
 
 @pytest.mark.parametrize("kind", ["sqlite", pytest.param("postgresql", marks=pytest.mark.peers)])
@@ -263,6 +278,10 @@ def test_whose_login_ended_is_led_to_it_and_back_also_from_a_form(web: Web) -> N
         303,
         f"/login?next={quote(job + '?level=error', safe='')}",
     )
+    searched = client.get("/jobs?state=failed&text=Doe^Jane&other=Doe", headers={"Accept": "text/html"})
+    assert searched.headers["location"] == f"/login?next={quote('/jobs?state=failed', safe='')}", (
+        "nothing that was typed"
+    )
     assert "Your login has ended" in client.get(answer.headers["location"]).text
     assert log_in(client, "anna", to=f"{job}?level=error").headers["location"] == f"{job}?level=error"
     client.post("/logout")
@@ -348,10 +367,15 @@ def test_each_role_may_the_same_on_pages_and_in_the_api(web: Web) -> None:
     api = f"/api/v1/jobs/{job}"
     web.user("otto", "operator")
     asked: dict[Deed, list[tuple[str, str]]] = {
-        "look": [("GET", "/jobs"), ("GET", "/api/v1/jobs"), ("GET", f"/jobs/{job}"), ("GET", api)],
+        "look": [
+            ("GET", "/jobs"), ("GET", "/api/v1/jobs"), ("GET", f"/jobs/{job}"), ("GET", api),
+            ("GET", f"/jobs/{job}/log"), ("GET", f"{api}/log"),
+            ("GET", "/api/v1/corrections"), ("GET", "/api/v1/models/shadows"),
+        ],
         "download": [("GET", f"/jobs/{job}/objects/1.2"), ("GET", f"{api}/objects/1.2")],
         "act": [
             *(("POST", f"{at}/{verb}") for at in (f"/jobs/{job}", api) for verb in ("retry", "cancel", "send")),
+            *(("POST", f"{at}/models/shadows/{job}/retry") for at in ("", "/api/v1")),
             ("POST", "/peers/none/echo"), ("POST", "/api/v1/peers/none/echo"),
         ],
         "read settings": [("GET", "/configuration"), ("GET", "/api/v1/config")],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from starlette.datastructures import Headers
 
@@ -67,9 +67,17 @@ def from_ourselves(scope: Scope, web: WebConfig, who: Caller) -> bool:
     headers = Headers(scope=scope)
     said = headers.get("origin")
     if said is None:
-        referer = urlsplit(headers.get("referer", ""))
+        referer = sent_from(headers)
         said = f"{referer.scheme}://{referer.netloc}"
     return said.lower() in own_origins(scope, web, who)
+
+
+def sent_from(headers: Headers) -> SplitResult:
+    """The page that a request came from, as the browser says; empty where it says nothing that can be meant."""
+    try:
+        return urlsplit(headers.get("referer", ""))
+    except ValueError:
+        return urlsplit("")
 
 
 def _client(headers: Headers, proxy: WebProxy) -> str | None:

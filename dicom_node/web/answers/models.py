@@ -1,4 +1,5 @@
-"""Settings, promotions and bundles -> each model: where it works, its card; and how far two of them agree.
+"""Settings, promotions, bundles and rows -> each model: where it works, its card; how far two of them agree; second
+looks that failed.
 
 A bundle is read as text: nothing of the model is loaded.
 """
@@ -7,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,8 @@ from dicom_node.config import ModelConfig
 from dicom_node.db import Database
 from dicom_node.errors import ConfigError
 from dicom_node.promotion import Pair, pair_of
-from dicom_node.web.answers.form import Form
+from dicom_node.shadows import WITHOUT_RESULT
+from dicom_node.web.answers.form import Form, moment
 from dicom_node.web.answers.statements import rows_of
 from dicom_node.web.node import Node
 
@@ -55,6 +58,21 @@ class Model(Form):
     jobs: dict[str, dict[str, int]]
 
 
+class FailedLook(Form):
+    """A second look that came to no result. state: failed, or given up: its workers died over it. problem: why.
+
+    may_retry: false once the job was purged: its images are gone.
+    """
+
+    job_id: str
+    route: str
+    model: str
+    state: str
+    problem: str | None
+    ended_at: datetime
+    may_retry: bool
+
+
 class Agreement(Form):
     """How far the second model of a route agrees with the first, per pair of bundles; the latest pair first.
 
@@ -82,6 +100,27 @@ def agreement(node: Node, *, route: str | None = None, days: float | None = None
     """days, most: only series of so many last days, and so many of them, the newest."""
     since = 0.0 if days is None else node.now() - days * _DAY_S
     return Agreement(**agreement_of(node.database, route=route, since=since, most=most))
+
+
+def failed_looks(database: Database, limit: int) -> list[FailedLook]:
+    """Second looks without a result, the newest first."""
+    s, j = schema.shadow.c, schema.job.c
+    query = (
+        sa.select(schema.shadow, j.job_id.is_not(None).label("there"))
+        # Not another job of that id, which came after a purge.
+        .join(schema.job, sa.and_(j.job_id == s.job_id, j.created_at == s.job_created_at), isouter=True)
+        .where(s.state.in_(WITHOUT_RESULT))
+        .order_by(s.finished_at.desc(), s.job_id)
+    )
+    return [
+        FailedLook(
+            **{name: row[name] for name in ("job_id", "route", "state", "problem")},
+            model=row["model_name"],
+            ended_at=moment(row["finished_at"]),
+            may_retry=bool(row["there"]),
+        )
+        for row in rows_of(database, query.limit(limit))
+    ]
 
 
 def route_counts(database: Database, route: str, since: float) -> dict[str, int]:

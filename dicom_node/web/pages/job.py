@@ -11,7 +11,7 @@ from dicom_node.db import FINISHED
 from dicom_node.errors import ConfigError, DicomNodeError, FileGone, SeriesRejected
 from dicom_node.patients import patient_of
 from dicom_node.quicklook.page import as_json, part
-from dicom_node.web.access.principal import Acts, Denied, Downloads, Looks, Principal, the_node
+from dicom_node.web.access.principal import Acts, Denied, Downloads, Looks, Principal, is_of_the_page, the_node
 from dicom_node.web.acts import Change, act, take_object
 from dicom_node.web.answers.job import NoSuchJob, one_job
 from dicom_node.web.pages.log import job_log, values
@@ -30,7 +30,10 @@ def job_page(request: Request, principal: Looks, job_id: str, done: str = "") ->
 def _job(
     request: Request, principal: Principal, job_id: str, *, said: str | None = None, refused: str | None = None
 ) -> Response:
-    job = one_job(the_node(request), job_id)
+    node = the_node(request)
+    job = one_job(node, job_id)
+    # An open page asks for the log lines by themselves: their files are not read for the rest of it, too.
+    log = None if is_of_the_page(request) else job_log(node, job_id, job.state, request.query_params)
     return page(
         "job.html",
         request,
@@ -40,7 +43,7 @@ def _job(
         ended=job.state in FINISHED,
         said=said,
         refused=refused,
-        log=job_log(the_node(request), job, request.query_params),
+        log=log,
         values_of=values,
     )
 

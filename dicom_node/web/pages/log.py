@@ -14,7 +14,7 @@ from dicom_node.errors import StorageError
 from dicom_node.log_lines import LEVELS, Level
 from dicom_node.web import templating, words
 from dicom_node.web.access.principal import Looks, is_of_the_page, the_node
-from dicom_node.web.answers.job import OneJob, one_job
+from dicom_node.web.answers.job import NoSuchJob
 from dicom_node.web.answers.log import LogLine, LogLines, log_lines
 from dicom_node.web.node import Node
 
@@ -29,6 +29,7 @@ _SAID_ALREADY = ("action", "job", "workflow")
 class JobLog:
     """level, role: as they were asked for; role is "" for all. live: more may come."""
 
+    job_id: str
     lines: LogLines
     level: Level
     role: str
@@ -42,22 +43,23 @@ class JobLog:
         return sorted({*self.lines.roles, *filter(None, [self.role])})
 
 
-def job_log(node: Node, job: OneJob, asked: Mapping[str, str]) -> JobLog:
-    """asked: of a page's address: level and role. What cannot be meant asks for everything."""
+def job_log(node: Node, job_id: str, state: str, asked: Mapping[str, str]) -> JobLog:
+    """state: of the job. asked: of a page's address: level and role. What cannot be meant asks for everything."""
     level: Level = next((each for each in LEVELS if each == asked.get("level")), "debug")
     role = asked.get("role", "")[:16] if asked.get("role", "").isalpha() else ""
     lines, problem = _NOBODY, None
     try:
-        lines = log_lines(node, job.job_id, level=level, role=role or None)
+        lines = log_lines(node, job_id, level=level, role=role or None)
     except StorageError:
         problem = "The log lines cannot be read: the storage root is away."
     return JobLog(
+        job_id=job_id,
         lines=lines,
         level=level,
         role=role,
         problem=problem,
-        live=job.state not in FINISHED,
-        here=f"/jobs/{quote(job.job_id)}/log?{urlencode({'level': level, 'role': role})}",
+        live=state not in FINISHED,
+        here=f"/jobs/{quote(job_id)}/log?{urlencode({'level': level, 'role': role})}",
         several_hosts=len({line.host for line in lines.lines}) > 1,
     )
 
@@ -70,9 +72,11 @@ def values(line: LogLine) -> list[tuple[str, str]]:
 @router.get("/jobs/{job_id}/log")
 def job_log_part(request: Request, _who: Looks, job_id: str) -> Response:
     node = the_node(request)
-    job = one_job(node, job_id)
+    job = node.database.job(job_id)
+    if job is None:
+        raise NoSuchJob(job_id)
     if not is_of_the_page(request):
         query = f"?{request.url.query}" if request.url.query else ""
         return RedirectResponse(f"/jobs/{quote(job_id)}{query}#log", 303)
-    shown = job_log(node, job, request.query_params)
-    return HTMLResponse(templating.render("_log.html", log=shown, values_of=values, job=job, words=words))
+    shown = job_log(node, job_id, job["state"], request.query_params)
+    return HTMLResponse(templating.render("_log.html", log=shown, values_of=values, words=words))

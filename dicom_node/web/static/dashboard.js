@@ -35,13 +35,21 @@
 
   // One stream a page. A page that nobody looks at asks for nothing.
   const state = document.getElementById("live-state");
-  const LINES_MS = 2000, AGAIN_MS = 5000;
-  let source = null, again = null;
+  const LINES_MS = 2000, AGAIN_MS = 5000, CHANGES_MS = 2000;
+  let source = null, again = null, due = null, told = -CHANGES_MS;
   const tell = what => { if (window.htmx) window.htmx.trigger(document.body, what); };
-  const changed = () => tell("changed");
+  // Of changes close together the last counts: htmx's own throttle would drop it, and the page stay as it was before.
+  const changed = () => {
+    due ??= setTimeout(() => { due = null; told = performance.now(); tell("changed"); }, told + CHANGES_MS - performance.now());
+  };
   // The node leads to the login and back to here.
   const toLogin = () => location.reload();
-  const close = () => { if (source) source.close(); source = null; clearTimeout(again); };
+  const close = () => {
+    if (source) source.close();
+    clearTimeout(again);
+    clearTimeout(due);
+    source = due = null;
+  };
   // The browser itself tries again after a broken line, but not after an answer that it did not expect.
   const refused = async () => {
     close();
