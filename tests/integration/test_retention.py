@@ -755,7 +755,8 @@ class Keeping(RuleBasedStateMachine):
             return False
         if any(job["state"] in ("queued", "running") for job in jobs) or "sending" in at:
             return False
-        state = self._state({job["state"] for job in jobs}, at, jobs, objects)
+        corrects = any(row["series_uid"] == series_uid for row in database.corrections())
+        state = "correction" if corrects else self._state({job["state"] for job in jobs}, at, jobs, objects)
         arrived = [row["changed_at"] for row in objects if row["state"] in ("stored", "committed")]
         last = max([series["last_at"], *(job["finished_at"] for job in jobs), *arrived])
         waits = may_commit and any(
