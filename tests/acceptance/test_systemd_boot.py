@@ -136,9 +136,11 @@ def hung_threads(pid: int) -> Iterator[None]:
     command = [sys.executable, "-m", "tests.hang", str(pid)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        assert process.stdout.readline() == "hung\n"
-        yield
-        process.kill()
+        try:
+            assert process.stdout.readline() == "hung\n"
+            yield
+        finally:
+            process.kill()
 
 
 def test_each_role_is_active_once_it_serves(site: Site) -> None:

@@ -134,7 +134,9 @@ def test_a_backup_of_a_later_version_is_refused(
     backup(config, made)
     manifest = json.loads((made / "backup.json").read_text())
     (made / "backup.json").write_text(json.dumps({**manifest, "version": "99.1", "also": "what later versions tell"}))
-    refused(elsewhere(config, tmp_path / "new", url), made, r"made by dicom-node 99\.1, .* newer than this version knows")
+    refused(
+        elsewhere(config, tmp_path / "new", url), made, r"made by dicom-node 99\.1, .* newer than this version knows"
+    )
 
 
 def test_restored_folders_are_as_closed_as_the_roles_make_theirs(config: Config, tmp_path: Path) -> None:

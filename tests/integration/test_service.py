@@ -55,7 +55,11 @@ def test_written_units_are_clean(tmp_path: Path) -> None:
     command.write_text("#!/bin/sh\n")
     command.chmod(0o755)
     installation = Installation(
-        command=command, config=Path("/etc/node.yaml"), root=Path("/srv/node"), workers=("0", "cpu"), low_ports=("receive",)
+        command=command,
+        config=Path("/etc/node.yaml"),
+        root=Path("/srv/node"),
+        workers=("0", "cpu"),
+        low_ports=("receive",),
     )
     files = rendered(installation)
     written = write(files, tmp_path / "image")
