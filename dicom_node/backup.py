@@ -230,6 +230,8 @@ def _connection(path: Path, mode: str) -> sqlite3.Connection:
 
 
 def _why(err: Exception) -> str:
+    if isinstance(err, PermissionError):  # of a file that another user made: which one is what has to be known
+        return f"{err.strerror}: {err.filename}"
     return (err.strerror if isinstance(err, OSError) else None) or str(err)
 
 

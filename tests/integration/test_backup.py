@@ -161,6 +161,17 @@ def test_a_backup_that_did_not_end_is_none(config: Config, tmp_path: Path, monke
     refused(elsewhere(config, tmp_path / "new"), tmp_path / "backup", "holds no complete backup")
 
 
+def test_a_file_that_this_user_may_not_read_is_named(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def closed(source: Path, _target: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(source))
+
+    monkeypatch.setattr(shutil, "copy2", closed)
+    with pytest.raises(DicomNodeError, match=r"backup failed: Permission denied: /.*\.dcm; what lies in"):
+        backup(config, tmp_path / "backup")
+
+
 def test_a_log_of_another_database_is_not_taken_for_that_of_the_restored_one(config: Config, tmp_path: Path) -> None:
     backup(config, tmp_path / "backup")
     (tmp_path / "db").mkdir()
