@@ -21,7 +21,7 @@ import yaml
 
 from dicom_node.db import Database, Row
 from dicom_node.dimse.scu import send
-from dicom_node.flow import manifest_sha256
+from dicom_node.manifest import manifest_sha256
 from dicom_node.peers import PeerConfig
 from tests.acceptance.test_several_hosts import run_storescp
 from tests.booted import TREES, Machine, NoBoot, booted
