@@ -235,8 +235,16 @@ class Purger:
         """The same series may come again: the ids of its workflows must be free then."""
         for job_id in job_ids:
             self.engine.abandon(job_id)
-        self.storage.discard(f"{LINES}/{gone.series_uid}")
         self.deleted(gone)
+        self._discard_lines(gone.series_uid)
+
+    def _discard_lines(self, series_uid: str) -> None:
+        """They hold up nothing: what cannot be moved is tried again by the next `sweep`."""
+        try:
+            self.storage.discard(f"{LINES}/{series_uid}")
+        except OSError as err:
+            extra = {"action": "purge", "series": series_uid, "why": err.strerror or type(err).__name__}
+            log.error("log lines of a deleted series stay", extra=extra)
 
     def _set_aside(self, folders: Iterable[str]) -> str:
         return self._discarded.set_aside(folders)
@@ -248,12 +256,13 @@ class Purger:
         return bool(self._discarded.aside())
 
     def settle(self) -> None:
-        """What a purge left that was killed: files whose rows stayed come back, the others go."""
+        """What a purge left that was killed: files whose rows stayed come back, the others go, at whatever point it was."""
         for name in self._discarded.aside():
             files = self._discarded.files(name)
             for series_uid in sorted({_series_of(path) for path in files}):
                 self._settle_series(name, series_uid, [path for path in files if _series_of(path) == series_uid])
             self._discarded.clear(name)
+        self._discarded.sweep()
 
     def _settle_series(self, name: str, series_uid: str, files: Sequence[str]) -> None:
         stayed: list[bool] = []
@@ -292,7 +301,7 @@ class Purger:
             self.storage.discard(f"results/{job_id}")
             swept += 1
         for series_uid in sorted(self.database.unknown_series(old_folders(self.storage.root, now - LEFTOVER_S))):
-            self.storage.discard(f"{LINES}/{series_uid}")
+            self._discard_lines(series_uid)
             swept += 1
         return swept
 

@@ -87,6 +87,18 @@ def series_of(told: list[Gone]) -> list[str]:
     return [gone.series_uid for gone in told]
 
 
+def test_log_lines_that_cannot_be_moved_hold_up_no_purge(
+    stock: Shelf, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def closed(_self: Storage, _relative: str) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Storage, "discard", closed)
+    series, told = [stock.add(number, "stored") for number in range(3)], list[Gone]()
+    assert purger(stock, told).purge({"stored": clock.now + 1}, Kept(), why="age").series == 3
+    assert (sorted(series_of(told)), stock.files()) == (series, set())
+
+
 # -- states --------------------------------------------------------------------------------------------
 
 
