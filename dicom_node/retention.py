@@ -256,7 +256,7 @@ class Purger:
         return bool(self._discarded.aside())
 
     def settle(self) -> None:
-        """What a purge left that was killed: files whose rows stayed come back, the others go, at whatever point it was."""
+        """What a purge left that was killed: files whose rows stayed come back, the others go."""
         for name in self._discarded.aside():
             files = self._discarded.files(name)
             for series_uid in sorted({_series_of(path) for path in files}):
