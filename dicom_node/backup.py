@@ -16,7 +16,7 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from itertools import chain
 from pathlib import Path
 
@@ -24,6 +24,7 @@ import sqlalchemy as sa
 
 from dicom_node import __version__
 from dicom_node.config import Config
+from dicom_node.db import Database, knows_schema
 from dicom_node.engine import engine_url
 from dicom_node.errors import ConfigError, DicomNodeError
 
@@ -92,8 +93,8 @@ def _check_whole(url: str, out: Path) -> None:
     if not files:
         return
     with closing(sqlite3.connect(out / files[0].name)) as copy:
-        paths = [row[0] for row in copy.execute("SELECT path FROM instance UNION ALL SELECT path FROM result")]
-    missing = sum(1 for path in paths if not (out / "storage" / path).is_file())
+        paths = copy.execute("SELECT path FROM instance UNION ALL SELECT path FROM result")
+        missing = sum(1 for [path] in paths if not (out / "storage" / path).is_file())
     if missing:
         raise DicomNodeError(
             f"{missing} files were gone before they were copied, by a purge perhaps: remove {out}, make another backup"
@@ -110,6 +111,7 @@ def restore(config: Config, source: Path) -> Backup:
     _refuse_what_is_not_whole(form, source)
     if len(targets) != len(form.databases):
         raise DicomNodeError("the backup and the settings have different kinds of databases; nothing was changed")
+    _refuse_what_is_newer(form, source, url)
     try:
         _put_all_back(config, source, dict(zip(form.databases, targets, strict=True)))
     except OSError as err:
@@ -140,9 +142,26 @@ def _refuse_what_is_not_whole(form: Backup, source: Path) -> None:
         )
 
 
+def _refuse_what_is_newer(form: Backup, source: Path, url: str) -> None:
+    """Else the roles would, at their next start. With PostgreSQL it is what its own dump brought back."""
+    if form.databases:
+        # Not by Database, which makes the file one with a log.
+        with closing(_connection(source / next(iter(form.databases)), "ro")) as copy:
+            found = copy.execute("SELECT version_num FROM alembic_version").fetchone()
+        version = None if found is None else str(found[0])
+    else:
+        with closing(Database(url)) as database:
+            version = database.schema_version()
+    if not knows_schema(version):
+        raise DicomNodeError(
+            f"{source} was made by dicom-node {form.version}, and its database is newer than this version knows: "
+            "install that version again; nothing was changed"
+        )
+
+
 def _put_all_back(config: Config, source: Path, databases: dict[str, Path]) -> None:
     root = config.storage.root
-    root.mkdir(parents=True, exist_ok=True, mode=0o750)
+    _make_folder(root)
     for relative in _files(source / "storage"):
         _copy(source / "storage" / relative, root / relative)
     for name, place in _places(config).items():
@@ -154,8 +173,10 @@ def _put_all_back(config: Config, source: Path, databases: dict[str, Path]) -> N
 
 def _manifest(source: Path) -> Backup:
     try:
-        return Backup(**json.loads((source / _MANIFEST).read_text()))
-    except (OSError, ValueError, TypeError) as err:
+        # A later version may tell more.
+        form = json.loads((source / _MANIFEST).read_text())
+        return Backup(**{field.name: form[field.name] for field in fields(Backup)})
+    except (OSError, ValueError, TypeError, KeyError) as err:
         raise DicomNodeError(f"{source} holds no complete backup: its {_MANIFEST} is missing or unreadable") from err
 
 
@@ -209,6 +230,8 @@ def _connection(path: Path, mode: str) -> sqlite3.Connection:
 
 
 def _why(err: Exception) -> str:
+    if isinstance(err, PermissionError):  # of a file that another user made: which one is what has to be known
+        return f"{err.strerror}: {err.filename}"
     return (err.strerror if isinstance(err, OSError) else None) or str(err)
 
 
@@ -251,10 +274,17 @@ def _put_back(saved: Path, place: Path) -> None:
 
 
 def _copy(source: Path, target: Path) -> int:
-    target.parent.mkdir(parents=True, exist_ok=True, mode=0o750)
+    _make_folder(target.parent)
     shutil.copy2(source, target)
     _flush(target)
     return target.stat().st_size
+
+
+def _make_folder(folder: Path) -> None:
+    """Each that is missing as the roles make theirs; `parents=True` would open those between to everybody."""
+    if not folder.is_dir():
+        _make_folder(folder.parent)
+        folder.mkdir(exist_ok=True, mode=0o750)
 
 
 def _flush(path: Path) -> None:

@@ -9,7 +9,7 @@ import contextlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import sqlalchemy as sa
 
@@ -29,7 +29,10 @@ from dicom_node.role_rows import RoleRows
 from dicom_node.rows import Row
 from dicom_node.shadows import Shadows
 
-__all__ = ["FINISHED", "Arrival", "Database", "ReceivedInstance", "ResultObject", "Row"]
+if TYPE_CHECKING:
+    from alembic.config import Config as AlembicConfig
+
+__all__ = ["FINISHED", "Arrival", "Database", "ReceivedInstance", "ResultObject", "Row", "knows_schema"]
 
 
 # A peer waits for its response meanwhile, and gives up on it after 30 seconds or so.
@@ -59,11 +62,9 @@ class Database(Ledger, Purges, Commitments, Pulls, Priors, Shadows, CorrectionRo
         Raises DicomNodeError when the database does not answer: a later try may find it up.
         """
         from alembic import command
-        from alembic.config import Config as AlembicConfig
         from alembic.util import CommandError
 
-        settings = AlembicConfig()
-        settings.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+        settings = _alembic()
         try:
             with exclusive(self.url, "migrate"), self.engine.begin() as connection:
                 settings.attributes["connection"] = connection
@@ -79,14 +80,21 @@ class Database(Ledger, Purges, Commitments, Pulls, Priors, Shadows, CorrectionRo
 
     def check(self) -> str:
         """What answers: dialect and schema version. Raises ConfigError with what to do."""
+        version = self.schema_version()
+        if version is None:
+            return f"{self.engine.dialect.name}; its tables are made at the first start"
+        return f"{self.engine.dialect.name}, schema {version}"
+
+    def schema_version(self) -> str | None:
+        """None before its first start. Raises ConfigError with what to do where it does not answer."""
         try:
             with self.engine.connect().execution_options(read_only=True) as connection:
                 if not sa.inspect(connection).has_table("alembic_version"):
-                    return f"{self.engine.dialect.name}; its tables are made at the first start"
-                version = connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar()
+                    return None
+                found = connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar()
         except sa.exc.SQLAlchemyError as err:
             raise ConfigError(no_answer(err)) from err
-        return f"{self.engine.dialect.name}, schema {version}"
+        return None if found is None else str(found)
 
     # -- instances ---------------------------------------------------------------------------------
 
@@ -366,3 +374,19 @@ class Database(Ledger, Purges, Commitments, Pulls, Priors, Shadows, CorrectionRo
 
 def _holds(column: sa.ColumnElement[str], text: str) -> sa.ColumnElement[bool]:
     return column.contains(text, autoescape=True)
+
+
+def knows_schema(version: str | None) -> bool:
+    """Whether this version of dicom-node can use a database of that schema, as it is or brought up to date."""
+    from alembic.script import ScriptDirectory
+
+    known = (script.revision for script in ScriptDirectory.from_config(_alembic()).walk_revisions())
+    return version is None or version in known
+
+
+def _alembic() -> AlembicConfig:
+    from alembic.config import Config
+
+    settings = Config()
+    settings.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    return settings

@@ -18,7 +18,7 @@ from dicom_node.ledger import ARRIVED
 from dicom_node.rows import Row, Rows
 
 # What a purge by hand takes unless it is told: nothing that a destination has yet to get, nothing that failed.
-DONE: tuple[SeriesState, ...] = ("committed", "stored", "local", "cancelled", "rejected", "unused")
+DONE: tuple[SeriesState, ...] = ("committed", "stored", "local", "cancelled", "correction", "rejected", "unused")
 # config.PullConfig.since_h is at most a year.
 _LONGEST_LOOK_BACK_S = 366 * 86400.0
 
@@ -234,6 +234,7 @@ def _state() -> sa.Case[Any]:
         (_job(uid, complete, nowhere), "local"),
         (sa.and_(_job(uid, complete), _object(uid, _OBJECT_STATE == "stored")), "stored"),
         (_job(uid, complete), "committed"),
+        (sa.select(schema.correction.c.series_uid).where(schema.correction.c.series_uid == uid).exists(), "correction"),
         (_job(uid), "rejected"),
         else_="unused",
     )

@@ -235,8 +235,16 @@ class Purger:
         """The same series may come again: the ids of its workflows must be free then."""
         for job_id in job_ids:
             self.engine.abandon(job_id)
-        self.storage.discard(f"{LINES}/{gone.series_uid}")
         self.deleted(gone)
+        self._discard_lines(gone.series_uid)
+
+    def _discard_lines(self, series_uid: str) -> None:
+        """They hold up nothing: what cannot be moved is tried again by the next `sweep`."""
+        try:
+            self.storage.discard(f"{LINES}/{series_uid}")
+        except OSError as err:
+            extra = {"action": "purge", "series": series_uid, "why": err.strerror or type(err).__name__}
+            log.error("log lines of a deleted series stay", extra=extra)
 
     def _set_aside(self, folders: Iterable[str]) -> str:
         return self._discarded.set_aside(folders)
@@ -293,7 +301,7 @@ class Purger:
             self.storage.discard(f"results/{job_id}")
             swept += 1
         for series_uid in sorted(self.database.unknown_series(old_folders(self.storage.root, now - LEFTOVER_S))):
-            self.storage.discard(f"{LINES}/{series_uid}")
+            self._discard_lines(series_uid)
             swept += 1
         return swept
 

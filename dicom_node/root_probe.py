@@ -55,9 +55,10 @@ def probe(root: Path) -> str:
     wrong = mount_problem(kind, options)
     if wrong is not None:
         raise StorageError(f"storage.root {root} is on {kind}: {wrong}")
-    folder = root / "run" / f"probe-{uuid.uuid4().hex}"
+    # In no folder of the roles: one that whoever checks made here would be closed to them.
+    folder = root / f"probe-{uuid.uuid4().hex}"
     try:
-        folder.mkdir(parents=True, mode=0o750)
+        folder.mkdir(mode=0o750)
     except PermissionError:
         return f"{kind}; not tried, since this user may not write there"
     except OSError as err:

@@ -17,7 +17,7 @@ from dicom_node.errors import ConfigError, DicomNodeError
 _UNITS = "/etc/systemd/system"
 _PLACES = {".service": _UNITS, ".target": _UNITS}
 _COMMAND, _CONFIG, _ROOT = "/opt/dicom-node/.venv/bin/dicom-node", "/etc/dicom-node/config.yaml", "/var/lib/dicom-node"
-_LOW_PORT = "low-port.conf"
+_LOW_PORT, _RECEIVE, _WEB = "low-port.conf", "dicom-node-receive.service", "dicom-node-web.service"
 # What ProtectHome=yes leaves nothing of.
 _HOMES = (Path("/home"), Path("/root"), Path("/run/user"))
 # Of the shipped units; beside work.drain_s a role takes some seconds for its last files, rows and words.
@@ -26,16 +26,19 @@ _STOP_S, _BESIDE_DRAIN_S = 90, 30
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Installation:
-    """command, config, root: absolute paths. workers: instances of dicom-node-work@. low_port: a port below 1024.
+    """command, config, root: absolute paths. workers: instances of dicom-node-work@. low_ports: the roles that listen
+    on a port below 1024.
 
-    also: absolute folders outside root that the roles write to. stop_s: how long a role may take to end.
+    web: whether there is a web role. also: absolute folders outside root that the roles write to. stop_s: how long a
+    role may take to end.
     """
 
     command: Path
     config: Path
     root: Path
     workers: tuple[str, ...]
-    low_port: bool
+    low_ports: tuple[str, ...] = ()
+    web: bool = True
     also: tuple[Path, ...] = ()
     stop_s: int = _STOP_S
 
@@ -51,13 +54,15 @@ class Installation:
     def of_this_process(cls, config_path: Path, config: Config, workers: str) -> Installation:
         """workers: comma-separated; empty: one for the device of the settings."""
         instances = tuple(word.strip() for word in workers.split(",") if word.strip())
-        ports = (config.receive.port, None if config.receive.tls is None else config.receive.tls.port)
+        tls = config.receive.tls
+        ports = {"receive": (config.receive.port, None if tls is None else tls.port), "web": (config.web.port,)}
         return cls(
             command=Path(sys.executable).with_name("dicom-node"),
             config=config_path,
             root=config.storage.root,
             workers=instances or (config.work.device.removeprefix("cuda:"),),
-            low_port=any(port is not None and 0 < port < 1024 for port in ports),
+            low_ports=tuple(role for role, ours in ports.items() if any(0 < (port or 0) < 1024 for port in ours)),
+            web="web" in config.served_roles(),
             also=_beyond_root(config),
             stop_s=max(_STOP_S, math.ceil(config.work.drain_s) + _BESIDE_DRAIN_S),
         )
@@ -104,8 +109,11 @@ def rendered(installation: Installation) -> dict[str, str]:
     files: dict[str, str] = {}
     for path in sorted(_source().iterdir()):
         if path.name == _LOW_PORT:
-            if installation.low_port:
-                files[f"{_UNITS}/dicom-node-receive.service.d/{_LOW_PORT}"] = path.read_text()
+            for role in installation.low_ports:
+                text = path.read_text().replace(_RECEIVE, f"dicom-node-{role}.service")
+                files[f"{_UNITS}/dicom-node-{role}.service.d/{_LOW_PORT}"] = text
+        elif path.name == _WEB and not installation.web:
+            continue
         elif path.name == "dicom-node.sysusers":
             files["/etc/sysusers.d/dicom-node.conf"] = _with_paths(path.read_text(), installation)
         elif path.name == "dicom-node.tmpfiles":
@@ -126,6 +134,7 @@ def _with_paths(text: str, installation: Installation) -> str:
     written = " ".join(str(folder) for folder in (installation.root, *installation.also))
     text = text.replace(f"ReadWritePaths={installation.root}\n", f"ReadWritePaths={written}\n")
     text = text.replace(f"TimeoutStopSec={_STOP_S}\n", f"TimeoutStopSec={installation.stop_s}\n")
+    text = text if installation.web else text.replace(f" {_WEB}\n", "\n")
     workers = " ".join(f"dicom-node-work@{worker}.service" for worker in installation.workers)
     return text.replace("dicom-node-work@0.service", workers)
 
@@ -159,6 +168,7 @@ def next_steps(installation: Installation) -> str:
     hidden = ", ".join(map(str, installation.hidden()))
     return (
         (f"careful: ProtectHome= hides {hidden} from the units: install elsewhere, as to /opt\n" if hidden else "")
+        + ("" if installation.web else f"web.port is null: the target starts no {_WEB}\n")
         + "now:\n"
         "  systemd-sysusers && systemd-tmpfiles --create\n"
         f"  chgrp dicom-node {installation.config} && chmod 640 {installation.config}\n"

@@ -1,7 +1,8 @@
 """A machine that a real systemd booted: a container (systemd-nspawn) over a throw-away layer of this machine's `/`.
 
 What it writes is gone with it, so it has this machine's programs and this checkout without a copy of either. It boots
-to basic.target: none of the services that the machine itself may have is started. Needs root.
+to basic.target: none of the services that the machine itself may have is started. Needs root. One that a killed test
+run left is ended by the next `run_network`, for it is in a network of that run.
 """
 
 from __future__ import annotations

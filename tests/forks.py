@@ -2,12 +2,11 @@
 
 The imports of a worker take ten times as long as its start. The parent runs none of our code and starts no thread;
 each child gets arguments, environment, folder and log as a started command would, and runs the program's `main`. What a
-test asks of a process is what it asks of a subprocess.Popen.
+test asks of a process is what it asks of a subprocess.Popen. None outlives the test session, also where that is killed.
 """
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import importlib
 import json
@@ -45,7 +44,7 @@ class Forked:
     def wait(self, timeout: float | None = None) -> int:
         """Raises subprocess.TimeoutExpired."""
         deadline = None if timeout is None else time.monotonic() + timeout
-        with contextlib.suppress(ProcessLookupError):
+        if self.poll() is None:  # else the id may be another process's by now
             handle = os.pidfd_open(self.pid)
             try:
                 select.select([handle], [], [], timeout)
@@ -92,7 +91,10 @@ class _Server:
 
     def end(self) -> None:
         self._lines.close()
-        self._process.wait(30)
+        try:
+            self._process.wait(30)
+        finally:
+            self._process.kill()
 
 
 @functools.cache
@@ -118,17 +120,22 @@ def end() -> None:
 
 def _serve(lines: Any) -> dict[str, Any] | None:
     """Answers until the session ends; in a child, what it was asked to run."""
+    living: set[int] = set()
     for line in lines:
         request = json.loads(line)
         if "poll" in request:
             pid, status = os.waitpid(request["poll"], os.WNOHANG)
             answer = os.waitstatus_to_exitcode(status) if pid else None
+            living.discard(pid)
         else:
             answer = os.fork()
             if answer == 0:
                 return dict(request)
+            living.add(answer)
         lines.write(json.dumps(answer) + "\n")
         lines.flush()
+    for pid in living:  # zombies at least until we end, so no id is another process's
+        os.kill(pid, signal.SIGKILL)
     return None
 
 

@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from tests.peers import ENDS_WITH_US
+
 # RFC 2544: 198.18.0.0/15 is set aside for trials of networks, so that it is nobody's here. Each run has a part of it.
 _NETWORK = f"198.18.{os.getpid() % 256}"
 _REPOSITORY = Path(__file__).resolve().parent.parent
 # As `Restart=always` of a unit: what ends is started again.
-_FOREVER = 'hostname "$0"; eval "$MOUNT"; while :; do "$@"; sleep 0.5; done'
+_FOREVER = f'hostname "$0"; eval "$MOUNT"; while :; do {" ".join(ENDS_WITH_US)} "$@"; sleep 0.5; done'
 _ONCE = 'hostname "$0"; exec "$@"'
 
 
@@ -49,6 +52,7 @@ class Host:
 
     def _inside(self, script: str, command: Sequence[str]) -> list[str]:
         return [
+            *ENDS_WITH_US,
             "ip",
             "netns",
             "exec",
@@ -131,8 +135,9 @@ def run_network(names: Sequence[str], log_folder: Path) -> Iterator[Network]:
     """These hosts, up and connected. Raises NoHosts where the machine cannot make them."""
     if sys.platform != "linux" or os.geteuid() != 0:
         raise NoHosts("network namespaces need root on Linux")
-    # Names of network devices have 15 characters at most.
-    mark = f"dn{os.getpid() % 100_000}"
+    _sweep()
+    # Names of network devices have 15 characters at most, and a process id 7.
+    mark = f"dn{os.getpid()}"
     address = f"{_NETWORK}.1"
     with contextlib.ExitStack() as undo:
         _ip("link", "add", mark, "type", "bridge")
@@ -145,6 +150,24 @@ def run_network(names: Sequence[str], log_folder: Path) -> Iterator[Network]:
             undo.callback(hosts[name].unmake)
             hosts[name].make(mark)
         yield Network(hosts, address)
+
+
+def _sweep() -> None:
+    """What runs left that were killed: their hosts, with whatever still runs there, and their bridges."""
+    for namespace in _left_over(Path("/run/netns"), r"dn(\d+)[a-z]"):
+        listed = subprocess.run(["ip", "netns", "pids", namespace], capture_output=True, text=True, check=False)
+        for pid in listed.stdout.split():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGKILL)
+        _ip("netns", "del", namespace)
+    for bridge in _left_over(Path("/sys/class/net"), r"dn(\d+)"):
+        _ip("link", "del", bridge)
+
+
+def _left_over(folder: Path, pattern: str) -> list[str]:
+    """The names there that hold the id of a test run which is no more."""
+    found = (re.fullmatch(pattern, path.name) for path in folder.glob("dn*"))
+    return [one[0] for one in found if one and not Path(f"/proc/{one[1]}").exists()]
 
 
 def _ip(*words: str) -> None:
@@ -200,9 +223,18 @@ def run_gluster(network: Network, folder: Path, mountpoint: Path, port: int) -> 
     files = {name: folder.with_name(f"{name}.vol") for name in ("brick", "client")}
     files["brick"].write_text(_BRICK.format(folder=folder, address=network.address, port=port))
     files["client"].write_text(_CLIENT.format(address=network.address, port=port))
-    command = ["/usr/sbin/glusterfsd", "-N", "-f", str(files["brick"]), "-l", str(folder.with_name("brick.log"))]
+    command = [
+        *ENDS_WITH_US,
+        "/usr/sbin/glusterfsd",
+        "-N",
+        "-f",
+        str(files["brick"]),
+        "-l",
+        str(folder.with_name("brick.log")),
+    ]
     process = subprocess.Popen(command)
-    mount = f"/usr/sbin/glusterfs -N -f {files['client']} -l {folder.with_name('client.log')} {mountpoint} &"
+    client = ("/usr/sbin/glusterfs", "-N", "-f", files["client"], "-l", folder.with_name("client.log"), mountpoint)
+    mount = " ".join(map(str, (*ENDS_WITH_US, *client, "&")))
     for host in network.hosts.values():
         host.mount = f"{mount} until grep -q ' {mountpoint} fuse' /proc/mounts; do sleep 0.1; done"
     try:
@@ -234,7 +266,8 @@ def run_balancer(folder: Path, address: str, port: int, backends: Mapping[str, t
     config = folder / "haproxy.cfg"
     config.write_text("\n".join(lines) + "\n")
     with (folder / "haproxy.log").open("ab") as output:
-        process = subprocess.Popen(["/usr/sbin/haproxy", "-db", "-f", str(config)], stdout=output, stderr=output)
+        command = [*ENDS_WITH_US, "/usr/sbin/haproxy", "-db", "-f", str(config)]
+        process = subprocess.Popen(command, stdout=output, stderr=output)
     try:
         yield
     finally:

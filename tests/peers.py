@@ -23,6 +23,9 @@ from typing import Any
 
 _PLUGINS = Path("/usr/share/orthanc/plugins")
 _START_S = 60.0
+# What is started with this before its command ends with the thread that started it, also where the test run is killed:
+# setpriv(1) of util-linux, PR_SET_PDEATHSIG of prctl(2).
+ENDS_WITH_US = ("setpriv", "--pdeathsig", "KILL")
 
 
 def free_port() -> int:

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
-from tests.peers import free_port
+from tests.peers import ENDS_WITH_US, free_port
 
 RULES = Path(__file__).parents[1] / "deploy" / "prometheus" / "alerts.yml"
 DASHBOARD = Path(__file__).parents[1] / "deploy" / "grafana" / "dicom-node.json"
@@ -43,7 +44,9 @@ class Prometheus:
 
     def _get(self, what: str, **parameters: str) -> dict[str, Any]:
         try:
-            with urllib.request.urlopen(f"{self.url}/api/v1/{what}?{urllib.parse.urlencode(parameters)}") as answer:
+            with urllib.request.urlopen(
+                f"{self.url}/api/v1/{what}?{urllib.parse.urlencode(parameters)}", timeout=30
+            ) as answer:
                 return dict(json.loads(answer.read())["data"])
         except urllib.error.HTTPError as err:
             raise ValueError(json.loads(err.read())["error"]) from None
@@ -53,7 +56,8 @@ class Prometheus:
 def prometheus(folder: Path, target: str) -> Iterator[Prometheus]:
     """target: HOST:PORT. The rules that are for each hour are for each second here."""
     binary = shutil.which("prometheus")
-    assert binary, "tests/peers.sh installs it"
+    if binary is None:
+        pytest.skip("no prometheus here: tests/peers.sh installs it")
     folder.mkdir()
     (folder / "rules.yml").write_text(RULES.read_text().replace("interval: 1h", "interval: 1s"))
     settings = {
@@ -64,7 +68,7 @@ def prometheus(folder: Path, target: str) -> Iterator[Prometheus]:
     (folder / "prometheus.yml").write_text(yaml.safe_dump(settings))
     address = f"127.0.0.1:{free_port()}"
     options = {"config.file": "prometheus.yml", "storage.tsdb.path": "data", "web.listen-address": address}
-    command = [binary, *(f"--{name}={value}" for name, value in options.items()), "--log.level=warn"]
+    command = [*ENDS_WITH_US, binary, *(f"--{name}={value}" for name, value in options.items()), "--log.level=warn"]
     with (folder / "log").open("wb") as log, subprocess.Popen(command, cwd=folder, stdout=log, stderr=log) as process:
         made = Prometheus(url=f"http://{address}")
         try:
@@ -76,7 +80,7 @@ def prometheus(folder: Path, target: str) -> Iterator[Prometheus]:
 
 
 def _is_ready(url: str) -> bool:
-    with contextlib.suppress(OSError), urllib.request.urlopen(f"{url}/-/ready") as answer:
+    with contextlib.suppress(OSError), urllib.request.urlopen(f"{url}/-/ready", timeout=30) as answer:
         return bool(answer.status == 200)
     return False
 

@@ -8,6 +8,7 @@ from functools import partial
 from sqlalchemy.exc import SQLAlchemyError
 
 from dicom_node.check.item import Item, tried
+from dicom_node.check.machine import has_database
 from dicom_node.config import Config
 from dicom_node.db import Database
 from dicom_node.errors import BundleError, ConfigError, DicomNodeError
@@ -39,7 +40,7 @@ def promotions(config: Config) -> Iterator[Item]:
     """What works instead of the model that a route names here."""
     from dicom_node.promotion import promotion_lines
 
-    if config.database.url is None and not config.storage.root.exists():
+    if not has_database(config):
         return
     database = Database(config.database_url())
     try:

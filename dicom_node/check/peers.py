@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from dicom_node.check.machine import has_database
 from dicom_node.config import Config, PullConfig, RouteConfig
 from dicom_node.db import Database
 from dicom_node.errors import DeliveryError
@@ -75,7 +76,7 @@ def pull(config: Config, pull: PullConfig) -> str:
 
 
 def _last_round(config: Config, name: str) -> Row | None:
-    if config.database.url is None and not config.storage.root.exists():
+    if not has_database(config):
         return None
     database = Database(config.database_url())
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,10 +40,16 @@ def rows(config: Path, *, called: str = "cli") -> Iterator[tuple[Config, Databas
 
 @contextmanager
 def counted(settings: Config) -> Iterator[None]:
-    """What the command does is counted beside what the roles do, and shown by them."""
+    """What the command does is counted beside what the roles do, and shown by them.
+
+    Not as another user than theirs, as root: its files would be closed to them, and a folder that it made to their own.
+    """
     from dicom_node import metrics
 
-    metrics.start(settings.metrics_folder(), "command")
+    folder = settings.metrics_folder()
+    nearest = next(each for each in (folder, *folder.parents) if each.exists())
+    if nearest.stat().st_uid == os.geteuid():
+        metrics.start(folder, "command")
     try:
         yield
     finally:

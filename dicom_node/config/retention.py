@@ -10,10 +10,10 @@ from dicom_node.fields import Section
 
 # What a series is to retention; the first that fits, in this order. purges.py tells it from the rows:
 # undelivered: an object has not arrived. parked, failed: so is a job. cancelled: an operator cancelled a job or an
-# object. local: results that go nowhere. stored: all objects arrived. committed: and each is committed. rejected: the
-# gate refused it, its report arrived. unused: nothing was made of it.
+# object. local: results that go nowhere. stored: all objects arrived. committed: and each is committed. correction: of
+# results of ours. rejected: the gate refused it, its report arrived. unused: nothing was made of it.
 SeriesState = Literal[
-    "undelivered", "parked", "failed", "cancelled", "local", "stored", "committed", "rejected", "unused"
+    "undelivered", "parked", "failed", "cancelled", "local", "stored", "committed", "correction", "rejected", "unused"
 ]
 SERIES_STATES: tuple[SeriesState, ...] = get_args(SeriesState)
 
@@ -31,6 +31,7 @@ class RetentionConfig(Section):
 
     committed_after_days: Days | None = None
     stored_after_days: Days | None = None
+    correction_after_days: Days | None = None
     rejected_after_days: Days | None = None
     unused_after_days: Days | None = None
     cancelled_after_days: Days | None = None
@@ -49,6 +50,7 @@ class RetentionConfig(Section):
         days: dict[SeriesState, float | None] = {
             "committed": self.committed_after_days,
             "stored": self.stored_after_days,
+            "correction": self.correction_after_days,
             "rejected": self.rejected_after_days,
             "unused": self.unused_after_days,
             "cancelled": self.cancelled_after_days,

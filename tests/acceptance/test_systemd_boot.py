@@ -21,7 +21,7 @@ import yaml
 
 from dicom_node.db import Database, Row
 from dicom_node.dimse.scu import send
-from dicom_node.flow import manifest_sha256
+from dicom_node.manifest import manifest_sha256
 from dicom_node.peers import PeerConfig
 from tests.acceptance.test_several_hosts import run_storescp
 from tests.booted import TREES, Machine, NoBoot, booted
@@ -136,9 +136,11 @@ def hung_threads(pid: int) -> Iterator[None]:
     command = [sys.executable, "-m", "tests.hang", str(pid)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        assert process.stdout.readline() == "hung\n"
-        yield
-        process.kill()
+        try:
+            assert process.stdout.readline() == "hung\n"
+            yield
+        finally:
+            process.kill()
 
 
 def test_each_role_is_active_once_it_serves(site: Site) -> None:

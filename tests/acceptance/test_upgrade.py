@@ -25,7 +25,7 @@ import dicom_node
 from dicom_node.db import Database
 from dicom_node.dimse.archive import Archive
 from dicom_node.dimse.scu import send
-from dicom_node.flow import manifest_sha256
+from dicom_node.manifest import manifest_sha256
 from dicom_node.peers import PeerConfig
 from tests.fakes.ct import make_ct_series
 from tests.node import READY, Node

@@ -51,7 +51,9 @@ class Shelf:
         series_uid = self.receive(number, images)
         if state not in ("growing",):
             self.decide(series_uid)
-        if state in ("growing", "unused"):
+        if state == "correction":
+            self.corrects(series_uid)
+        if state in ("growing", "unused", "correction"):
             return series_uid
         job_id = self.job(series_uid, "rejected" if state == "rejected" else "queued")
         if state in ("queued", "rejected"):
@@ -93,6 +95,19 @@ class Shelf:
         row = self.database.series(series_uid)
         assert row is not None
         self.database.series_assembled(series_uid, "ab", row["last_at"])
+
+    def corrects(self, series_uid: str) -> None:
+        self.database.record_correction(
+            series_uid.replace("1.2.", "1.4.", 1) + ".0",
+            series_uid=series_uid,
+            study_uid=series_uid.replace("1.2.", "1.3.", 1),
+            kind="seg",
+            source_ae="PACS",
+            state="waiting",
+            recognised_by="result",
+            of_series_uid="1.2.999999",
+            made="",
+        )
 
     def job(self, series_uid: str, state: str, revision: int = 0) -> str:
         job_id = f"{series_uid}-{revision:016d}"

@@ -13,6 +13,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from dicom_node.backup import backup, restore
 from dicom_node.config import Config, DatabaseConfig
@@ -116,6 +117,40 @@ def test_what_is_no_whole_backup_is_refused_with_its_reason(config: Config, tmp_
     assert (other.storage.root / "incoming" / "1.2" / "1.3" / "1.4.dcm").read_bytes() == whole
 
 
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_a_backup_of_a_later_version_is_refused(
+    config: Config, tmp_path: Path, kind: str, request: pytest.FixtureRequest
+) -> None:
+    """With PostgreSQL, what its dump brought back."""
+    made, url = tmp_path / "backup", None
+    if kind == "postgresql":
+        url = request.getfixturevalue("postgres_url")
+        config = elsewhere(config, config.storage.root, url)
+    database = Database(config.database_url())
+    database.migrate()
+    with database.engine.begin() as connection:
+        connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999_later'"))
+    database.close()
+    backup(config, made)
+    manifest = json.loads((made / "backup.json").read_text())
+    (made / "backup.json").write_text(json.dumps({**manifest, "version": "99.1", "also": "what later versions tell"}))
+    refused(
+        elsewhere(config, tmp_path / "new", url), made, r"made by dicom-node 99\.1, .* newer than this version knows"
+    )
+
+
+def test_restored_folders_are_as_closed_as_the_roles_make_theirs(config: Config, tmp_path: Path) -> None:
+    backup(config, tmp_path / "backup")
+    before = os.umask(0o022)
+    try:
+        restore(elsewhere(config, tmp_path / "new"), tmp_path / "backup")
+    finally:
+        os.umask(before)
+    folders = [path for path in (tmp_path / "new").rglob("*") if path.is_dir()]
+    assert len(folders) == 5
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "new", *folders)} == {0o750}
+
+
 def test_a_backup_that_did_not_end_is_none(config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(_source: Path, _target: Path) -> None:
         raise OSError(5, "Input/output error")
@@ -124,6 +159,17 @@ def test_a_backup_that_did_not_end_is_none(config: Config, tmp_path: Path, monke
     with pytest.raises(DicomNodeError, match=r"backup failed: Input/output error; what lies in .* is no backup"):
         backup(config, tmp_path / "backup")
     refused(elsewhere(config, tmp_path / "new"), tmp_path / "backup", "holds no complete backup")
+
+
+def test_a_file_that_this_user_may_not_read_is_named(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def closed(source: Path, _target: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(source))
+
+    monkeypatch.setattr(shutil, "copy2", closed)
+    with pytest.raises(DicomNodeError, match=r"backup failed: Permission denied: /.*\.dcm; what lies in"):
+        backup(config, tmp_path / "backup")
 
 
 def test_a_log_of_another_database_is_not_taken_for_that_of_the_restored_one(config: Config, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shlex
 import shutil
 import subprocess
@@ -366,6 +367,16 @@ def test_a_queued_job_is_cancelled_and_comes_back_by_a_retry(node: PreparedNode,
     state = node.client.state(JOB)
     assert state is not None
     assert (node.state(), state.status) == ("queued", "ENQUEUED")
+
+
+def test_another_user_than_the_service_leaves_no_counts_that_the_roles_could_not_read(
+    node: PreparedNode, run: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node.job()
+    node.client.enqueue("analyse", JOB, JOB, priority="routine")
+    monkeypatch.setattr(os, "geteuid", lambda: 4321)
+    assert run("jobs", "cancel", JOB, "-c", node.config).out.strip() == "cancelled"
+    assert not load_config(node.config).metrics_folder().exists()
 
 
 def test_unsent_objects_of_a_complete_job_are_cancelled_once(node: PreparedNode, run: Callable[..., Ended]) -> None:

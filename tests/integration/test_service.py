@@ -55,7 +55,11 @@ def test_written_units_are_clean(tmp_path: Path) -> None:
     command.write_text("#!/bin/sh\n")
     command.chmod(0o755)
     installation = Installation(
-        command=command, config=Path("/etc/node.yaml"), root=Path("/srv/node"), workers=("0", "cpu"), low_port=True
+        command=command,
+        config=Path("/etc/node.yaml"),
+        root=Path("/srv/node"),
+        workers=("0", "cpu"),
+        low_ports=("receive",),
     )
     files = rendered(installation)
     written = write(files, tmp_path / "image")
@@ -84,6 +88,24 @@ def test_the_units_may_write_where_the_settings_have_the_roles_write(tmp_path: P
     assert "d /srv/node 0750 dicom-node dicom-node -" in made
     for folder in ("/run/dicom-node/metrics", "/var/log/dicom-node-audit"):
         assert f"d {folder} :0750 :dicom-node :dicom-node -" in made, "what is there already keeps its owner"
+
+
+def test_a_web_role_that_is_off_has_no_unit_to_fail_and_one_on_a_low_port_may_listen(tmp_path: Path) -> None:
+    def installed(web: str) -> tuple[dict[str, str], str]:
+        config = parse_config(f"storage: {{root: /srv/node}}\nreceive: {{port: 11112}}\nweb: {web}\n", "here")
+        installation = Installation.of_this_process(tmp_path / "config.yaml", config, "0")
+        return rendered(installation), next_steps(installation)
+
+    files, said = installed("{port: null}")
+    assert not any("web" in name for name in files)
+    assert "dicom-node-web" not in files["/etc/systemd/system/dicom-node.target"]
+    assert "web.port is null: the target starts no dicom-node-web.service" in said
+    files, said = installed("{port: 443}")
+    assert "dicom-node-web.service\n" in files["/etc/systemd/system/dicom-node.target"]
+    assert "null" not in said
+    [drop_in] = [name for name in files if name.endswith("low-port.conf")]
+    assert drop_in == "/etc/systemd/system/dicom-node-web.service.d/low-port.conf"
+    assert drop_in in files[drop_in]
 
 
 def test_a_database_outside_the_storage_root_may_be_written_to(tmp_path: Path) -> None:
