@@ -8,8 +8,6 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from dicom_node.rows import Row
-
 _SIZES = (
     ("diameter_mm", "longest diameter, mm", "+.2f"),
     ("volume_mm3", "volume, mm3", "+.1f"),
@@ -62,7 +60,7 @@ def print_agreement(out: Console, shown: Mapping[str, Any]) -> None:
     out.print(f"{shown['rule']}. {shown['notice']}.", markup=False, highlight=False)
 
 
-def print_failed_shadows(out: Console, rows: Sequence[Row]) -> None:
+def print_failed_shadows(out: Console, rows: Sequence[Mapping[str, Any]]) -> None:
     """One line each. The problem is the node's own text, which quotes no patient."""
     table = Table("job", "route", "model", "state", "why", box=None, pad_edge=False)
     for row in rows:

@@ -95,7 +95,7 @@ def corrections_table(
 ) -> None:
     """A line a finding or missed nodule, as CSV for a spreadsheet or a script: verdict, Dice, sizes, place, model.
 
-    Example: dicom-node corrections table > corrections.csv
+    Example: dicom-node corrections table --every
     """
     from dicom_node.reviews import newest_of_each, table
     from dicom_node.reviews.figures import COLUMNS

@@ -538,11 +538,14 @@ def test_check_prints_settings_and_items_and_never_a_password(
     assert ended.code == 1  # there are no routes
     assert {i["name"]: i["ok"] for i in ended.json["items"]} == {
         "storage": True,
+        "storage file system": True,
         "database": True,
         "port": True,
         "device": True,
         "model nodules": True,
         "routes": False,
+        "web": True,
+        "web users": True,
     }
     assert ended.json["config"]["gate"]["min_slices"] == 2
     settings["database"] = {"url": "postgresql+psycopg://u:hunter2@127.0.0.1:1/d"}
