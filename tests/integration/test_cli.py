@@ -532,7 +532,8 @@ def test_alerts_are_listed_with_those_who_know(node: PreparedNode, run: Callable
 def test_check_prints_settings_and_items_and_never_a_password(
     node: PreparedNode, run: Callable[..., Ended], tmp_path: Path
 ) -> None:
-    settings = yaml.safe_load(node.config.read_text()) | {"receive": {"port": free_port()}, "peers": {}, "routes": []}
+    given = {"receive": {"port": free_port()}, "peers": {}, "routes": [], "web": {"port": free_port()}}
+    settings = yaml.safe_load(node.config.read_text()) | given
     node.config.write_text(yaml.safe_dump(settings))
     ended = run("check", "-c", node.config, "--json")
     assert ended.code == 1  # there are no routes

@@ -47,7 +47,7 @@ def test_a_root_that_cannot_be_written_fails_storage_and_database_and_hides_noth
     node_config: Callable[..., Config], tmp_path: Path
 ) -> None:
     (tmp_path / "file").touch()
-    items = list(check(node_config(storage={"root": str(tmp_path / "file")})))
+    items = list(check(node_config(storage={"root": str(tmp_path / "file")}, web={"port": free_port()})))
     assert [found.name for found in items] == ["storage", "database", "port", "device", "routes", "web", "web users"]
     assert [found.ok for found in items] == [False, False, True, True, False, True, False]
     assert "storage.root cannot be written to" in items[0].text
