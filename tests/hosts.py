@@ -116,8 +116,10 @@ class Host:
 
     def unmake(self) -> None:
         self.power_off()
-        with contextlib.suppress(NoHosts):
-            _ip("netns", "del", self._namespace)
+        # The namespace itself lasts until its last process has gone, and the line with it: its name is used again.
+        for words in (("link", "del", self._line), ("netns", "del", self._namespace)):
+            with contextlib.suppress(NoHosts):
+                _ip(*words)
 
 
 class Network:
