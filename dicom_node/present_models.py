@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
+
+if TYPE_CHECKING:
+    from dicom_node.rows import Row
 
 _SIZES = (
     ("diameter_mm", "longest diameter, mm", "+.2f"),
@@ -60,7 +63,7 @@ def print_agreement(out: Console, shown: Mapping[str, Any]) -> None:
     out.print(f"{shown['rule']}. {shown['notice']}.", markup=False, highlight=False)
 
 
-def print_failed_shadows(out: Console, rows: Sequence[Mapping[str, Any]]) -> None:
+def print_failed_shadows(out: Console, rows: Sequence[Row]) -> None:
     """One line each. The problem is the node's own text, which quotes no patient."""
     table = Table("job", "route", "model", "state", "why", box=None, pad_edge=False)
     for row in rows:
