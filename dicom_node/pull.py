@@ -8,12 +8,10 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import re
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from dataclasses import dataclass
 from typing import Protocol
 
 from pydicom.dataset import Dataset
@@ -31,30 +29,15 @@ from dicom_node.dimse.intake import Intake, StoreAnswer, StoreRequest
 from dicom_node.dimse.query import Found, Level, QueryFailed, querying, related_instances
 from dicom_node.dimse.requestor import CannotAssociate
 from dicom_node.dimse.retrieve import Said, SeriesKey, Store
-from dicom_node.errors import ConfigError, DeliveryError, InvalidUID
+from dicom_node.errors import ConfigError, DeliveryError
 from dicom_node.locks import try_lock
 from dicom_node.peers import PeerConfig
-from dicom_node.storage import Storage, checked_uid
+from dicom_node.pull_selection import Selection, digits, is_one_of, is_since, may_hold, series_keys, study_keys
+from dicom_node.storage import Storage
 from dicom_node.subjects import study_of
 
 log = logging.getLogger(__name__)
 
-# Keys of a study (PS3.4 Tables C.6-1, C.6-2 and C.6-5, and what archives match besides); all others are of a series.
-_STUDY_KEYS = frozenset(
-    {
-        "PatientID",
-        "PatientName",
-        "PatientBirthDate",
-        "PatientSex",
-        "AccessionNumber",
-        "StudyID",
-        "StudyInstanceUID",
-        "StudyDescription",
-        "ModalitiesInStudy",
-        "ReferringPhysicianName",
-        "InstitutionName",
-    }
-)
 # After the last word of a C-MOVE a peer may still be sending: so long nothing new may come before we count.
 AFTERWARDS_S = 10.0
 _LOOK_S = 0.2
@@ -62,37 +45,8 @@ _LOOK_S = 0.2
 _STUDY_ROOT_FIND = "1.2.840.10008.5.1.4.1.2.2.1"
 # A UID below pydicom's root for tests and examples: no archive has such a study.
 _NO_STUDY = "1.2.826.0.1.3680043.8.498.0"
-_UNITS = {"h": 1.0, "d": 24.0}
-_LONGEST_H = 24 * 365.0
 
 Ask = Callable[[Level, Mapping[str, str]], Found]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Selection:
-    """Which series. since: studies of this local time and later. match: further keys, by DICOM keyword."""
-
-    study_uid: str = ""
-    series_uid: str = ""
-    patient_id: str = ""
-    accession: str = ""
-    since: datetime | None = None
-    match: Mapping[str, str] = field(default_factory=lambda: {"Modality": "CT"})
-
-    def __post_init__(self) -> None:
-        if not (self.study_uid or self.patient_id or self.accession or self.since):
-            raise ConfigError("say what to pull: --study, --patient, --accession or --since")
-        if self.series_uid and not self.study_uid:
-            raise ConfigError("--series needs the --study that it belongs to")
-        for name, uid in (("--study", self.study_uid), ("--series", self.series_uid)):
-            try:
-                if uid:
-                    checked_uid(uid, name)
-            except InvalidUID as err:
-                raise ConfigError(str(err)) from err
-        for name, value in (("--patient", self.patient_id), ("--accession", self.accession)):
-            if set(value) & set("*?\\"):
-                raise ConfigError(f"{name} is one value, without *, ? and backslash: they would match others too")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,12 +170,12 @@ class Puller:
         planned: dict[str, Planned] = {}
         with asking(self._peer, self._config.receive.ae_title, self._audit) as ask:
             for study in self._found(ask, "STUDY", study_keys(wanted), problems):
-                if not (_is_since(study, wanted.since) and _may_hold(study, wanted.match.get("Modality", ""))):
+                if not (is_since(study, wanted.since) and may_hold(study, wanted.match.get("Modality", ""))):
                     continue
                 patient_id = str(study.get("PatientID") or wanted.patient_id)
                 keys = series_keys(wanted, str(study.StudyInstanceUID), patient_id)
                 for series in self._found(ask, "SERIES", keys, problems):
-                    if _is_one_of(str(series.get("Modality", "")), wanted.match.get("Modality", "")):
+                    if is_one_of(str(series.get("Modality", "")), wanted.match.get("Modality", "")):
                         one = self._planned(ask, study, series, patient_id, problems)
                         planned[one.key.series_uid] = one
         by_date = sorted(planned.values(), key=lambda one: one.study_date)
@@ -312,7 +266,7 @@ class Puller:
             there = len({str(image.SOPInstanceUID) for image in images})
         return Planned(
             key=key,
-            study_date=_digits(study.get("StudyDate")),
+            study_date=digits(study.get("StudyDate")),
             modality=str(series.get("Modality", ""))[:16],
             there=there,
             here=self._database.instance_count(key.series_uid),
@@ -451,62 +405,6 @@ def asking(peer: PeerConfig, calling_ae: str, audit: Audit | None = None) -> Ite
     else:
         with querying(peer, calling_ae) as query:
             yield told(query.find)
-
-
-def parse_age(text: str) -> timedelta:
-    """12h or 2d. Raises ConfigError."""
-    match = re.fullmatch(r"(\d{1,5})([hd])", text.strip())
-    hours = int(match[1]) * _UNITS[match[2]] if match else 0.0
-    if not 0 < hours <= _LONGEST_H:
-        raise ConfigError(f"{text!r} is no time back: give hours or days, like 12h or 2d, at most 365d")
-    return timedelta(hours=hours)
-
-
-def study_keys(wanted: Selection) -> dict[str, str]:
-    """Keys of the query for studies; an empty one is only asked for."""
-    keys = {"StudyInstanceUID": "", "StudyDate": "", "StudyTime": "", "PatientID": "", "ModalitiesInStudy": ""}
-    keys |= {name: value for name, value in wanted.match.items() if name in _STUDY_KEYS}
-    given = {
-        "StudyInstanceUID": wanted.study_uid,
-        "PatientID": wanted.patient_id,
-        "AccessionNumber": wanted.accession,
-        # PS3.4 C.2.2.2.5: from this day on. The hour is looked at here.
-        "StudyDate": "" if wanted.since is None else f"{wanted.since:%Y%m%d}-",
-    }
-    return keys | {name: value for name, value in given.items() if value}
-
-
-def series_keys(wanted: Selection, study_uid: str, patient_id: str) -> dict[str, str]:
-    """The same for the series of one study."""
-    keys = {"Modality": "", "NumberOfSeriesRelatedInstances": ""}
-    keys |= {name: value for name, value in wanted.match.items() if name not in _STUDY_KEYS}
-    return keys | {"PatientID": patient_id, "StudyInstanceUID": study_uid, "SeriesInstanceUID": wanted.series_uid}
-
-
-def _is_since(study: Dataset, since: datetime | None) -> bool:
-    """A study without a readable date and time is not left out: the archive's own match counts then."""
-    if since is None:
-        return True
-    date, at = _digits(study.get("StudyDate"))[:8], _digits(study.get("StudyTime"))[:6]
-    if len(date) != 8 or len(at) != 6:
-        return len(date) != 8 or date >= f"{since:%Y%m%d}"
-    return date + at >= f"{since:%Y%m%d%H%M%S}"
-
-
-def _may_hold(study: Dataset, modality: str) -> bool:
-    """False where the archive says which modalities the study has, and none is asked for: spares a question."""
-    said = study.get("ModalitiesInStudy")
-    values = [said] if isinstance(said, str) else list(said or [])
-    return not modality or not values or any(_is_one_of(str(value), modality) for value in values)
-
-
-def _is_one_of(value: str, wanted: str) -> bool:
-    """Wild cards in `wanted` are for the archive to match."""
-    return not wanted or set(wanted) & set("*?") != set() or value.strip() in wanted.split("\\")
-
-
-def _digits(value: object) -> str:
-    return re.sub(r"\D", "", str(value or ""))
 
 
 def _shortage(planned: Planned, here: int, said: Said, name: str) -> str:

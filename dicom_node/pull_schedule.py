@@ -17,7 +17,8 @@ from dicom_node.db import Database, Row
 from dicom_node.errors import DicomNodeError
 from dicom_node.locks import try_lock
 from dicom_node.logs import describe
-from dicom_node.pull import Landing, Plan, Planned, Puller, Selection, due_first
+from dicom_node.pull import Landing, Plan, Planned, Puller, due_first
+from dicom_node.pull_selection import Selection
 from dicom_node.turns import Turns
 
 log = logging.getLogger(__name__)

@@ -22,7 +22,8 @@ from dicom_node.forms import did_you_mean
 from dicom_node.peers import PeerConfig
 
 if TYPE_CHECKING:
-    from dicom_node.pull import Fetched, Landing, Plan, Planned, Puller, Selection
+    from dicom_node.pull import Fetched, Landing, Plan, Planned, Puller
+    from dicom_node.pull_selection import Selection
 
 
 def add_to(app: typer.Typer) -> None:
@@ -46,7 +47,8 @@ def pull(
 
     Example: dicom-node pull --from pacs --since 2d --dry-run
     """
-    from dicom_node.pull import Puller, Selection, check_allowed, parse_age
+    from dicom_node.pull import Puller, check_allowed
+    from dicom_node.pull_selection import Selection, parse_age
 
     settings, name, target = peer_named(config, source)
     check_allowed(settings, name, target)

@@ -15,7 +15,7 @@ from dicom_node.dimse.contexts import CT_IMAGE, STORAGE_CLASSES, STORAGE_COMMITM
 from dicom_node.dimse.query import MODELS, UNIQUE_KEYS, Level
 from dicom_node.dimse.retrieve import GET, MOVE, SeriesKey
 from dicom_node.errors import Reason
-from dicom_node.pull import Selection, series_keys, study_keys
+from dicom_node.pull_selection import Selection, series_keys, study_keys
 from dicom_node.series.multiframe import MULTIFRAME
 from dicom_node.transfer_syntaxes import ACCEPTED
 

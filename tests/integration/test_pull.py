@@ -30,8 +30,9 @@ from dicom_node.dimse.scu import send
 from dicom_node.errors import ConfigError, DeliveryError
 from dicom_node.locks import try_lock
 from dicom_node.peers import PeerConfig
-from dicom_node.pull import Landing, Puller, Selection, parse_age
+from dicom_node.pull import Landing, Puller
 from dicom_node.pull_schedule import PullSchedule
+from dicom_node.pull_selection import Selection, parse_age
 from tests.conftest import RunningReceiver
 from tests.fakes.collector import collector
 from tests.fakes.ct import make_ct_series
